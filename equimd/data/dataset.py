@@ -1,0 +1,170 @@
+"""Dataset: an ordered, indexable sequence of frames, in memory or read lazily, always in eV and Angstrom."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from equimd.data.frames import Frames
+from equimd.errors import DataError
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units a file was read in, and how they are known: ``stated``, ``inferred`` or ``unknown``."""
+
+    energy: str = "eV"
+    length: str = "Angstrom"
+    source: str = "stated"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where a data set comes from: path, format, units, and what else its file says (theory, labels, trajectory)."""
+
+    path: str = ""
+    format: str = ""
+    units: Units = field(default_factory=Units)
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What every reader returns. ``frames`` is the one way to the data; it copies, so callers may write into it."""
+
+    info: DatasetInfo
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """(len,) atoms of each frame, without reading positions."""
+        ...
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        ...
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        """(len,) int, the trajectory a frame belongs to, all zeros where unknown."""
+        ...
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        """The frames ``rows`` (all of them if None), in that order, as one padded block."""
+        ...
+
+
+class ArrayDataset:
+    """Frames held in memory."""
+
+    def __init__(self, block: Frames, info: DatasetInfo | None = None, trajectory: np.ndarray | None = None) -> None:
+        self._block = block
+        self.info = info or DatasetInfo()
+        self._trajectory = np.zeros(len(block), np.int64) if trajectory is None else np.asarray(trajectory, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._block)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        return self._block.n_atoms
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(int(z) for z in np.unique(self._block.numbers) if z)
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        return self._trajectory
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        return self._block.take(slice(None) if rows is None else np.asarray(rows, np.int64))
+
+
+class ConcatDataset:
+    """Several data sets as one, in order; each part's trajectories stay apart."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        if not parts:
+            raise DataError("no data sets to join")
+        self.parts = list(parts)
+        self.info = DatasetInfo(
+            path=", ".join(p.info.path for p in parts),
+            format="+".join(sorted({p.info.format for p in parts})),
+            units=parts[0].info.units,
+            extra=dict(parts[0].info.extra),
+        )
+        self._ends = np.cumsum([len(p) for p in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        return np.concatenate([p.n_atoms for p in self.parts])
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(sorted({z for p in self.parts for z in p.elements}))
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        out, offset = [], 0
+        for p in self.parts:
+            t = p.trajectory
+            out.append(t + offset)
+            offset += int(t.max(initial=-1)) + 1
+        return np.concatenate(out)
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        index = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        owner = np.array([bisect.bisect_right(self._ends, r) for r in index.tolist()], np.int64)
+        order = np.argsort(owner, kind="stable")
+        blocks = []
+        for k in np.unique(owner):
+            start = 0 if k == 0 else int(self._ends[k - 1])
+            blocks.append(self.parts[k].frames(index[owner == k] - start))
+        joined = Frames.concatenate(blocks)
+        return joined.take(np.argsort(order, kind="stable"))
+
+
+class Subset:
+    """Some frames of another data set, by row."""
+
+    def __init__(self, parent: Dataset, rows: np.ndarray | Sequence[int]) -> None:
+        self.parent, self.rows = parent, np.asarray(rows, np.int64)
+        self.info = parent.info
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        return self.parent.n_atoms[self.rows]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        found: set[int] = set()
+        for block in iterate_blocks(self):
+            found.update(int(z) for z in np.unique(block.numbers) if z)
+        return tuple(sorted(found))
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        return self.parent.trajectory[self.rows]
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        return self.parent.frames(self.rows if rows is None else self.rows[np.asarray(rows, np.int64)])
+
+
+def iterate_blocks(data: Dataset, block: int = 1024) -> Iterator[Frames]:
+    """All frames in order, ``block`` at a time, so that memory does not grow with the data."""
+    for start in range(0, len(data), block):
+        yield data.frames(np.arange(start, min(start + block, len(data))))

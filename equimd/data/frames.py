@@ -1,0 +1,233 @@
+"""Frames: the checked, columnar block of structures that every part of the package exchanges.
+
+The field's names, said once, for the whole package:
+
+- ``positions`` (B, n, 3) Angstrom; ``numbers`` (B, n), 0 marks a padded slot, padding stands at the end;
+- ``energy`` (B,) eV, total, float64; ``forces`` (B, n, 3) eV/Angstrom; NaN where a frame has no label;
+- ``cell`` (B, 3, 3) Angstrom, rows are lattice vectors, zeros for open molecules; ``pbc`` (B, 3) bool;
+- ``charge`` (B,) total charge in e; ``spin`` (B,) multiplicity 2S+1. 0 in ``spin`` means "not stated".
+
+B frames, n atoms in the largest of them. Arrays are NumPy, positions/energy/forces float64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equimd.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A block of B structures, padded to the largest of them. Shapes and units: module docstring."""
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    charge: np.ndarray
+    spin: np.ndarray
+
+    @classmethod
+    def build(
+        cls,
+        numbers: np.ndarray,
+        positions: np.ndarray,
+        energy: np.ndarray | None = None,
+        forces: np.ndarray | None = None,
+        cell: np.ndarray | None = None,
+        pbc: np.ndarray | None = None,
+        charge: np.ndarray | None = None,
+        spin: np.ndarray | None = None,
+        *,
+        where: str = "frames",
+    ) -> Frames:
+        """Make a block from arrays that may lack labels; ``numbers`` may be (n,) for one composition.
+
+        Raises:
+            DataError: shapes that do not fit, non-finite positions, or padding that is not at the end.
+        """
+        positions = np.array(positions, dtype=np.float64)
+        if positions.ndim != 3 or positions.shape[2] != 3:
+            raise DataError(f"positions have shape {positions.shape}, expected (frames, atoms, 3)", where=where)
+        n_frames, n_atoms = positions.shape[:2]
+        numbers = np.asarray(numbers)
+        if numbers.ndim == 1:
+            numbers = np.broadcast_to(numbers, (n_frames, len(numbers)))
+        if numbers.shape != (n_frames, n_atoms):
+            raise DataError(
+                f"atomic numbers have shape {numbers.shape}, expected {(n_frames, n_atoms)} as the positions", where=where
+            )
+        if not np.issubdtype(numbers.dtype, np.integer) and not np.array_equal(numbers, numbers.astype(np.int64)):
+            raise DataError("atomic numbers are not whole numbers", where=where)
+        if numbers.size and (numbers.min() < 0 or numbers.max() > 118):
+            raise DataError(f"atomic numbers outside 1..118: {numbers.min()}..{numbers.max()}", where=where)
+        numbers = np.array(numbers, dtype=np.uint8)
+        real = numbers > 0
+        if n_frames and not np.array_equal(real, np.arange(n_atoms)[None] < real.sum(1)[:, None]):
+            raise DataError("padded atoms (atomic number 0) must stand after the real ones", where=where)
+        if n_frames and not real.any(1).all():
+            raise DataError("frame without atoms", where=f"{where}, frame {int(np.argmin(real.any(1)))}")
+        positions[~real] = 0.0
+        bad = ~np.isfinite(positions).all((1, 2))
+        if bad.any():
+            raise DataError("positions are NaN or infinite", where=f"{where}, frame {int(np.argmax(bad))}")
+        if energy is None:
+            energy = np.full(n_frames, np.nan)
+        energy = np.array(energy, dtype=np.float64).reshape(-1)
+        if energy.shape != (n_frames,):
+            raise DataError(f"{energy.size} energies for {n_frames} frames", where=where)
+        if forces is None:
+            forces = np.full((n_frames, n_atoms, 3), np.nan)
+        forces = np.array(forces, dtype=np.float64)
+        if forces.shape != positions.shape:
+            raise DataError(f"forces have shape {forces.shape}, expected {positions.shape} as the positions", where=where)
+        missing = np.isnan(forces).all((1, 2)) if n_frames else np.zeros(0, bool)
+        forces[~real & ~missing[:, None]] = 0.0
+
+        def fill(value: np.ndarray | None, default: float, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+            array = np.full(shape, default, dtype) if value is None else np.array(value, dtype=dtype)
+            if array.shape != shape:
+                raise DataError(f"an array has shape {array.shape}, expected {shape}", where=where)
+            return array
+
+        return cls(
+            numbers,
+            positions,
+            energy,
+            forces,
+            fill(cell, 0.0, (n_frames, 3, 3), np.float64),
+            fill(pbc, 0, (n_frames, 3), np.bool_),
+            fill(charge, 0, (n_frames,), np.int64),
+            fill(spin, 0, (n_frames,), np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """(B,) number of real atoms of each frame."""
+        return (self.numbers > 0).sum(1)
+
+    @property
+    def has_energy(self) -> np.ndarray:
+        """(B,) whether the frame has a finite energy."""
+        return np.isfinite(self.energy)
+
+    @property
+    def has_forces(self) -> np.ndarray:
+        """(B,) whether every real atom of the frame has finite forces."""
+        return np.isfinite(np.where((self.numbers > 0)[..., None], self.forces, 0.0)).all((1, 2))
+
+    @property
+    def charge_spin(self) -> np.ndarray:
+        """(B, 2) the electronic state of each frame: total charge, multiplicity."""
+        return np.stack([self.charge, self.spin], 1)
+
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
+        """The frames ``rows``, in that order, padded no more than they need."""
+        parts = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+        width = int((parts["numbers"] > 0).sum(1).max()) if len(parts["numbers"]) else 0
+        for name in ("numbers", "positions", "forces"):
+            parts[name] = parts[name][:, :width]
+        return Frames(**parts)
+
+    def content_hashes(self) -> list[str]:
+        """A hash of each frame's geometry (elements, positions to 1e-5 A, cell, state), for leakage and duplicates.
+
+        Labels are left out: the same geometry with another label is still the same frame.
+        """
+        out = []
+        for k, n in enumerate(self.n_atoms):
+            digest = hashlib.sha256(self.numbers[k, :n].tobytes())
+            for array in (self.positions[k, :n], self.cell[k]):
+                digest.update((np.rint(array * 1e5) + 0.0).astype(np.int64).tobytes())
+            digest.update(np.array([self.charge[k], self.spin[k]], np.int64).tobytes())
+            out.append(digest.hexdigest()[:32])
+        return out
+
+    @staticmethod
+    def concatenate(blocks: Sequence[Frames]) -> Frames:
+        """One block of all frames of ``blocks``, in order."""
+        width = max((b.numbers.shape[1] for b in blocks), default=0)
+
+        def pad(array: np.ndarray, name: str) -> np.ndarray:
+            extra = width - array.shape[1]
+            if not extra:
+                return array
+            widths = [(0, 0), (0, extra)] + [(0, 0)] * (array.ndim - 2)
+            padded = np.pad(array, widths)
+            if name == "forces":  # a frame without forces stays without
+                padded[np.isnan(array).all((1, 2))] = np.nan
+            return padded
+
+        joined = {}
+        for f in fields(Frames):
+            arrays = [getattr(b, f.name) for b in blocks]
+            if f.name in ("numbers", "positions", "forces"):
+                arrays = [pad(a, f.name) for a in arrays]
+            joined[f.name] = np.concatenate(arrays)
+        return Frames(**joined)
+
+    @classmethod
+    def from_ase(cls, atoms: Sequence[Atoms], *, labels: bool = False, where: str = "structure") -> Frames:
+        """A block from ASE ``Atoms``. With ``labels`` their stored energy and raw (unconstrained) forces are read.
+
+        Charge and multiplicity come from ``atoms.info`` (``charge``; ``spin`` or ``multiplicity``).
+        """
+        blocks = []
+        for k, a in enumerate(atoms):
+            energy = forces = None
+            if labels and a.calc is not None:
+                results = getattr(a.calc, "results", {})
+                energy, forces = results.get("energy"), results.get("forces")
+            spin = a.info.get("spin", a.info.get("multiplicity", 0))
+            blocks.append(
+                cls.build(
+                    a.numbers[None],
+                    a.positions[None],
+                    None if energy is None else np.array([energy]),
+                    None if forces is None else np.asarray(forces)[None],
+                    np.asarray(a.cell)[None],
+                    np.asarray(a.pbc)[None],
+                    np.array([round(float(a.info.get("charge", 0)))]),
+                    np.array([round(float(spin))]),
+                    where=f"{where}, frame {k}",
+                )
+            )
+        if not blocks:
+            raise DataError("no structures", where=where)
+        return cls.concatenate(blocks)
+
+    def to_ase(self) -> list[Atoms]:
+        """ASE ``Atoms``, with the labels there are in a ``SinglePointCalculator``."""
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        out = []
+        for k, n in enumerate(self.n_atoms):
+            atoms = Atoms(self.numbers[k, :n], self.positions[k, :n], cell=self.cell[k], pbc=self.pbc[k])
+            if self.charge[k]:
+                atoms.info["charge"] = int(self.charge[k])
+            if self.spin[k]:
+                atoms.info["spin"] = int(self.spin[k])
+            labels = {}
+            if np.isfinite(self.energy[k]):
+                labels["energy"] = float(self.energy[k])
+            if np.isfinite(self.forces[k, :n]).all():
+                labels["forces"] = self.forces[k, :n].copy()
+            if labels:
+                atoms.calc = SinglePointCalculator(atoms, **labels)
+            out.append(atoms)
+        return out

@@ -1,0 +1,58 @@
+"""The errors equimd raises, each of which says what is wrong, where, and what to try.
+
+Commands turn an :class:`EquimdError` into one message on stderr and its exit code, never a traceback.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_MACHINE = 1
+EXIT_USAGE = 2
+EXIT_HALTED = 3
+EXIT_INTERRUPTED = 130
+
+
+class EquimdError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        what: what is wrong, with the value that is wrong.
+        where: the file, frame, key or option it was found in.
+        hint: what to try.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        return text if self.hint is None else f"{text}\n  try: {self.hint}"
+
+
+class DataError(EquimdError):
+    """A data file or array that cannot be what it claims: missing, truncated, wrong shape, NaN."""
+
+
+class UnitsError(DataError):
+    """Units that are wrong, contradictory, or that cannot be inferred with confidence."""
+
+
+class ConfigError(EquimdError):
+    """A setting that is unknown, out of range or contradicts another one."""
+
+
+class RunError(EquimdError):
+    """A run folder or checkpoint that is missing, broken, newer than this version, or in use."""
+
+
+class ModelError(EquimdError):
+    """A structure the model cannot answer for, such as an element it never saw."""
+
+
+class MachineError(EquimdError):
+    """The machine failed (disk, memory, network); what was written is intact."""
+
+    exit_code = EXIT_MACHINE

@@ -1,0 +1,82 @@
+"""One conversion table. Internal units everywhere: eV, Angstrom, fs, amu, K.
+
+Constants are CODATA 2018/2019 exact values (SI redefinition), derived here once so that no two parts
+of the package disagree in the seventh digit.
+"""
+
+from __future__ import annotations
+
+import math
+
+AVOGADRO = 6.02214076e23  # 1/mol, exact
+ELEMENTARY_CHARGE = 1.602176634e-19  # C, exact
+BOLTZMANN_J = 1.380649e-23  # J/K, exact
+ATOMIC_MASS_KG = 1.66053906660e-27  # kg, CODATA 2018
+HARTREE = 27.211386245988  # eV, CODATA 2018
+BOHR = 0.529177210903  # Angstrom, CODATA 2018
+
+KB = BOLTZMANN_J / ELEMENTARY_CHARGE  # eV/K
+KCAL_PER_MOL = 4184.0 / (AVOGADRO * ELEMENTARY_CHARGE)  # eV, 0.0433641042...
+KJ_PER_MOL = 1000.0 / (AVOGADRO * ELEMENTARY_CHARGE)  # eV
+# a = F/m in Angstrom/fs^2 for F in eV/Angstrom and m in amu
+ACCELERATION = ELEMENTARY_CHARGE / ATOMIC_MASS_KG * 1e-10
+# kinetic energy in eV of 1 amu at 1 Angstrom/fs
+AMU_A2_PER_FS2 = 1.0 / ACCELERATION
+
+ENERGY_UNITS: dict[str, float] = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "kcal/mol": KCAL_PER_MOL,
+    "kJ/mol": KJ_PER_MOL,
+    "Hartree": HARTREE,
+}
+LENGTH_UNITS: dict[str, float] = {"Angstrom": 1.0, "nm": 10.0, "Bohr": BOHR}
+
+_ALIASES = {
+    "ev": "eV",
+    "mev": "meV",
+    "kcal": "kcal/mol",
+    "kcal/mol": "kcal/mol",
+    "kcal_mol": "kcal/mol",
+    "kj/mol": "kJ/mol",
+    "kj": "kJ/mol",
+    "ha": "Hartree",
+    "hartree": "Hartree",
+    "eh": "Hartree",
+    "a": "Angstrom",
+    "ang": "Angstrom",
+    "angstrom": "Angstrom",
+    "å": "Angstrom",
+    "nm": "nm",
+    "bohr": "Bohr",
+    "a0": "Bohr",
+}
+
+
+def canonical_unit(name: str, table: dict[str, float]) -> str:
+    """The table's own spelling of a unit name.
+
+    Raises:
+        ConfigError: the unit is not in ``table``; the message lists those that are.
+    """
+    from equimd.errors import ConfigError
+
+    key = _ALIASES.get(name.strip().lower(), name.strip())
+    if key not in table:
+        raise ConfigError(f"unknown unit '{name}'", hint="one of " + ", ".join(table))
+    return key
+
+
+def energy_factor(name: str) -> float:
+    """Multiply an energy in unit ``name`` by this to get eV."""
+    return ENERGY_UNITS[canonical_unit(name, ENERGY_UNITS)]
+
+
+def length_factor(name: str) -> float:
+    """Multiply a length in unit ``name`` by this to get Angstrom."""
+    return LENGTH_UNITS[canonical_unit(name, LENGTH_UNITS)]
+
+
+def thermal_velocity(temperature: float, mass: float) -> float:
+    """Standard deviation of one velocity component, Angstrom/fs, at ``temperature`` K for ``mass`` amu."""
+    return math.sqrt(KB * temperature * ACCELERATION / mass)
