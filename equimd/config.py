@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from equimd.errors import ConfigError
 
 
 class Settings(BaseModel):
@@ -28,3 +34,201 @@ class ModelConfig(Settings):
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")
+
+
+DURATION_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from ``90``, ``"90s"``, ``"45m"``, ``"2h"`` or ``"1h30m"``; anything else is returned for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"([0-9.]+)\s*([a-z]*)", value.strip().lower())
+    if not parts or "".join(a + b for a, b in parts) != re.sub(r"\s+", "", value.lower()):
+        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m")
+    try:
+        return sum(float(number) * DURATION_UNITS[unit or "s"] for number, unit in parts)
+    except (KeyError, ValueError):
+        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m") from None
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class DataConfig(Settings):
+    """Which frames are trained on, and how they are read and split."""
+
+    data: Files = Field((), description="data files or folders, all of them one data set; or bundled:ethanol-train")
+    val_data: Files = Field((), description="validation frames; without it they are split off --data")
+    test_data: Files = Field((), description="test frames; without it they are split off --data")
+    labels: Literal["revised", "md17"] = Field("revised", description="which labels of an rMD17 file")
+    subset_size: int | None = Field(None, ge=1, description="use only so many frames of --data, drawn by the seed")
+    splits: tuple[float, float, float] | None = Field(
+        None, description="train, validation and test frames: three counts, or three fractions"
+    )
+    split_method: Literal["random", "blocks", "trajectory", "files"] = Field(
+        "random", description="random rows, blocks contiguous in time, whole trajectories, or --split-files"
+    )
+    split_files: Files = Field((), description="files of row numbers: train, validation and (optional) test")
+    reference_energies: str | None = Field(
+        None, description="file of isolated-atom energies; without it they are fitted to the training frames"
+    )
+    energy_unit: str | None = Field(None, description="unit of the file's energies, where it states none")
+    length_unit: str | None = Field(None, description="unit of the file's lengths, where it states none")
+
+
+class TrainConfig(Settings):
+    """How a potential is trained. Every default of training stands here and nowhere else."""
+
+    num_epochs: int | None = Field(None, ge=0, description="passes over the training frames (1000 where --max-time is not given)")
+    max_time: Seconds | None = Field(None, gt=0, description="training time, such as 90s, 45m, 2h; the schedule fits itself to it")
+    early_stopping_min_epochs: int = Field(0, ge=0, description="never stop early before this many epochs")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop when validation has not improved for so many epochs; off by default"
+    )
+    batch_size_train: int = Field(10, ge=1, description="frames of one training step")
+    batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
+    seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    energy_weight: float = Field(0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only")
+    forces_weight: float = Field(0.99, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only")
+    energy_loss_per_atom: bool = Field(False, description="the energy error in the loss is divided by the number of atoms")
+    grad_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the moving average of the weights, which is what is kept")
+    lr_schedule: Literal["cosine", "plateau", "constant"] = Field(
+        "cosine", description="cosine to zero over the budget, halved when validation stalls, or constant"
+    )
+    warmup_steps: int = Field(200, ge=0, description="steps over which the learning rate rises at the start")
+    plateau_patience: int = Field(50, ge=1, description="epochs without improvement before plateau halves the rate")
+    val_interval: int | None = Field(
+        None, ge=1, description="epochs between validations; by default so many that they take about 2 % of the time"
+    )
+    checkpoint_interval: Seconds = Field(60.0, gt=0, description="time between checkpoints")
+    init: str | None = Field(None, description="run whose model the training starts from")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
+    threads: int | None = Field(None, ge=1, description="CPU threads; by default 1 for batches of small molecules, else all cores")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="compile the training step; auto: where it pays back")
+    display_unit: Literal["meV", "kcal/mol"] = Field("meV", description="unit in which errors are shown; files are always in eV")
+    tensorboard: bool = Field(False, description="also write TensorBoard events, if tensorboard is installed")
+
+    @model_validator(mode="after")
+    def _weights(self) -> TrainConfig:
+        if self.energy_weight == 0 and self.forces_weight == 0:
+            raise ValueError("energy_weight and forces_weight are both 0: nothing would be learned")
+        return self
+
+
+class RunConfig(Settings):
+    """All that a training needs: frames, model, training. In YAML the three are one flat list of keys."""
+
+    dataset: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainConfig = TrainConfig()
+
+
+# what the training finds out for itself, and no user states
+DERIVED_KEYS = ("elements", "energy_only")
+
+
+def config_keys() -> dict[str, str]:
+    """Every key a user may set, and the part of :class:`RunConfig` it belongs to, in the template's order."""
+    sections = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}
+    return {
+        key: section
+        for section, cls in sections.items()
+        for key in cls.model_fields
+        if not (section == "model" and key in DERIVED_KEYS)
+    }
+
+
+def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: RunConfig | None = None) -> RunConfig:
+    """Settings from a flat mapping of keys (hyphens or underscores), over those of ``base``.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
+    """
+    known = config_keys()
+    merged: dict[str, dict[str, Any]] = {
+        name: getattr(base, name).model_dump() if base else {} for name in ("dataset", "model", "training")
+    }
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "`equimd config template` lists all keys"
+            raise ConfigError(f"unknown key '{key}'", where=where, hint=hint)
+        merged[known[name]][name] = value
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(*_sentence(error), where=where) from None
+
+
+def _sentence(error: ValidationError) -> tuple[str]:
+    """What pydantic found wrong, as one sentence in the user's words."""
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"] if part not in ("dataset", "model", "training")]
+    message = first["msg"].removeprefix("Value error, ")
+    if not keys:
+        return (message,)
+    return (f"{keys[0]} = {first['input']!r}: {message[:1].lower()}{message[1:]}",)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The flat mapping of a YAML settings file.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping of keys.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "`equimd config template > config.yaml` writes one"
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError("is not a list of `key: value` lines", where=str(path), hint="`equimd config template`")
+    return loaded
+
+
+def flat_config(config: RunConfig) -> dict[str, Any]:
+    """The settings as the flat mapping that :func:`parse_config` reads."""
+    out = {}
+    for key, section in config_keys().items():
+        value = getattr(getattr(config, section), key)
+        if isinstance(value, tuple):
+            value = [int(v) if isinstance(v, float) and v.is_integer() else v for v in value]
+        out[key] = value
+    return out
+
+
+def config_text(config: RunConfig | None = None, *, comments: bool = True) -> str:
+    """The settings as YAML, grouped, each with its meaning beside it: the template, with all defaults, without ``config``."""
+    import yaml
+
+    config = config or RunConfig()
+    values, lines, section = flat_config(config), [], ""
+    titles = {"dataset": "frames", "model": "model", "training": "training"}
+    for key, part in config_keys().items():
+        if part != section:
+            lines += [""] * bool(lines) + [f"# {titles[part]}"]
+            section = part
+        value = yaml.safe_dump(values[key], default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+        entry = f"{key}: {value}"
+        if comments:
+            entry = f"{entry:<40}  # {type(getattr(config, part)).model_fields[key].description}"
+        lines.append(entry)
+    return "\n".join(lines) + "\n"
