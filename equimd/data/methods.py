@@ -1,0 +1,138 @@
+"""Reference methods: what computes the energies and forces that `generate` and `label` write.
+
+A method is named by a string: ``tblite`` (GFN2-xTB; also ``gfn2``, ``gfn1``), ``emt`` (ASE's toy potential for metals),
+or ``module:Class`` for any ASE calculator that can be made without arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from equimd.errors import ConfigError, DataError
+from equimd.units import BOHR, HARTREE
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_XTB = {"tblite": "GFN2-xTB", "gfn2": "GFN2-xTB", "gfn2-xtb": "GFN2-xTB", "gfn1": "GFN1-xTB", "gfn1-xtb": "GFN1-xTB"}
+
+
+class Method(Protocol):
+    """One structure's elements, cell and electronic state are fixed; only the positions change."""
+
+    theory: str
+
+    def propagate(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy (eV) and forces (eV/A) for a step of MD or relaxation: fast, may reuse the last call's solution."""
+        ...
+
+    def label(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy and forces as they are written: a function of the positions alone."""
+        ...
+
+
+class XtbMethod:
+    """GFN-xTB by tblite (Bannwarth, Ehlert, Grimme, JCTC 15, 1652 (2019)).
+
+    Labels are computed from a fresh guess with SCF thresholds a hundred times tighter than the default, so that
+    the same geometry gets the same label whatever was computed before it.
+    """
+
+    def __init__(self, atoms: Atoms, hamiltonian: str, charge: int, spin: int) -> None:
+        try:
+            from tblite.interface import Calculator
+        except ImportError as error:
+            raise ConfigError(
+                "GFN-xTB needs tblite, which is not installed", hint="pip install 'equimd[label]', or another --calculator"
+            ) from error
+        self.theory = hamiltonian
+        periodic = bool(np.any(atoms.pbc))
+        try:
+            self._calc = Calculator(
+                hamiltonian,
+                atoms.numbers,
+                atoms.positions / BOHR,
+                charge=float(charge),
+                uhf=max(spin - 1, 0) if spin else int(atoms.numbers.sum() - charge) % 2,
+                lattice=np.asarray(atoms.cell) / BOHR if periodic else None,
+                periodic=np.asarray(atoms.pbc) if periodic else None,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{hamiltonian} cannot treat this structure: {error}", where=str(atoms.symbols)) from error
+        self._calc.set("verbosity", 0)
+        self._last: Any = None
+
+    def propagate(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        return self._run(positions, self._last, accuracy=1.0)
+
+    def label(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        return self._run(positions, None, accuracy=0.01)
+
+    def _run(self, positions: np.ndarray, start: Any, accuracy: float) -> tuple[float, np.ndarray]:
+        self._calc.set("accuracy", accuracy)
+        try:
+            self._calc.update(positions / BOHR)
+            result = self._calc.singlepoint(start)
+        except RuntimeError as error:
+            self._last = None
+            raise DataError(f"{self.theory} did not converge: {error}", hint="look at the geometry for clashing atoms") from error
+        self._last = result
+        return float(result.get("energy")) * HARTREE, -result.get("gradient") * (HARTREE / BOHR)
+
+
+class AseMethod:
+    """Any ASE calculator."""
+
+    def __init__(self, atoms: Atoms, calculator: Any) -> None:
+        self.theory = str(getattr(calculator, "name", None) or type(calculator).__name__)
+        self._atoms = atoms.copy()
+        self._atoms.set_constraint()
+        self._atoms.calc = calculator
+
+    def propagate(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
+
+        self._atoms.set_positions(positions)
+        try:
+            forces = np.array(self._atoms.get_forces(), dtype=np.float64)
+            return float(self._atoms.get_potential_energy()), forces
+        except (CalculatorError, PropertyNotImplementedError, NotImplementedError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{self.theory} cannot compute {self._atoms.symbols}: {reason}") from error
+
+    label = propagate
+
+
+def make_method(name: str, atoms: Atoms, charge: int = 0, spin: int = 0) -> Method:
+    """The method ``name`` for structures like ``atoms``. ``spin`` is the multiplicity, 0 for the lowest possible.
+
+    Raises:
+        ConfigError: no such method, or a package it needs is not installed.
+    """
+    key = name.strip()
+    if key.lower() in _XTB:
+        return XtbMethod(atoms, _XTB[key.lower()], charge, spin)
+    if charge or spin > 1:
+        atoms = atoms.copy()
+        atoms.info.update(charge=charge, spin=spin)
+    return AseMethod(atoms, _ase_calculator(key))
+
+
+def _ase_calculator(name: str) -> Any:
+    if name.lower() == "emt":
+        from ase.calculators.emt import EMT
+
+        return EMT()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"unknown calculator '{name}'", hint="tblite, gfn1, emt, or module:Class for an ASE calculator"
+        )
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot import calculator '{name}': {error}") from error
+    return factory()
