@@ -1,0 +1,168 @@
+"""What all commands share: output, errors to exit codes, and how a command is added.
+
+To add the command ``equimd thing``:
+
+1. write ``cli/thing.py``. A plain command is a function of the command's own name, ``thing``; a command with
+   sub-commands is ``app = sub_app("what it does")`` with its functions under ``@app.command("name")``;
+2. name it in ``COMMANDS`` of ``cli/main.py`` with its one-line help.
+
+The docstring is the help text. Its indented lines are printed as they stand, and it ends with an ``Examples:`` block
+(a test holds every command to it)::
+
+    def thing(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+        '''What it does, in a sentence.
+
+        Examples:
+
+            equimd thing runs/ethanol --num-epochs 10
+        '''
+
+Commands do not catch errors, parse underscores or set exit codes for bad input; ``main`` does it for all of them: they
+raise :mod:`equimd.errors` (``typer.BadParameter`` for what only the command line can get wrong), and ``--num_epochs``
+is ``--num-epochs``. Torch, NumPy, ASE and the like are imported inside the function. Results go to stdout,
+everything else to stderr through :func:`log`; with ``--json`` stdout holds one object, written by :func:`echo_json`.
+A command that ends with another code than 0 of its own accord raises ``typer.Exit(code)``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError
+
+_USER_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def normalize_option(name: str) -> str:
+    """Option names may be written with underscores: ``num_epochs`` is ``num-epochs``."""
+    return name.replace("_", "-")
+
+
+CONTEXT_SETTINGS: dict[str, Any] = {"token_normalize_func": normalize_option, "help_option_names": ["-h", "--help"]}
+
+
+def new_app(help: str, **kwargs: Any) -> typer.Typer:
+    """A typer app with the settings all of equimd's apps share."""
+    kwargs = {"add_completion": False, "no_args_is_help": True, "context_settings": CONTEXT_SETTINGS, **kwargs}
+    return typer.Typer(help=help, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs)
+
+
+def sub_app(help: str) -> typer.Typer:
+    """The app of a command that has sub-commands, such as ``equimd data``; one of them is enough."""
+    app = new_app(help)
+    app.callback()(lambda: None)
+    app.info.help = help
+    return app
+
+
+def keep_indented(text: str) -> str:
+    r"""Mark the indented paragraphs of a help text (with ``\b``) so that they are not re-wrapped."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        f"\b\n{p}" if p and all(line.startswith("  ") for line in p.splitlines()) else p for p in paragraphs
+    )
+
+
+def log(message: str = "", *, end: str = "\n") -> None:
+    """Print to stderr: progress, notes, anything that is not the result."""
+    print(message, end=end, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning to stderr."""
+    log(f"warning: {message}")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's own types: arrays as lists, paths as text, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # NumPy and torch arrays and scalars
+        return _plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def echo_json(obj: dict[str, Any]) -> None:
+    """Print ``obj`` as the one JSON object on stdout. What is not a finite number becomes null."""
+    print(json.dumps(_plain(obj), allow_nan=False), flush=True)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch (CPU or accelerator) ran out of memory; torch need not be imported for the answer."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The message and exit code for an error that is not a fault of the program; None for one that is."""
+    if isinstance(error, EquimdError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", EXIT_INTERRUPTED
+    if _is_out_of_memory(error):
+        hint = "smaller batches (--batch-size-train, --batch-size-inference), fewer features, or float32"
+        return f"out of memory; what was written is intact\n  try: {hint}", EXIT_MACHINE
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _FULL_DISK or "No space left on device" in str(error):
+            hint = "free some space, or write to another disk (--out); a training goes on with --resume"
+            return f"{where}the disk is full; what was written is intact\n  try: {hint}", EXIT_MACHINE
+        text = where + (error.strerror or str(error))
+        return text, EXIT_USAGE if isinstance(error, _USER_OS_ERRORS) else EXIT_MACHINE
+    return None
+
+
+@contextmanager
+def handle_errors() -> Iterator[None]:
+    """Turn errors into one message on stderr and the exit code of the contract; ``main`` wraps every command in it.
+
+    What :func:`explain` does not know is a fault of the program and keeps its traceback. With ``EQUIMD_DEBUG=1`` the
+    traceback is printed before the message.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        explained = None if isinstance(error, BrokenPipeError) else explain(error)
+        if explained is None:
+            raise
+        if os.environ.get("EQUIMD_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        message, code = explained
+        log(message if code == EXIT_INTERRUPTED else f"error: {message}")
+        raise typer.Exit(code) from None
+
+
+def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show Python warnings as one line each, without file names and source lines."""
+    before, warnings.formatwarning = warnings.formatwarning, _format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
