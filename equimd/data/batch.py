@@ -1,0 +1,124 @@
+"""Batch: frames as torch tensors, ready for the model.
+
+Names and shapes (N node slots, B structures, E edges), units eV and Angstrom:
+
+- ``positions`` (N, 3); ``atomic_numbers`` (N,), 0 in padded slots; ``batch`` (N,) structure of each slot, sorted;
+- ``n_atoms`` (B,); ``charge``, ``spin`` (B,); ``cell`` (B, 3, 3); ``pbc`` (B, 3);
+- ``energy`` (B,) float64, total; ``forces`` (N, 3), zero in padded slots; None where the frames have none;
+- ``edge_index`` (2, E): [0] the source j, [1] the target i; ``edge_shifts`` (E, 3) or None.
+
+Two layouts. *Dense* (``num_slots`` = n > 0): each structure takes n slots and all pairs are considered: fastest for small
+open molecules. *Edges* (``num_slots`` = 0): N atoms without padding and a neighbour list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.data.frames import Frames
+from equimd.data.neighbors import neighbor_list
+from equimd.errors import ConfigError
+
+DENSE_MAX_ATOMS = 32  # beyond, pairs outside the cutoff cost more than gathering and scattering edges
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Structures as tensors; see the module docstring for names, shapes and units."""
+
+    positions: Tensor
+    atomic_numbers: Tensor
+    batch: Tensor
+    n_atoms: Tensor
+    charge: Tensor
+    spin: Tensor
+    cell: Tensor
+    pbc: Tensor
+    energy: Tensor | None = None
+    forces: Tensor | None = None
+    edge_index: Tensor | None = None
+    edge_shifts: Tensor | None = None
+    num_slots: int = 0
+
+    @property
+    def num_structures(self) -> int:
+        return len(self.n_atoms)
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Frames,
+        r_max: float,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        neighbors: str = "auto",
+    ) -> Batch:
+        """Tensors of a block of frames.
+
+        Args:
+            r_max: cutoff of the model, Angstrom.
+            dtype: of positions, forces and cell; energies stay float64.
+            neighbors: ``auto``, ``dense``, or a backend of :func:`equimd.data.neighbors.neighbor_list`.
+
+        Raises:
+            ConfigError: ``dense`` asked for periodic frames.
+        """
+        periodic = bool(frames.pbc.any())
+        width = frames.numbers.shape[1]
+        if neighbors == "auto" and not periodic and width <= DENSE_MAX_ATOMS:
+            neighbors = "dense"
+        if neighbors == "dense" and periodic:
+            raise ConfigError("the dense layout cannot do periodic systems", hint="use neighbors auto or vesin")
+        dense = neighbors == "dense"
+        n_atoms = frames.n_atoms
+        real = slice(None) if dense else (frames.numbers > 0)
+
+        def nodes(array: np.ndarray) -> np.ndarray:
+            return array.reshape(-1, *array.shape[2:]) if dense else array[real]
+
+        has_energy, has_forces = bool(np.isfinite(frames.energy).all()), bool(np.isfinite(frames.forces).all())
+        sizes = np.full(len(frames), width) if dense else n_atoms
+        batch = cls(
+            positions=torch.from_numpy(nodes(frames.positions)).to(dtype),
+            atomic_numbers=torch.from_numpy(nodes(frames.numbers).astype(np.int64)),
+            batch=torch.from_numpy(np.repeat(np.arange(len(frames)), sizes)),
+            n_atoms=torch.from_numpy(n_atoms.astype(np.int64)),
+            charge=torch.from_numpy(frames.charge),
+            spin=torch.from_numpy(frames.spin),
+            cell=torch.from_numpy(frames.cell).to(dtype),
+            pbc=torch.from_numpy(frames.pbc),
+            energy=torch.from_numpy(frames.energy) if has_energy else None,
+            forces=torch.from_numpy(nodes(frames.forces)).to(dtype) if has_forces else None,
+            num_slots=width if dense else 0,
+        )
+        if not dense:
+            edge_index, edge_shifts = neighbor_list(
+                torch.from_numpy(nodes(frames.positions)),
+                batch.n_atoms,
+                r_max,
+                cell=torch.from_numpy(frames.cell),
+                pbc=batch.pbc,
+                backend=neighbors,
+            )
+            shifts = None if edge_shifts is None else edge_shifts.to(dtype)
+            batch = replace(batch, edge_index=edge_index, edge_shifts=shifts)
+        return batch.to(device)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device."""
+        if torch.device(device) == self.positions.device:
+            return self
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+    def unpad(self, x: Tensor) -> list[Tensor]:
+        """Split a per-slot tensor (N, ...) into one (n_i, ...) tensor a structure, padding dropped."""
+        sizes = self.n_atoms.tolist()
+        if not self.num_slots:
+            return list(torch.split(x, sizes))
+        return [x[k * self.num_slots : k * self.num_slots + n] for k, n in enumerate(sizes)]

@@ -1,0 +1,102 @@
+"""How atoms of a batch see each other: all pairs of small molecules (dense), or a list of edges.
+
+The model is written once against two verbs, ``send`` (atoms -> pairs) and ``collect`` (pairs -> atoms). In the dense
+layout they are a broadcast and a sum, which a compiler fuses; with an edge list they are a gather and a scatter-add.
+Both give the same result, since a pair beyond the cutoff contributes exactly zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DenseGraph:
+    """All ordered pairs (i, j) within each of B structures of n slots; the pair axis runs over (B, i, j).
+
+    Attributes:
+        vectors: (B*n*n, 3) r_j - r_i in Angstrom; far beyond the cutoff for i = j and for padded slots.
+    """
+
+    vectors: Tensor
+    num_structures: int
+    num_slots: int
+
+    def send(self, x: Tensor) -> Tensor:
+        """(B*n, ...) values of the sender j -> (B, n, n, ...) on pairs."""
+        return x.view(self.num_structures, 1, self.num_slots, *x.shape[1:])
+
+    def pairs(self, x: Tensor) -> Tensor:
+        """(B*n*n, ...) pair values -> (B, n, n, ...)."""
+        return x.view(self.num_structures, self.num_slots, self.num_slots, *x.shape[1:])
+
+    def collect(self, x: Tensor) -> Tensor:
+        """(B, n, n, ...) messages -> (B*n, ...), summed over senders."""
+        return x.sum(2).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class EdgeGraph:
+    """A list of E edges from j to i.
+
+    Attributes:
+        vectors: (E, 3) r_j - r_i (+ lattice shift), Angstrom.
+        source, target: (E,) atom indices of j and i.
+    """
+
+    vectors: Tensor
+    source: Tensor
+    target: Tensor
+    num_atoms: int
+
+    def send(self, x: Tensor) -> Tensor:
+        """(N, ...) values of the sender j -> (E, ...)."""
+        return x.index_select(0, self.source)
+
+    def pairs(self, x: Tensor) -> Tensor:
+        """(E, ...) edge values, unchanged."""
+        return x
+
+    def collect(self, x: Tensor) -> Tensor:
+        """(E, ...) messages -> (N, ...), summed over senders."""
+        return x.new_zeros(self.num_atoms, *x.shape[1:]).index_add(0, self.target, x)
+
+
+Graph = DenseGraph | EdgeGraph
+
+
+def dense_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max: float) -> DenseGraph:
+    """All pairs of B structures laid out in ``num_slots`` slots each.
+
+    Args:
+        positions: (B*n, 3) Angstrom.
+        atomic_numbers: (B*n,), 0 in padded slots.
+        num_slots: n.
+        r_max: cutoff, Angstrom.
+    """
+    n = num_slots
+    r = positions.view(-1, n, 3)
+    real = (atomic_numbers > 0).view(-1, n)
+    pair = real[:, :, None] & real[:, None, :] & ~torch.eye(n, dtype=torch.bool, device=positions.device)
+    # a constant vector beyond the cutoff keeps norms and their gradients finite where there is no pair
+    far = positions.new_tensor([2.0 * r_max, 0.0, 0.0])
+    vectors = torch.where(pair[..., None], r[:, None, :, :] - r[:, :, None, :], far)
+    return DenseGraph(vectors.reshape(-1, 3), r.shape[0], n)
+
+
+def edge_graph(positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None) -> EdgeGraph:
+    """The edges of a neighbour list.
+
+    Args:
+        positions: (N, 3) Angstrom.
+        edge_index: (2, E), row 0 the source j, row 1 the target i.
+        edge_shifts: (E, 3) Angstrom, the lattice translation added to r_j, or None for open systems.
+    """
+    source, target = edge_index[0], edge_index[1]
+    vectors = positions.index_select(0, source) - positions.index_select(0, target)
+    if edge_shifts is not None:
+        vectors = vectors + edge_shifts
+    return EdgeGraph(vectors, source, target, positions.shape[0])

@@ -1,0 +1,214 @@
+"""PaiNN in e3nn irreps: the page to read to know the model.
+
+Schuett, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and molecular
+spectra", ICML 2021. Features are ``F x 0e + F x 1o (+ F x 2e ...)``: scalars s and, for each l = 1..lmax, tensors V_l.
+lmax = 1 is PaiNN as published; l > 1 repeats the published vector equations for each l.
+
+e3nn modules hold every weight. What runs works on channels-last tensors (atoms, 2l+1, F), so that each o3.Linear is
+one matrix product and everything between two products can be fused by a compiler. :mod:`equimd.model.reference` spells
+the same function with e3nn's own forward passes; tests hold the two equal to rounding.
+
+Terms that cannot matter are not computed: V = 0 before the first layer, so its V_j message is left out (eq. 8, first
+term); a layer whose V is not read any more has no V update (eq. 9).
+"""
+
+from __future__ import annotations
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from equimd.model.graph import Graph
+from equimd.model.radial import RadialBasis, polynomial_cutoff
+
+_NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
+
+
+def scalars(mul: int) -> o3.Irreps:
+    """``mul`` invariant channels."""
+    return o3.Irreps([(mul, (0, 1))])
+
+
+def tensors(mul: int, lmax: int) -> o3.Irreps:
+    """``mul`` channels of each l = 1..lmax with the parity of spherical harmonics (1o, 2e, 3o)."""
+    return o3.Irreps([(mul, (ell, (-1) ** ell)) for ell in range(1, lmax + 1)])
+
+
+def scalar_linear(linear: o3.Linear, x: Tensor) -> Tensor:
+    """o3.Linear on scalars as one matrix product: (N, in) -> (N, out)."""
+    instruction = linear.instructions[0]
+    out = x @ linear.weight.view(linear.irreps_in.dim, linear.irreps_out.dim) * instruction.path_weight
+    return out + linear.bias if linear.bias.numel() else out
+
+
+def tensor_linear(linear: o3.Linear, x: list[Tensor]) -> list[Tensor]:
+    """o3.Linear on channels-last tensors, one matrix product for each l: (N, 2l+1, in) -> (N, 2l+1, out)."""
+    out, offset = [], 0
+    for instruction in linear.instructions:
+        if instruction.i_in < 0:
+            continue
+        rows, cols = instruction.path_shape
+        weight = linear.weight[offset : offset + rows * cols].view(rows, cols)
+        offset += rows * cols
+        out.append(x[instruction.i_in] @ weight * instruction.path_weight)
+    return out
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in every o3.Linear below ``module``, as PaiNN was published.
+
+    e3nn's own initialization gives every product unit variance, which a network that multiplies its features three
+    times a layer turns into overflow within a few layers. e3nn stores weights w and applies w * path_weight: what is
+    drawn here is the applied weight.
+    """
+    for linear in module.modules():
+        if not isinstance(linear, o3.Linear):
+            continue
+        offset = 0
+        with torch.no_grad():
+            for instruction in linear.instructions:
+                if instruction.i_in < 0:
+                    continue
+                rows, cols = instruction.path_shape
+                block = linear.weight[offset : offset + rows * cols].view(rows, cols)
+                nn.init.xavier_uniform_(block, gain=1.0 / instruction.path_weight)
+                offset += rows * cols
+            linear.bias.zero_()
+
+
+def learning_rate_factors(module: nn.Module) -> dict[str, float]:
+    """For each parameter the factor on the learning rate that undoes e3nn's path normalization.
+
+    Adam's step does not scale with the parameter, so a stored weight w applied as w * path_weight would learn
+    ``path_weight`` times slower than a plain one; 1/path_weight restores the step of the applied weight.
+    """
+    factors = {name: 1.0 for name, _ in module.named_parameters()}
+    for prefix, linear in module.named_modules():
+        if isinstance(linear, o3.Linear):
+            weights = {i.path_weight for i in linear.instructions if i.i_in >= 0}
+            factors[f"{prefix}.weight" if prefix else "weight"] = 1.0 / max(weights)
+    return factors
+
+
+class Message(nn.Module):
+    """ds_i = sum_j phi_s W_s;  dV_i = sum_j V_j phi_vv W_vv + Y(r_ij) phi_vs W_vs  (eqs. 7 and 8).
+
+    phi = MLP(s_j); W = linear(radial(r_ij)) fcut(r_ij).
+    """
+
+    def __init__(self, num_features: int, num_rbf: int, lmax: int, *, first: bool) -> None:
+        super().__init__()
+        f = num_features
+        self.first, self.lmax = first, lmax
+        width = f * (1 + lmax + (0 if first else lmax))  # [s | vs of each l | vv of each l]
+        self.hidden = o3.Linear(scalars(f), scalars(f), biases=True)
+        self.phi = o3.Linear(scalars(f), scalars(width), biases=True)
+        self.filter = o3.Linear(scalars(num_rbf), scalars(width), biases=True)
+
+    def forward(
+        self, s: Tensor, v: list[Tensor], radial: Tensor, cutoff: Tensor, harmonics: list[Tensor], graph: Graph
+    ) -> tuple[Tensor, list[Tensor]]:
+        """s (N, F), v[l-1] (N, 2l+1, F), radial (E, R), cutoff (E,), harmonics[l-1] (E, 2l+1) -> ds, dv."""
+        phi = scalar_linear(self.phi, F.silu(scalar_linear(self.hidden, s)))
+        w = scalar_linear(self.filter, radial) * cutoff[:, None]
+        message = graph.send(phi) * graph.pairs(w)
+        parts = message.chunk(1 + self.lmax * (1 if self.first else 2), dim=-1)
+        ds = graph.collect(parts[0])
+        dv = []
+        for k in range(self.lmax):
+            m = graph.pairs(harmonics[k]).unsqueeze(-1) * parts[1 + k].unsqueeze(-2)
+            if not self.first:
+                m = m + graph.send(v[k]) * parts[1 + self.lmax + k].unsqueeze(-2)
+            dv.append(graph.collect(m))
+        return ds, dv
+
+
+class Update(nn.Module):
+    """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10)."""
+
+    def __init__(self, num_features: int, lmax: int, *, last: bool) -> None:
+        super().__init__()
+        f = num_features
+        self.lmax, self.last = lmax, last
+        self.uv = o3.Linear(tensors(f, lmax), tensors(2 * f, lmax))
+        self.hidden = o3.Linear(scalars(f * (1 + lmax)), scalars(f), biases=True)
+        self.gates = o3.Linear(scalars(f), scalars(f * (1 + lmax + (0 if last else lmax))), biases=True)
+
+    def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """s (N, F), v[l-1] (N, 2l+1, F) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
+        uv = [x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)]
+        norms = [(b.square().sum(1) + _NORM_EPS).sqrt() for _, b in uv]
+        gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
+        a = gates.chunk(1 + self.lmax * (1 if self.last else 2), dim=-1)
+        ds = a[0]
+        for k, (u, b) in enumerate(uv):
+            ds = ds + a[1 + k] * (u * b).sum(1)
+        if self.last:
+            return ds, []
+        return ds, [a[1 + self.lmax + k].unsqueeze(1) * u for k, (u, _) in enumerate(uv)]
+
+
+class PaiNN(nn.Module):
+    """Atoms and pair vectors in, invariant and equivariant features out.
+
+    Args:
+        num_features: F, channels of each irrep.
+        keep_tensors: whether V is read after the last layer (the direct force head does).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_layers: int,
+        num_rbf: int,
+        r_max: float,
+        lmax: int,
+        radial_basis: str,
+        *,
+        keep_tensors: bool,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.r_max, self.lmax = num_features, r_max, lmax
+        self.irreps_out = (scalars(num_features) + tensors(num_features, lmax)).simplify()
+        self.embedding = nn.Embedding(119, num_features, padding_idx=0)
+        self.radial = RadialBasis(radial_basis, num_rbf, r_max)
+        last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
+        self.messages = nn.ModuleList(
+            Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers)
+        )
+        self.updates = nn.ModuleList(Update(num_features, lmax, last=flag) for flag in last)
+
+    def extra_repr(self) -> str:
+        return f"{self.irreps_out}, r_max={self.r_max}"
+
+    def forward(self, atomic_numbers: Tensor, graph: Graph, state: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Features of every atom.
+
+        Args:
+            atomic_numbers: (N,), 0 in padded slots.
+            graph: pairs with vectors r_j - r_i.
+            state: (N, F) embedding of charge and spin, or None.
+        Returns:
+            s (N, F) and v, a list of (N, 2l+1, F) for l = 1..lmax.
+        """
+        lengths = graph.vectors.norm(dim=-1)
+        radial = self.radial(lengths)
+        cutoff = polynomial_cutoff(lengths, self.r_max)
+        harmonics = [
+            o3.spherical_harmonics(ell, graph.vectors, normalize=True, normalization="norm")
+            for ell in range(1, self.lmax + 1)
+        ]
+        s = self.embedding(atomic_numbers)
+        if state is not None:
+            s = s + state
+        v: list[Tensor] = []
+        for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
+            ds, dv = message(s, v, radial, cutoff, harmonics, graph)
+            s = s + ds
+            v = dv if k == 0 else [a + b for a, b in zip(v, dv, strict=True)]
+            ds, dv = update(s, v)
+            s = s + ds
+            if dv:
+                v = [a + b for a, b in zip(v, dv, strict=True)]
+        return s, v
