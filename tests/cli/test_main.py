@@ -32,7 +32,11 @@ def _raise(error: BaseException) -> None:
 
 
 ERRORS = {
-    "data": (lambda: DataError("NaN in forces", where="a.npz, frame 3", hint="drop it"), 2, "a.npz, frame 3: NaN in forces"),
+    "data": (
+        lambda: DataError("NaN in forces", where="a.npz, frame 3", hint="drop it"),
+        2,
+        "a.npz, frame 3: NaN in forces",
+    ),
     "machine": (lambda: MachineError("no route to host"), 1, "no route to host"),
     "missing": (lambda: FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "a.npz"), 2, "a.npz: No such file"),
     "full": (lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "m.pt"), 1, "m.pt: the disk is full"),
@@ -61,7 +65,12 @@ def command(monkeypatch: pytest.MonkeyPatch):
 
 def _run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=120, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=120,
+        check=False,
     )
 
 
@@ -184,7 +193,9 @@ def test_a_fault_of_the_program_is_not_hidden(command) -> None:
 
 
 def test_json_is_strict_and_knows_arrays(capsys: pytest.CaptureFixture[str]) -> None:
-    common.echo_json({"a": np.array([[1.5, np.nan]]), "b": np.float32(2), "c": Path("x"), "d": float("inf"), "e": np.bool_(True)})
+    common.echo_json(
+        {"a": np.array([[1.5, np.nan]]), "b": np.float32(2), "c": Path("x"), "d": float("inf"), "e": np.bool_(True)}
+    )
     out = capsys.readouterr().out
     assert json.loads(out, parse_constant=pytest.fail) == {"a": [[1.5, None]], "b": 2.0, "c": "x", "d": None, "e": True}
     with pytest.raises(TypeError, match="object"):
