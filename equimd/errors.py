@@ -37,7 +37,9 @@ class DataError(EquimdError):
 
 
 class UnitsError(DataError):
-    """Units that are wrong, contradictory, or that cannot be inferred with confidence."""
+    """Units that are wrong (code ``units_mismatch``) or not to be inferred with confidence (``units_unknown``)."""
+
+    code = "units_unknown"
 
 
 class ConfigError(EquimdError):

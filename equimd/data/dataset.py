@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -61,13 +60,33 @@ class Dataset(Protocol):
         ...
 
 
+def time_index(data: Dataset) -> np.ndarray | None:
+    """(len,) int, the step of its trajectory each frame was taken at; None where the data does not say.
+
+    Steps of different trajectories are not comparable.
+    """
+    return getattr(data, "time_index", None)
+
+
 class ArrayDataset:
     """Frames held in memory."""
 
-    def __init__(self, block: Frames, info: DatasetInfo | None = None, trajectory: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        block: Frames,
+        info: DatasetInfo | None = None,
+        trajectory: np.ndarray | None = None,
+        time_index: np.ndarray | None = None,
+    ) -> None:
         self._block = block
         self.info = info or DatasetInfo()
         self._trajectory = np.zeros(len(block), np.int64) if trajectory is None else np.asarray(trajectory, np.int64)
+        self.time_index = None if time_index is None else np.asarray(time_index, np.int64)
+        for name, array in (("trajectory", self._trajectory), ("time_index", self.time_index)):
+            if array is not None and array.shape != (len(block),):
+                raise DataError(
+                    f"{name} has shape {array.shape}, expected ({len(block)},)", where=self.info.path or None
+                )
 
     def __len__(self) -> int:
         return len(self._block)
@@ -85,7 +104,7 @@ class ArrayDataset:
         return self._trajectory
 
     def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
-        return self._block.take(slice(None) if rows is None else np.asarray(rows, np.int64))
+        return self._block.take(np.arange(len(self)) if rows is None else np.asarray(rows, np.int64))
 
 
 class ConcatDataset:
@@ -123,14 +142,22 @@ class ConcatDataset:
             offset += int(t.max(initial=-1)) + 1
         return np.concatenate(out)
 
+    @property
+    def time_index(self) -> np.ndarray | None:
+        """(len,) steps of the parts, or None unless every part knows its own."""
+        times = [t for t in (time_index(p) for p in self.parts) if t is not None]
+        return np.concatenate(times) if len(times) == len(self.parts) else None
+
     def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
         index = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
-        owner = np.array([bisect.bisect_right(self._ends, r) for r in index.tolist()], np.int64)
+        if index.size and not (0 <= index.min() and index.max() < len(self)):
+            raise IndexError(f"row {index.min()} or {index.max()} of {len(self)} frames")
+        owner = np.searchsorted(self._ends, index, side="right")
+        owners = np.unique(owner) if index.size else np.zeros(1, np.int64)
+        blocks = [self.parts[k].frames(index[owner == k] - (self._ends[k] - len(self.parts[k]))) for k in owners]
+        if len(blocks) == 1:
+            return blocks[0]
         order = np.argsort(owner, kind="stable")
-        blocks = []
-        for k in np.unique(owner):
-            start = 0 if k == 0 else int(self._ends[k - 1])
-            blocks.append(self.parts[k].frames(index[owner == k] - start))
         joined = Frames.concatenate(blocks)
         return joined.take(np.argsort(order, kind="stable"))
 
@@ -159,6 +186,12 @@ class Subset:
     @property
     def trajectory(self) -> np.ndarray:
         return self.parent.trajectory[self.rows]
+
+    @property
+    def time_index(self) -> np.ndarray | None:
+        """(len,) steps of these frames, or None where the parent does not know."""
+        times = time_index(self.parent)
+        return None if times is None else times[self.rows]
 
     def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
         return self.parent.frames(self.rows if rows is None else self.rows[np.asarray(rows, np.int64)])

@@ -24,6 +24,10 @@ from equimd.errors import DataError
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: Names in ``Atoms.info`` under which files keep the total charge and the multiplicity, the first found wins.
+CHARGE_KEYS = ("charge", "total_charge", "total_charge_e")
+SPIN_KEYS = ("spin", "multiplicity", "spin_multiplicity")
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -184,7 +188,7 @@ class Frames:
     def from_ase(cls, atoms: Sequence[Atoms], *, labels: bool = False, where: str = "structure") -> Frames:
         """A block from ASE ``Atoms``. With ``labels`` their stored energy and raw (unconstrained) forces are read.
 
-        Charge and multiplicity come from ``atoms.info`` (``charge``; ``spin`` or ``multiplicity``).
+        Charge and multiplicity come from ``atoms.info`` (``CHARGE_KEYS``, ``SPIN_KEYS``).
         """
         blocks = []
         for k, a in enumerate(atoms):
@@ -192,7 +196,8 @@ class Frames:
             if labels and a.calc is not None:
                 results = getattr(a.calc, "results", {})
                 energy, forces = results.get("energy"), results.get("forces")
-            spin = a.info.get("spin", a.info.get("multiplicity", 0))
+            charge = next((a.info[key] for key in CHARGE_KEYS if key in a.info), 0)
+            spin = next((a.info[key] for key in SPIN_KEYS if key in a.info), 0)
             blocks.append(
                 cls.build(
                     a.numbers[None],
@@ -201,7 +206,7 @@ class Frames:
                     None if forces is None else np.asarray(forces)[None],
                     np.asarray(a.cell)[None],
                     np.asarray(a.pbc)[None],
-                    np.array([round(float(a.info.get("charge", 0)))]),
+                    np.array([round(float(charge))]),
                     np.array([round(float(spin))]),
                     where=f"{where}, frame {k}",
                 )
