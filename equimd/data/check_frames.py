@@ -1,0 +1,147 @@
+"""Statistics of single frames for the dataset doctor: distances, force sums, labels, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from equimd.data.frames import Frames
+
+#: Atoms closer than this share of the sum of their covalent radii clash: C-H 0.64, C-C 0.91, O-H 0.58 A.
+CLASH_RATIO = 0.6
+_CHUNK_ELEMENTS = 20_000_000
+
+
+@dataclass
+class FrameStatistics:
+    """One value a frame, (N,) each. Without forces (or energy) the values that need them are NaN.
+
+    ``net_force`` and ``torque`` are norms (eV/A, eV; torque about the centroid, NaN for periodic frames);
+    ``force_square`` the sum of squared components; ``distance_ratio`` the smallest distance over the sum of the two
+    covalent radii, infinite for lone atoms; ``composition`` a label of the element sequence.
+    """
+
+    n_atoms: np.ndarray
+    energy: np.ndarray
+    has_energy: np.ndarray
+    has_forces: np.ndarray
+    net_force: np.ndarray
+    torque: np.ndarray
+    force_square: np.ndarray
+    max_force: np.ndarray
+    zero_force_atoms: np.ndarray
+    min_distance: np.ndarray
+    distance_ratio: np.ndarray
+    charge: np.ndarray
+    spin: np.ndarray
+    composition: np.ndarray
+    hashes: list[str]
+
+
+def frame_statistics(blocks: Iterable[Frames]) -> FrameStatistics:
+    """The statistics of all frames of ``blocks``, in order."""
+    parts = [_block_statistics(block) for block in blocks]
+    if not parts:
+        parts = [_block_statistics(Frames.build(np.ones((0, 1), np.int64), np.zeros((0, 1, 3))))]
+    joined = {}
+    for f in fields(FrameStatistics):
+        values = [getattr(p, f.name) for p in parts]
+        joined[f.name] = [h for v in values for h in v] if f.name == "hashes" else np.concatenate(values)
+    return FrameStatistics(**joined)
+
+
+def _block_statistics(block: Frames) -> FrameStatistics:
+    real = (block.numbers > 0)[..., None]
+    has_forces = block.has_forces
+    forces = np.where(real, block.forces, 0.0)
+    forces[~has_forces] = np.nan
+    centre = block.positions.sum(1) / np.maximum(block.n_atoms, 1)[:, None]
+    arm = np.where(real, block.positions - centre[:, None], 0.0)
+    torque = np.linalg.norm(np.cross(arm, forces).sum(1), axis=-1)
+    torque[block.pbc.any(1)] = np.nan
+    size = np.linalg.norm(forces, axis=-1)
+    zero = ((size == 0) & real[..., 0]).sum(1)
+    zero[(zero == block.n_atoms) | ~has_forces] = 0  # a lone atom, or nothing but zeros
+    distance, ratio = _closest(block)
+    return FrameStatistics(
+        n_atoms=block.n_atoms,
+        energy=block.energy,
+        has_energy=block.has_energy,
+        has_forces=has_forces,
+        net_force=np.linalg.norm(forces.sum(1), axis=-1),
+        torque=torque,
+        force_square=(forces**2).sum((1, 2)),
+        max_force=size.max(1, initial=0.0) if size.shape[1] else np.zeros(len(block)),
+        zero_force_atoms=zero,
+        min_distance=distance,
+        distance_ratio=ratio,
+        charge=block.charge,
+        spin=block.spin,
+        composition=_compositions(block),
+        hashes=block.content_hashes(),
+    )
+
+
+def _compositions(block: Frames) -> np.ndarray:
+    """(B,) int64 labels, equal for equal sequences of elements, the same in every block."""
+    rows, inverse = np.unique(block.numbers, axis=0, return_inverse=True)
+    labels = [
+        int.from_bytes(hashlib.blake2b(r[r > 0].tobytes(), digest_size=7).digest(), "big") for r in rows
+    ]
+    return np.array(labels, np.int64)[inverse.reshape(-1)] if len(rows) else np.zeros(0, np.int64)
+
+
+def _closest(block: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) smallest distance and smallest distance over the sum of covalent radii; infinite for lone atoms."""
+    from ase.data import covalent_radii
+
+    radii = np.resize(np.asarray(covalent_radii, float), 256)
+    distance = np.full(len(block), np.inf)
+    ratio = np.full(len(block), np.inf)
+    width = block.numbers.shape[1]
+    step = max(1, _CHUNK_ELEMENTS // max(width * width * 3, 1))
+    open_rows = np.flatnonzero(~block.pbc.any(1))
+    pairs = np.triu(np.ones((width, width), bool), 1)
+    for start in range(0, len(open_rows) if width > 1 else 0, step):
+        rows = open_rows[start : start + step]
+        x, z = block.positions[rows], block.numbers[rows]
+        d = np.sqrt(((x[:, :, None] - x[:, None]) ** 2).sum(-1))
+        d[~((z[:, :, None] > 0) & (z[:, None] > 0) & pairs)] = np.inf
+        distance[rows] = d.min((1, 2))
+        ratio[rows] = (d / (radii[z][:, :, None] + radii[z][:, None])).min((1, 2))
+    for row in np.flatnonzero(block.pbc.any(1)):
+        distance[row], ratio[row] = _closest_periodic(block, int(row), radii)
+    return distance, ratio
+
+
+def _closest_periodic(block: Frames, row: int, radii: np.ndarray) -> tuple[float, float]:
+    from ase.neighborlist import primitive_neighbor_list
+
+    n = int(block.n_atoms[row])
+    z = block.numbers[row, :n]
+    cutoff = 2.0 * float(radii[z].max())
+    i, j, d = primitive_neighbor_list("ijd", block.pbc[row], block.cell[row], block.positions[row, :n], cutoff)
+    if not len(d):
+        return np.inf, np.inf
+    return float(d.min()), float((d / (radii[z[i]] + radii[z[j]])).min())
+
+
+def energy_outliers(stats: FrameStatistics) -> tuple[np.ndarray, float]:
+    """Rows whose energy is far from what is usual, and the distance (eV) beyond which it is.
+
+    Usual is the median of the frames of the same element sequence; far is 20 times the median deviation, and at least
+    2 eV. Element sequences with fewer than 20 frames are left out: nothing is usual yet.
+    """
+    rows, limit = [], 0.0
+    for label in np.unique(stats.composition):
+        members = np.flatnonzero((stats.composition == label) & stats.has_energy)
+        if len(members) < 20:
+            continue
+        deviation = np.abs(stats.energy[members] - np.median(stats.energy[members]))
+        far = max(20 * float(np.median(deviation)), 2.0)
+        limit = max(limit, far)
+        rows.append(members[deviation > far])
+    return (np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.int64)), limit

@@ -1,0 +1,261 @@
+"""Pairs of frames for the dataset doctor: do energies follow from forces, are rows correlated, are frames shared?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from equimd.data.check_frames import FrameStatistics
+from equimd.data.dataset import Dataset
+from equimd.data.frames import Frames
+
+#: Longest displacement (A, norm over all atoms) over which the trapezoid rule is trusted.
+MAX_DISPLACEMENT = 0.3
+#: Bound on the third derivative of the energy along a unit displacement, eV/A^3. A C-H or O-H Morse bond has up to 250.
+THIRD_DERIVATIVE = 300.0
+MIN_PAIRS = 10
+_SAMPLE = 2000
+_MAX_PAIRS_OF_ATOMS = 300
+
+
+def align(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (B, 3, 3) and centred, rotated ``moving`` (B, n, 3) closest to the centred ``fixed`` (Kabsch 1976)."""
+    a = moving - moving.mean(1, keepdims=True)
+    b = fixed - fixed.mean(1, keepdims=True)
+    u, _, vt = np.linalg.svd(np.einsum("bni,bnj->bij", a, b))
+    sign = np.sign(np.linalg.det(u @ vt))
+    u[:, :, -1] *= sign[:, None]
+    rotation = u @ vt
+    return rotation, a @ rotation
+
+
+def rmsd(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(B,) root mean square deviation (A) of (B, n, 3) structures after alignment."""
+    _, moved = align(second, first)
+    centred = first - first.mean(1, keepdims=True)
+    return np.asarray(np.sqrt(((moved - centred) ** 2).sum(-1).mean(-1)))
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether dE = -F dR between near frames. ``verdict``: ok, scale or unrelated; ``rows``: the frames that are off."""
+
+    pairs: int
+    slope: float
+    correlation: float
+    residual: float
+    worst: float
+    verdict: str
+    explanation: str
+    rows: np.ndarray
+
+
+def consistency(data: Dataset, stats: FrameStatistics) -> Consistency | None:
+    """Compare energy differences with the trapezoid work of the forces, between rows that are near each other.
+
+    dE = -(F1 + F2)/2 dR up to |E'''| d^3 / 12, with d the length of the displacement. Open molecules are aligned
+    first (and the forces rotated), which leaves energies alone. None where fewer than ten pairs are near.
+    """
+    candidates = _near_candidates(data, stats)
+    if len(candidates) < MIN_PAIRS:
+        return None
+    first, second = data.frames(candidates[:, 0]), data.frames(candidates[:, 1])
+    difference, work, length, kept = _work(first, second)
+    candidates = candidates[kept]
+    if len(candidates) < MIN_PAIRS or not np.any(work):
+        return None
+    slope = float(work @ difference / (work @ work))
+    related = float(np.corrcoef(work, difference)[0, 1]) if np.ptp(work) > 0 and np.ptp(difference) > 0 else 0.0
+    # a quarter of the bound is typical of a pair; rounding of float32 energies and noise come on top
+    tolerance = THIRD_DERIVATIVE * length**3 / 12 + 2e-3 + 0.02 * np.abs(work)
+    off = np.abs(difference - work)
+    verdict, explanation = "ok", ""
+    if np.median(off / tolerance) > 1 and np.median(off) > 0.1 * np.median(np.abs(difference)):
+        verdict = "scale" if abs(related) > 0.9 else "unrelated"
+        explanation = _explain_slope(slope)
+    bad = off > 3 * tolerance
+    rows = np.unique(candidates[bad].ravel()) if verdict == "ok" else np.zeros(0, np.int64)
+    residual = float(np.sqrt(np.mean((difference - work) ** 2)))
+    return Consistency(len(candidates), slope, related, residual, float(off.max()), verdict, explanation, rows)
+
+
+def _explain_slope(slope: float) -> str:
+    from equimd.units import ENERGY_UNITS
+
+    if abs(slope + 1) < 0.1:
+        return " (gradients stored as forces?)"
+    for one, f in ENERGY_UNITS.items():
+        for other, g in ENERGY_UNITS.items():
+            if one != other and abs(abs(slope) * g / f - 1) < 0.05:
+                return f" (energies in {other} and forces in {one}/length?)"
+    return ""
+
+
+def _near_candidates(data: Dataset, stats: FrameStatistics) -> np.ndarray:
+    """(P, 2) rows that may be near: neighbours in the file, and nearest frames of a sample where those are not."""
+    usable = stats.has_forces & stats.has_energy & (stats.n_atoms > 1)
+    trajectory = data.trajectory
+    row = np.arange(len(data) - 1)
+    ok = usable[:-1] & usable[1:] & (trajectory[:-1] == trajectory[1:])
+    row = row[ok & (stats.composition[:-1] == stats.composition[1:])]
+    if len(row) > _SAMPLE:
+        row = row[np.linspace(0, len(row) - 1, _SAMPLE).astype(np.int64)]
+    pairs = np.stack([row, row + 1], 1)
+    if len(pairs) >= MIN_PAIRS:
+        probe = pairs[np.linspace(0, len(pairs) - 1, 50).astype(np.int64)]
+        *_, kept = _work(data.frames(probe[:, 0]), data.frames(probe[:, 1]))
+        if kept.sum() >= MIN_PAIRS:
+            return pairs
+    nearest = [pairs]
+    for label in np.unique(stats.composition[usable]):
+        rows = np.flatnonzero(usable & (stats.composition == label))
+        if len(rows) > 2:
+            nearest.append(_nearest_within(data, rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(int)]))
+    return np.unique(np.concatenate(nearest), axis=0)
+
+
+def _nearest_within(data: Dataset, rows: np.ndarray) -> np.ndarray:
+    """(P, 2) each row with its nearest other row by interatomic distances."""
+    described = _descriptors(data.frames(rows))
+    other, _ = _nearest(described, described, skip_self=True)
+    return np.sort(np.stack([rows, rows[other]], 1), axis=1)
+
+
+def _work(first: Frames, second: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """dE, trapezoid work and displacement of the pairs near enough, and which pairs (B,) those are."""
+    difference = second.energy - first.energy
+    work = np.zeros(len(first))
+    length = np.full(len(first), np.inf)
+    for n in np.unique(first.n_atoms):
+        k = np.flatnonzero(first.n_atoms == n)
+        r1, r2, f1, f2 = first.positions[k, :n], second.positions[k, :n], first.forces[k, :n], second.forces[k, :n]
+        turn = np.tile(np.eye(3), (len(k), 1, 1))
+        still = first.pbc[k].any(1)
+        turn[~still] = align(r2, r1)[0][~still]
+        shift = np.where(still[:, None, None], 0.0, 1.0)
+        dr = (r2 - shift * r2.mean(1, keepdims=True)) @ turn - (r1 - shift * r1.mean(1, keepdims=True))
+        work[k] = -0.5 * ((f1 + f2 @ turn) * dr).sum((1, 2))
+        length[k] = np.sqrt((dr**2).sum((1, 2)))
+    kept = (length < MAX_DISPLACEMENT) & (length > 1e-6)
+    return difference[kept], work[kept], length[kept], kept
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How correlated neighbouring rows are.
+
+    ``frames``: integrated correlation time in rows; ``neighbour_ratio``: median distance of neighbouring rows over
+    that of random pairs, about 1 where rows are in no order.
+    """
+
+    frames: float
+    n_effective: int
+    neighbour_ratio: float
+
+    @property
+    def correlated(self) -> bool:
+        """Whether a random split would put near twins on both sides."""
+        return self.neighbour_ratio < 0.7
+
+
+def correlation(data: Dataset, stats: FrameStatistics) -> Correlation | None:
+    """Estimate the correlation along rows from interatomic distances; None for fewer than 50 frames or mixed molecules.
+
+    The time is the largest integrated autocorrelation time over a few slow distances (Sokal's window, 6 times the
+    time), averaged over trajectories; n_effective = N / (1 + 2 time).
+    """
+    n = len(data)
+    if n < 50 or len(np.unique(stats.composition)) > 1 or stats.n_atoms[0] < 2:
+        return None
+    trajectory = data.trajectory
+    starts = np.flatnonzero(np.r_[True, trajectory[1:] != trajectory[:-1]])
+    series: list[np.ndarray] = []
+    for start, end in zip(starts, np.r_[starts[1:], n], strict=True):
+        if end - start >= 10 and len(series) < 20:
+            series.append(_descriptors(data.frames(np.arange(start, min(end, start + 5 * _SAMPLE)))))
+    if not series:
+        return None
+    spread = np.concatenate(series)
+    keep = spread.std(0) > 1e-6
+    if not keep.any():
+        return None
+    series, spread = [s[:, keep] for s in series], spread[:, keep]
+    neighbour = np.concatenate([np.linalg.norm(np.diff(s, axis=0), axis=1) for s in series])
+    mixed = np.random.default_rng(0).permutation(len(spread))
+    random = np.linalg.norm(spread - spread[mixed], axis=1)[mixed != np.arange(len(spread))]
+    ratio = float(np.median(neighbour) / np.median(random)) if np.median(random) > 0 else 1.0
+    time = _integrated_time(series)
+    return Correlation(time, max(1, int(n / (1 + 2 * time))), ratio)
+
+
+def _integrated_time(series: list[np.ndarray]) -> float:
+    """Largest integrated autocorrelation time, in rows, over the columns; about 0 for rows in no order."""
+    mean = np.concatenate(series).mean(0)
+    longest = max(len(s) for s in series)
+    total, weight = np.zeros((longest, series[0].shape[1])), np.zeros(longest)
+    for s in series:
+        padded = np.fft.rfft(s - mean, 2 * len(s), axis=0)
+        total[: len(s)] += np.fft.irfft(np.abs(padded) ** 2, axis=0)[: len(s)]
+        weight[: len(s)] += np.arange(len(s), 0, -1)
+    rho = total / weight[:, None]
+    rho = rho / rho[0]
+    times = np.cumsum(rho[1:], axis=0)
+    window = np.arange(1, len(times) + 1)[:, None] >= 6 * np.maximum(times + 0.5, 0.5)
+    stop = np.where(window.any(0), window.argmax(0), len(times) - 1)
+    return float(max(times[stop, np.arange(times.shape[1])].max(), 0.0))
+
+
+def _descriptors(block: Frames) -> np.ndarray:
+    """(B, d) interatomic distances of frames of one element sequence, at most 300 of them, chosen evenly."""
+    n = int(block.n_atoms[0])
+    i, j = np.triu_indices(n, 1)
+    if len(i) > _MAX_PAIRS_OF_ATOMS:
+        chosen = np.random.default_rng(0).choice(len(i), _MAX_PAIRS_OF_ATOMS, replace=False)
+        i, j = i[chosen], j[chosen]
+    return np.asarray(np.linalg.norm(block.positions[:, i] - block.positions[:, j], axis=-1))
+
+
+def _nearest(query: np.ndarray, reference: np.ndarray, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Index of and distance to the nearest ``reference`` row of each ``query`` row (Euclidean)."""
+    index = np.empty(len(query), np.int64)
+    square = np.empty(len(query))
+    norms = (reference**2).sum(1)
+    for start in range(0, len(query), 256):
+        q = query[start : start + 256]
+        d = norms[None] - 2 * q @ reference.T + (q**2).sum(1)[:, None]
+        if skip_self:
+            d[np.arange(len(q)), start + np.arange(len(q))] = np.inf
+        index[start : start + 256] = d.argmin(1)
+        square[start : start + 256] = d.min(1)
+    return index, np.sqrt(np.maximum(square, 0.0))
+
+
+def nearest_frames(data: Dataset, query: Dataset, limit: int = _SAMPLE) -> tuple[np.ndarray, np.ndarray]:
+    """For up to ``limit`` open frames of ``query``, the RMSD (A) to the nearest frame of ``data``.
+
+    Frames are compared with those of the same element sequence, up to 20,000 of ``data``.
+
+    Returns:
+        rows of ``query`` that had a counterpart, and their RMSD.
+    """
+    rows = np.unique(np.linspace(0, len(query) - 1, min(len(query), limit)).astype(np.int64))
+    known = np.unique(np.linspace(0, len(data) - 1, min(len(data), 20_000)).astype(np.int64))
+    a, b = data.frames(known), query.frames(rows)
+    out_rows, out = [], []
+    keys_a = [x[x > 0].tobytes() if not p.any() else b"" for x, p in zip(a.numbers, a.pbc, strict=True)]
+    keys_b = [x[x > 0].tobytes() if not p.any() else b"" for x, p in zip(b.numbers, b.pbc, strict=True)]
+    for key in sorted(set(keys_a) & set(keys_b) - {b""}):
+        ka = np.flatnonzero([k == key for k in keys_a])
+        kb = np.flatnonzero([k == key for k in keys_b])
+        fa, fb = a.take(ka), b.take(kb)
+        if fa.n_atoms[0] < 2:
+            continue
+        index, _ = _nearest(_descriptors(fb), _descriptors(fa))
+        out_rows.append(rows[kb])
+        out.append(rmsd(fa.positions[index], fb.positions))
+    if not out:
+        return np.zeros(0, np.int64), np.zeros(0)
+    joined = np.concatenate(out_rows)
+    order = np.argsort(joined)
+    return joined[order], np.concatenate(out)[order]
