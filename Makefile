@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all their set-up on a fresh machine: Python 3.11+ and, for `make test`, a C++ compiler.
+# They write to this checkout and to CACHE only.
+
+TORCH ?= torch==2.13.0
+# cpu, or a folder of https://download.pytorch.org/whl such as cu130, or default (what pip is configured to find)
+TORCH_BUILD ?= cpu
+CLUSTER ?= 1
+VENV ?= .venv
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/equimd
+JOBS ?= 2
+# the first Python that is new enough
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+BIN := $(VENV)/bin
+SETUP = $(PYTHON) .ci/setup.py --venv "$(VENV)" --cache "$(CACHE)" --torch "$(TORCH)" --build "$(TORCH_BUILD)"
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
+
+.PHONY: help demo test lint setup setup-tests clean check-python
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    set up, train on the bundled data and print the test errors"
+	@echo "make test    set up, static checks, all tests"
+	@echo "make lint    static checks alone"
+	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
+	@echo "make clean   remove what was built here, the environment too"
+	@echo 'variables: TORCH="torch==2.13.0" TORCH_BUILD=cpu|cu130|default CLUSTER=0 (no torch-cluster) VENV CACHE JOBS PYTHON'
+
+check-python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make ... PYTHON=/path/to/python)" >&2; exit 1; }
+
+setup: check-python
+	@$(SETUP)
+
+setup-tests: check-python
+	@$(SETUP) --tests $(if $(filter 0,$(CLUSTER)),,--cluster)
+
+lint: setup-tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
