@@ -22,7 +22,9 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """What a potential is, apart from its weights. PaiNN as published: the defaults with lmax 1."""
 
-    forces: Literal["conservative", "direct"] = Field("conservative", description="forces = -dE/dR, or an equivariant head")
+    forces: Literal["conservative", "direct"] = Field(
+        "conservative", description="forces = -dE/dR, or an equivariant head"
+    )
     elements: tuple[int, ...] = Field((), description="atomic numbers the model knows; found in the training data")
     num_features: int = Field(128, ge=1, description="channels per irrep")
     num_layers: int = Field(3, ge=1, description="message passing layers")
@@ -85,8 +87,12 @@ class DataConfig(Settings):
 class TrainConfig(Settings):
     """How a potential is trained. Every default of training stands here and nowhere else."""
 
-    num_epochs: int | None = Field(None, ge=0, description="passes over the training frames (1000 where --max-time is not given)")
-    max_time: Seconds | None = Field(None, gt=0, description="training time, such as 90s, 45m, 2h; the schedule fits itself to it")
+    num_epochs: int | None = Field(
+        None, ge=0, description="passes over the training frames (1000 where --max-time is not given)"
+    )
+    max_time: Seconds | None = Field(
+        None, gt=0, description="training time, such as 90s, 45m, 2h; the schedule fits itself to it"
+    )
     early_stopping_min_epochs: int = Field(0, ge=0, description="never stop early before this many epochs")
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop when validation has not improved for so many epochs; off by default"
@@ -97,11 +103,19 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
-    energy_weight: float = Field(0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only")
-    forces_weight: float = Field(0.99, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only")
-    energy_loss_per_atom: bool = Field(False, description="the energy error in the loss is divided by the number of atoms")
+    energy_weight: float = Field(
+        0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only"
+    )
+    forces_weight: float = Field(
+        0.99, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only"
+    )
+    energy_loss_per_atom: bool = Field(
+        False, description="the energy error in the loss is divided by the number of atoms"
+    )
     grad_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the moving average of the weights, which is what is kept")
+    ema_decay: float = Field(
+        0.995, ge=0, lt=1, description="of the moving average of the weights, which is what is kept"
+    )
     lr_schedule: Literal["cosine", "plateau", "constant"] = Field(
         "cosine", description="cosine to zero over the budget, halved when validation stalls, or constant"
     )
@@ -113,9 +127,15 @@ class TrainConfig(Settings):
     checkpoint_interval: Seconds = Field(60.0, gt=0, description="time between checkpoints")
     init: str | None = Field(None, description="run whose model the training starts from")
     device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
-    threads: int | None = Field(None, ge=1, description="CPU threads; by default 1 for batches of small molecules, else all cores")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="compile the training step; auto: where it pays back")
-    display_unit: Literal["meV", "kcal/mol"] = Field("meV", description="unit in which errors are shown; files are always in eV")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; by default 1 for batches of small molecules, else all cores"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the training step; auto: where it pays back"
+    )
+    display_unit: Literal["meV", "kcal/mol"] = Field(
+        "meV", description="unit in which errors are shown; files are always in eV"
+    )
     tensorboard: bool = Field(False, description="also write TensorBoard events, if tensorboard is installed")
 
     @model_validator(mode="after")
@@ -226,7 +246,9 @@ def config_text(config: RunConfig | None = None, *, comments: bool = True) -> st
         if part != section:
             lines += [""] * bool(lines) + [f"# {titles[part]}"]
             section = part
-        value = yaml.safe_dump(values[key], default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+        value = (
+            yaml.safe_dump(values[key], default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+        )
         entry = f"{key}: {value}"
         if comments:
             entry = f"{entry:<40}  # {type(getattr(config, part)).model_fields[key].description}"

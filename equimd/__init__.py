@@ -1,0 +1,29 @@
+"""equimd: equivariant potentials trained on energies and forces, and molecular dynamics that knows when to stop.
+
+    model = equimd.load("runs/ethanol")
+    prediction = model.predict(atoms)      # .energy in eV, .forces in eV/Angstrom
+    atoms.calc = model.calculator()        # ASE
+
+Importing the package imports neither torch nor ASE; using it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from equimd.calculator import EquimdCalculator, LoadedModel, Prediction, load
+
+__all__ = ["EquimdCalculator", "LoadedModel", "Prediction", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from equimd import calculator
+
+        return getattr(calculator, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("equimd")
+    raise AttributeError(f"module 'equimd' has no attribute '{name}'")

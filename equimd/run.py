@@ -1,0 +1,258 @@
+"""The run folder: everything a training leaves behind, each file written whole or not at all.
+
+- ``config.yaml``: the settings, ready for ``equimd train``; ``run.json``: format version, package versions, hashes, status;
+- ``model.safetensors``: the best weights by validation (moving average), ``last.safetensors``: the last ones. Both carry
+  their :class:`~equimd.config.ModelConfig` in the file, so that each is a model by itself;
+- ``split.json``: rows of the data in train, validation and test; ``train_hashes.txt``, ``val_hashes.txt``: content hashes
+  of those frames, one a line, so that nobody calibrates or tests on them unawares;
+- ``metrics.csv``, ``test.json``, PNG plots; ``checkpoint/latest.safetensors``: where ``--resume`` goes on.
+
+Nothing in it is unpickled, so that opening somebody else's run runs none of their code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
+from equimd.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equimd.model.potential import Potential
+
+FORMAT_VERSION = 1
+MODEL_FILE, LAST_FILE, RUN_FILE, CONFIG_FILE = "model.safetensors", "last.safetensors", "run.json", "config.yaml"
+CHECKPOINT_FILE = "checkpoint/latest.safetensors"
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("equimd", "torch", "e3nn", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], kind: str) -> str:
+    """Write tensors and JSON metadata as one safetensors file; returns the sha256 of names, shapes and values."""
+    from safetensors.torch import save
+
+    stored = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
+    digest = tensor_digest(stored)
+    header = {"kind": kind, "version": FORMAT_VERSION, "sha256": digest, **meta}
+    write_atomic(path, save(stored, metadata={"equimd": json.dumps(header)}))
+    return digest
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata written by :func:`save_tensors`.
+
+    Raises:
+        RunError: missing, truncated or altered, of another kind, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise RunError("there is no such file", where=str(path))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("equimd", "null"))
+            if not isinstance(header, dict) or header.get("kind") != kind:
+                raise RunError(f"is not an equimd {kind}", where=str(path))
+            if header["version"] > FORMAT_VERSION:
+                raise RunError(
+                    f"{kind} has format version {header['version']}, this equimd reads up to {FORMAT_VERSION}",
+                    where=str(path),
+                    hint="update equimd",
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise RunError(
+            f"{kind} is truncated or damaged ({error})", where=str(path), hint="use a copy, or train again"
+        ) from None
+    if tensor_digest(tensors) != header.get("sha256"):
+        raise RunError(
+            f"{kind} is damaged: its contents do not match its own checksum", where=str(path), hint="use a copy"
+        )
+    return tensors, header
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and values."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().to("cpu").contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)};".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return digest.hexdigest()
+
+
+def save_model(path: str | Path, config: ModelConfig, weights: Mapping[str, Tensor], **meta: Any) -> str:
+    """Write a model (settings and weights in one file); returns its hash."""
+    return save_tensors(path, weights, {"config": config.model_dump(mode="json"), **meta}, "model")
+
+
+def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
+    """The potential written by :func:`save_model`, on the CPU, and the file's metadata.
+
+    Raises:
+        RunError: the file is missing, damaged or newer than this version.
+    """
+    from equimd.model.potential import Potential
+
+    tensors, meta = load_tensors(path, "model")
+    try:
+        model = Potential(ModelConfig.model_validate(meta["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"the model does not fit this version of equimd ({reason})", where=str(path)) from None
+    return model.eval(), meta
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: str | Path, config: RunConfig, info: Mapping[str, Any]) -> Run:
+        """Begin a new run in ``out``.
+
+        Raises:
+            RunError: the folder holds another run, or anything else.
+        """
+        path = Path(out)
+        check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        write_atomic(path / CONFIG_FILE, config_text(config, comments=False))
+        run.update_info({"kind": "run", "version": FORMAT_VERSION, "versions": versions(), "status": "started", **info})
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            RunError: it is none, or of a newer format.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise RunError(
+                "there is no such run folder", where=str(path), hint="give the folder that `equimd train` wrote (--out)"
+            )
+        if not (run.path / RUN_FILE).is_file():
+            raise RunError(f"is not a run: it has no {RUN_FILE}", where=str(path))
+        version = run.info.get("version", 0)
+        if version > FORMAT_VERSION:
+            raise RunError(
+                f"the run has format version {version}, this equimd reads up to {FORMAT_VERSION}",
+                where=str(path),
+                hint="update equimd",
+            )
+        return run
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The contents of run.json."""
+        try:
+            return json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot be read ({error})", where=str(self.path / RUN_FILE)) from None
+
+    def update_info(self, values: Mapping[str, Any]) -> None:
+        """Set keys of run.json."""
+        path = self.path / RUN_FILE
+        current = self.info if path.is_file() else {}
+        write_atomic(path, json.dumps({**current, **values}, indent=2) + "\n")
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings the run was trained with."""
+        path = self.path / CONFIG_FILE
+        try:
+            return parse_config(read_config(path), where=str(path))
+        except ConfigError as error:
+            raise RunError(error.what, where=str(path), hint=error.hint) from None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the latest checkpoint stands."""
+        return self.path / CHECKPOINT_FILE
+
+    def load_model(self, which: str = "best") -> tuple[Potential, dict[str, Any]]:
+        """The potential with the ``best`` (by validation) or ``last`` weights, and its metadata."""
+        return load_model(self.path / (LAST_FILE if which == "last" else MODEL_FILE))
+
+    def save_hashes(self, name: str, hashes: Iterable[str]) -> None:
+        """Keep the content hashes of the frames of one part, such as ``train``."""
+        write_atomic(self.path / f"{name}_hashes.txt", "".join(f"{h}\n" for h in hashes))
+
+    def hashes(self, name: str) -> list[str]:
+        """Content hashes of the frames of one part, in order."""
+        path = self.path / f"{name}_hashes.txt"
+        return path.read_text().split() if path.is_file() else []
+
+
+def check_free(path: Path) -> None:
+    """Raise RunError unless ``path`` can take a new run."""
+    if path.exists() and not path.is_dir():
+        raise RunError("is a file, not a folder", where=str(path), hint="another --out")
+    if (path / RUN_FILE).exists():
+        raise RunError(
+            "holds another run", where=str(path), hint=f"another --out, or go on with it: equimd train --resume {path}"
+        )
+    if path.exists() and any(path.iterdir()):
+        raise RunError("the output folder is not empty", where=str(path), hint="another --out")
+
+
+def free_name(stem: str, parent: str | Path = "runs") -> Path:
+    """The first of ``parent/stem-001``, ``-002``, ... that does not exist."""
+    number = 1
+    while (path := Path(parent) / f"{stem}-{number:03d}").exists():
+        number += 1
+    return path

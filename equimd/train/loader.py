@@ -1,0 +1,125 @@
+"""Batches, in an order that depends on the seed and the epoch alone, so that a resumed training sees the same ones."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from equimd.data.batch import Batch
+from equimd.data.dataset import Dataset
+from equimd.data.frames import Frames
+
+MEMORY_LIMIT = 2**31  # bytes of frames kept in memory; larger sets are read batch by batch
+POOL_BATCHES = 50  # mixed sizes are sorted within pools of so many batches: little padding, still random
+
+
+class FrameSource:
+    """Some rows of a data set as batches; kept in memory where they fit.
+
+    Args:
+        data: any data set.
+        rows: of ``data``; None takes all.
+        r_max: cutoff of the model, Angstrom.
+        dtype: of positions and forces.
+    """
+
+    def __init__(
+        self, data: Dataset, rows: np.ndarray | None, r_max: float, dtype: torch.dtype, *, memory: int = MEMORY_LIMIT
+    ) -> None:
+        self.data, self.r_max, self.dtype = data, r_max, dtype
+        self.rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int64)
+        self.sizes = data.n_atoms[self.rows]
+        width = int(self.sizes.max(initial=0))
+        self._block: Frames | None = data.frames(self.rows) if len(self) * (width * 49 + 120) < memory else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frames(self, index: np.ndarray) -> Frames:
+        """The frames ``index``, counted within this source."""
+        return self._block.take(index) if self._block is not None else self.data.frames(self.rows[index])
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """The same frames as tensors on the CPU."""
+        return Batch.from_frames(self.frames(index), self.r_max, dtype=self.dtype)
+
+
+def shuffled_batches(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of one epoch: every frame once, frames of like size together, all else random."""
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(sizes))
+    if sizes.min(initial=0) == sizes.max(initial=0):
+        return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    batches = []
+    pool = batch_size * POOL_BATCHES
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(sizes[part], kind="stable")]
+        batches += [part[k : k + batch_size] for k in range(0, len(part), batch_size)]
+    return [batches[k] for k in rng.permutation(len(batches))]
+
+
+def sorted_batches(sizes: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """All frames, smallest structures first, for evaluation."""
+    order = np.argsort(sizes, kind="stable")
+    return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+
+
+class Loader:
+    """Batches of a source, prepared here or, with ``num_workers``, in other processes; the order is the same."""
+
+    def __init__(self, source: FrameSource, num_workers: int = 0) -> None:
+        self.source, self.num_workers = source, num_workers
+        self._order: list[np.ndarray] = []
+        self._workers: Any = None
+
+    def __call__(self, order: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """The batches whose frames ``order`` names."""
+        if not self.num_workers:
+            yield from (self.source.batch(index) for index in order)
+            return
+        if self._workers is None:
+            self._workers = torch.utils.data.DataLoader(
+                _Batches(self.source),
+                batch_size=None,
+                sampler=_Order(self),  # type: ignore[arg-type]
+                num_workers=self.num_workers,
+                multiprocessing_context="spawn",  # a fork would share open file handles and locked thread pools
+                persistent_workers=True,
+                worker_init_fn=_quiet_worker,
+            )
+        self._order = list(order)
+        yield from self._workers
+
+
+class _Batches(torch.utils.data.Dataset):
+    """What a worker holds: the source, indexed by the rows of a batch."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+
+    def __getitem__(self, index: np.ndarray) -> Batch:  # type: ignore[override]
+        return self.source.batch(index)
+
+
+class _Order:
+    """A sampler that yields whatever batches its loader is at."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.loader._order)
+
+    def __len__(self) -> int:
+        return len(self.loader._order)
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is the main process's to handle; a worker would only print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
