@@ -63,19 +63,19 @@ class Environment:
         self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.stamp = folder / STAMP
         self.env = {**os.environ, "PIP_CACHE_DIR": str(cache / "pip"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        self.env.pop("PYTHONPATH", None)
-        self.env.pop("PIP_TARGET", None)
-        self.env.pop("PIP_USER", None)
+        for name in ("PYTHONPATH", "PIP_TARGET", "PIP_USER"):
+            self.env.pop(name, None)
+        if not (Path.home() / ".rustup").exists():  # pip asks rustc for its version, and rustup would make this folder
+            self.env.setdefault("RUSTUP_HOME", str(cache / "rustup"))
 
-    def call(self, *args: str, quiet: bool = False, low_priority: bool = False, **env: str) -> int:
-        """Run the environment's Python; output goes to stderr, or nowhere if ``quiet``."""
-        out = subprocess.DEVNULL if quiet else sys.stderr
+    def call(self, *args: str, low_priority: bool = False, **env: str) -> str | None:
+        """Run the environment's Python. Returns what it printed if it failed, else None."""
         command = [str(self.python), *args]
         if low_priority and shutil.which("nice"):
             command = ["nice", "-n", "15", *command]
-        return subprocess.run(
-            command, stdout=out, stderr=out, env={**self.env, **env}, cwd=ROOT, check=False
-        ).returncode
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(command, **pipes, env={**self.env, **env}, cwd=ROOT, check=False)
+        return done.stdout if done.returncode else None
 
     def ask(self, code: str) -> str:
         """What a line of Python prints in the environment."""
@@ -86,9 +86,11 @@ class Environment:
             raise SetupError(f"the environment does not work: {done.stderr.strip()[-600:]}")
         return done.stdout.strip()
 
-    def pip(self, *args: str, hint: str = "see pip's message above") -> None:
-        if self.call("-m", "pip", "--quiet", *args):
-            raise SetupError(f"pip {' '.join(args[:1])} failed: {hint}")
+    def pip(self, *args: str, hint: str = "") -> None:
+        failure = self.call("-m", "pip", "--no-input", *args)
+        if failure is not None:
+            tail = "\n".join(failure.strip().splitlines()[-25:])
+            raise SetupError(f"pip {args[0]} did not succeed{hint and ': '}{hint}\n{tail}")
 
     def write_stamp(self, **content: object) -> None:
         self.stamp.write_text(json.dumps(content))
@@ -131,7 +133,7 @@ def install_torch(env: Environment, torch: str, build: str) -> None:
     exact = torch.startswith("torch==") and "+" not in torch and "," not in torch
     found = False
     if build == "cpu" and sys.platform == "linux" and exact:
-        found = not env.call("-m", "pip", "--quiet", "install", f"{torch}+cpu", quiet=True)
+        found = env.call("-m", "pip", "--no-input", "install", f"{torch}+cpu") is None
     if build == "default":
         env.pip("install", torch)
     elif not found:
@@ -200,8 +202,8 @@ def install_cluster(env: Environment) -> None:
         with tempfile.TemporaryDirectory(dir=shelf, prefix="building-") as work:
             jobs = Path(work) / "jobs.cfg"  # compile files side by side, and without debug symbols: half the time
             jobs.write_text(f"[build_ext]\nparallel={min(4, os.cpu_count() or 1)}\n")
-            done = env.call(
-                *("-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
+            failure = env.call(
+                *("-m", "pip", "--no-input", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
                 *("--wheel-dir", work, CLUSTER),
                 low_priority=True,
                 FORCE_ONLY_CPU="1",
@@ -210,7 +212,8 @@ def install_cluster(env: Environment) -> None:
                 TMPDIR=work,
             )
             built = list(Path(work).glob("torch_cluster-*.whl"))
-            if done or not built:
+            if failure is not None or not built:
+                say("\n" + "\n".join((failure or "").splitlines()[-25:]))
                 raise SetupError(
                     "torch-cluster did not compile: is there a C++ compiler? (`make test CLUSTER=0` goes without)"
                 )
