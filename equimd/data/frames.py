@@ -70,7 +70,8 @@ class Frames:
             numbers = np.broadcast_to(numbers, (n_frames, len(numbers)))
         if numbers.shape != (n_frames, n_atoms):
             raise DataError(
-                f"atomic numbers have shape {numbers.shape}, expected {(n_frames, n_atoms)} as the positions", where=where
+                f"atomic numbers have shape {numbers.shape}, expected {(n_frames, n_atoms)} as the positions",
+                where=where,
             )
         if not np.issubdtype(numbers.dtype, np.integer) and not np.array_equal(numbers, numbers.astype(np.int64)):
             raise DataError("atomic numbers are not whole numbers", where=where)
@@ -95,12 +96,12 @@ class Frames:
             forces = np.full((n_frames, n_atoms, 3), np.nan)
         forces = np.array(forces, dtype=np.float64)
         if forces.shape != positions.shape:
-            raise DataError(f"forces have shape {forces.shape}, expected {positions.shape} as the positions", where=where)
+            raise DataError(f"forces of shape {forces.shape}, expected {positions.shape} as the positions", where=where)
         missing = np.isnan(forces).all((1, 2)) if n_frames else np.zeros(0, bool)
         forces[~real & ~missing[:, None]] = 0.0
 
         def fill(value: np.ndarray | None, default: float, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-            array = np.full(shape, default, dtype) if value is None else np.array(value, dtype=dtype)
+            array: np.ndarray = np.full(shape, default, dtype) if value is None else np.array(value, dtype=dtype)
             if array.shape != shape:
                 raise DataError(f"an array has shape {array.shape}, expected {shape}", where=where)
             return array
@@ -132,7 +133,8 @@ class Frames:
     @property
     def has_forces(self) -> np.ndarray:
         """(B,) whether every real atom of the frame has finite forces."""
-        return np.isfinite(np.where((self.numbers > 0)[..., None], self.forces, 0.0)).all((1, 2))
+        finite = np.isfinite(self.forces) | (self.numbers == 0)[..., None]
+        return np.asarray(finite.all((1, 2)))
 
     @property
     def charge_spin(self) -> np.ndarray:
@@ -141,11 +143,18 @@ class Frames:
 
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
         """The frames ``rows``, in that order, padded no more than they need."""
-        parts = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
-        width = int((parts["numbers"] > 0).sum(1).max()) if len(parts["numbers"]) else 0
-        for name in ("numbers", "positions", "forces"):
-            parts[name] = parts[name][:, :width]
-        return Frames(**parts)
+        numbers = self.numbers[rows]
+        width = int(np.count_nonzero(numbers.any(0)))  # padding stands at the end
+        return Frames(
+            numbers[:, :width],
+            self.positions[rows][:, :width],
+            self.energy[rows],
+            self.forces[rows][:, :width],
+            self.cell[rows],
+            self.pbc[rows],
+            self.charge[rows],
+            self.spin[rows],
+        )
 
     def content_hashes(self) -> list[str]:
         """A hash of each frame's geometry (elements, positions to 1e-5 A, cell, state), for leakage and duplicates.
@@ -227,7 +236,7 @@ class Frames:
                 atoms.info["charge"] = int(self.charge[k])
             if self.spin[k]:
                 atoms.info["spin"] = int(self.spin[k])
-            labels = {}
+            labels: dict[str, float | np.ndarray] = {}
             if np.isfinite(self.energy[k]):
                 labels["energy"] = float(self.energy[k])
             if np.isfinite(self.forces[k, :n]).all():

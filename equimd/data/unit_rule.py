@@ -185,7 +185,7 @@ def _sums(sample: Frames, table: np.ndarray) -> np.ndarray:
 
 def _energy_evidence(sample: Frames) -> dict[str, str]:
     """Unit -> family of atomic energies that the energies match in that unit."""
-    found = {}
+    found: dict[str, str] = {}
     labelled = np.isfinite(sample.energy)
     for family, table in (("total", _TOTAL * HARTREE), ("valence", _VALENCE)):
         reference = _sums(sample, table)

@@ -35,13 +35,12 @@ def read_atoms(path: Path) -> Raw:
 
     where = str(path)
     try:
-        kwargs = {"format": "extxyz"} if _is_xyz(path) else {}
-        images = ase.io.read(path, index=":", **kwargs)
+        images = ase.io.read(path, index=":", format="extxyz" if _is_xyz(path) else None)
     except UnknownFileTypeError as error:
         raise DataError(
             "not a format that equimd or ASE knows",
             where=where,
-            hint="npz (MD17, rMD17), .aselmdb, QM9, equimd's HDF5 store, extended XYZ, or a file that ase.io.read takes",
+            hint="npz (MD17, rMD17), .aselmdb, QM9, equimd's HDF5 store, extended XYZ, or a file ase.io.read takes",
         ) from error
     except PermissionError as error:
         raise DataError("no permission to read it", where=where) from error

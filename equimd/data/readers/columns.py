@@ -164,7 +164,7 @@ def _unravel(
     """Atoms of all frames in one row, to padded frames."""
     if count.sum() != len(positions) or numbers.shape != (len(positions),):
         raise DataError(
-            f"{len(positions)} positions and {numbers.size} atomic numbers for frames of {int(count.sum())} atoms in all",
+            f"{len(positions)} positions and {numbers.size} atomic numbers for {int(count.sum())} atoms in all",
             where=where,
         )
     mask = np.arange(int(count.max(initial=0)))[None] < count[:, None]

@@ -61,7 +61,7 @@ def read_npz(path: Path, labels: Labels = "revised") -> Raw:
     """Read an npz of frames; ``labels='md17'`` takes the original labels that rMD17 files carry along.
 
     Raises:
-        DataError: damaged, columns missing or inconsistent, NaN, wrong embedded checksum, or labels asked that it lacks.
+        DataError: damaged, columns missing or inconsistent, NaN, wrong embedded checksum, or labels it lacks.
     """
     arrays, where = load_arrays(path), str(path)
     extra = _texts(arrays)

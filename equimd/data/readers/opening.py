@@ -43,25 +43,25 @@ def open_dataset(
     if not given:
         raise DataError("no data given", hint=f"give one or more of: {_SUPPORTED}")
     units = {"energy_unit": energy_unit, "length_unit": length_unit, "check_units": check_units}
-    parts = [_open_one(resolve(p), labels, units) for p in given]
+    parts = [_open_one(p, labels, units) for name in given for p in resolve(name)]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
-def resolve(path: str | Path) -> Path:
-    """The path of a data argument; ``bundled:NAME`` is the data shipped with equimd.
+def resolve(path: str | Path) -> list[Path]:
+    """The files of a data argument: one, or those of ``bundled:NAME``, the data shipped with equimd.
 
     Raises:
         DataError: nothing is there.
     """
     if str(path).startswith(_BUNDLED):
-        from equimd.data.bundled import path as bundled_path
+        from equimd.data.bundled import paths
 
-        return Path(bundled_path(str(path)[len(_BUNDLED) :]))
+        return paths(str(path)[len(_BUNDLED) :])
     found = Path(path).expanduser()
     if not found.exists():
         near = _nearest(found)
         raise DataError("no such file or folder", where=str(path), hint=near or "check the path")
-    return found
+    return [found]
 
 
 def _nearest(path: Path) -> str | None:
@@ -89,7 +89,7 @@ def detect(path: Path) -> str:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not head:
         raise DataError("the file is empty", where=str(path))
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "npz"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _detect_hdf5(path)

@@ -1,0 +1,388 @@
+"""equimd's own data file: HDF5, one group a composition, read lazily, larger than memory.
+
+Layout (format version 1)::
+
+    /                     attributes: format, format_version, n_frames, content_sha256, units_energy, units_length,
+                          and any of theory, license, citation, command, source, created
+    /composition/<name>/  frames with the same atomic numbers in the same order
+        numbers    (n,) uint8
+        positions  (m, n, 3) float64 Angstrom, chunked
+        energy     (m,) float64 eV, NaN = no label
+        forces     (m, n, 3) float64 eV/Angstrom, NaN = no label; absent where no frame has any
+        cell, pbc  (m, 3, 3), (m, 3); absent where all are open molecules
+        charge, spin (m,) int64
+    /index/group, /index/row   (N,) which group and which row of it frame k is: the order of frames is kept
+    /index/trajectory, /index/time   (N,) int64; time is absent where unknown
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, Units, iterate_blocks, time_index
+from equimd.data.frames import Frames
+from equimd.errors import DataError, MachineError
+
+if TYPE_CHECKING:
+    import h5py
+
+FORMAT = "equimd-frames"
+FORMAT_VERSION = 1
+#: Chunks hold about this many bytes: small enough to read one frame, large enough to stream.
+CHUNK_BYTES = 1 << 14
+#: Stores up to this size (positions and forces) are kept in memory once read.
+MEMORY_LIMIT = 256 << 20
+_DAMAGED = "the file is truncated or damaged: write or fetch it again"
+_BLOCK_FIELDS = ("positions", "energy", "forces", "cell", "pbc", "charge", "spin")
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether an HDF5 file carries our marker.
+
+    Raises:
+        DataError: HDF5 cannot open it.
+    """
+    with _open(Path(path)) as file:
+        return str(file.attrs.get("format", "")) == FORMAT
+
+
+def _open(path: Path) -> h5py.File:
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path)) from error
+    except OSError as error:
+        raise DataError(f"not a readable HDF5 file ({error})", where=str(path), hint=_DAMAGED) from error
+
+
+def write_store(
+    path: str | Path,
+    data: Dataset | Iterable[Frames],
+    *,
+    theory: str = "",
+    license: str = "",
+    citation: str = "",
+    command: str = "",
+    source: str = "",
+    extra: Mapping[str, str | int | float] | None = None,
+    trajectory: np.ndarray | None = None,
+    time: np.ndarray | None = None,
+    compression: str | None = None,
+) -> str:
+    """Write a data set, or blocks of frames as they come, to a store; the file appears only when it is complete.
+
+    Args:
+        path: where to; an existing file is replaced at the end.
+        data: a data set, or an iterable of blocks (which need not fit in memory together).
+        theory, license, citation, command, source: kept as attributes.
+        extra: more attributes.
+        trajectory, time: (N,) per frame; taken from the data set where it knows them.
+        compression: ``gzip`` (lossless, smaller, slower to read), or None.
+
+    Returns:
+        the SHA-256 of the content (labels included), which does not depend on chunks or compression.
+
+    Raises:
+        DataError: no frames, or ``trajectory`` or ``time`` of another length.
+        MachineError: the disk is full or cannot be written.
+    """
+    import h5py
+
+    path = Path(path)
+    if isinstance(data, Dataset):
+        trajectory = data.trajectory if trajectory is None else trajectory
+        time = time_index(data) if time is None else time
+    blocks = iterate_blocks(data) if isinstance(data, Dataset) else data
+    attributes = {"theory": theory, "license": license, "citation": citation, "command": command, "source": source}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+            digest = _write(file, blocks, trajectory, time, compression, str(path))
+            for key, value in {**{k: v for k, v in attributes.items() if v}, **(extra or {})}.items():
+                file.attrs[key] = value
+        with open(temporary, "rb") as done:
+            os.fsync(done.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MachineError(f"cannot write the store ({error})", where=str(path), hint="is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def _write(
+    file: h5py.File,
+    blocks: Iterable[Frames],
+    trajectory: np.ndarray | None,
+    time: np.ndarray | None,
+    compression: str | None,
+    where: str,
+) -> str:
+    """Everything but the descriptive attributes; returns the content hash."""
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+    file.attrs["units_energy"], file.attrs["units_length"] = "eV", "Angstrom"
+    writer = _Writer(file, compression)
+    for block in blocks:
+        writer.append(block)
+    n_frames = len(writer.rows)
+    if not n_frames:
+        raise DataError("no frames to write", where=where)
+    index = file.create_group("index")
+    index["group"], index["row"] = np.array(writer.groups, np.int32), np.array(writer.rows, np.int64)
+    for name, array in (("trajectory", np.zeros(n_frames) if trajectory is None else trajectory), ("time", time)):
+        if array is None:
+            continue
+        if np.shape(array) != (n_frames,):
+            raise DataError(f"{np.size(array)} {name} numbers for {n_frames} frames", where=where)
+        index[name] = np.asarray(array, np.int64)
+    file.attrs["n_frames"] = n_frames
+    file.attrs["content_sha256"] = writer.digest.hexdigest()
+    return writer.digest.hexdigest()
+
+
+class _Writer:
+    """Appends blocks to the groups of a store."""
+
+    def __init__(self, file: h5py.File, compression: str | None) -> None:
+        self.file, self.compression = file, compression
+        self.root = file.create_group("composition", track_order=True)
+        self.known: dict[bytes, int] = {}
+        self.sizes: list[int] = []
+        self.handles: list[Any] = []
+        self.groups: list[int] = []
+        self.rows: list[int] = []
+        self.digest = hashlib.sha256()
+
+    def append(self, block: Frames) -> None:
+        """Add the frames of ``block`` at the end of their groups."""
+        _digest(self.digest, block)
+        n_atoms = block.n_atoms
+        keys = [block.numbers[k, :n].tobytes() for k, n in enumerate(n_atoms)]
+        members: dict[bytes, list[int]] = {}
+        for k, key in enumerate(keys):
+            group = self._group(key)
+            members.setdefault(key, []).append(k)
+            self.groups.append(group)
+            self.rows.append(self.sizes[group] + len(members[key]) - 1)
+        for key, chosen in members.items():
+            self._extend(self.known[key], block.take(np.array(chosen)))
+
+    def _group(self, key: bytes) -> int:
+        if key not in self.known:
+            self.known[key] = len(self.known)
+            self.sizes.append(0)
+            numbers = np.frombuffer(key, np.uint8)
+            handle = self.root.create_group(f"{len(self.handles):06d}_{formula(numbers)}")
+            handle["numbers"] = numbers
+            self.handles.append(handle)
+        return self.known[key]
+
+    def _extend(self, group: int, part: Frames) -> None:
+        handle, old = self.handles[group], self.sizes[group]
+        new = old + len(part)
+        for name in _BLOCK_FIELDS:
+            values = getattr(part, name)
+            blank = _blank(name)
+            if name in ("forces", "cell", "pbc") and name not in handle and _is_blank(values, blank):
+                continue
+            if name not in handle:
+                self._create(handle, name, values, blank)
+            data = handle[name]
+            data.resize(new, axis=0)
+            data[old:new] = values
+        self.sizes[group] = new
+
+    def _create(self, handle: Any, name: str, values: np.ndarray, blank: float) -> None:
+        frame = max(1, values[0].nbytes) if values.ndim > 1 else values.itemsize
+        chunk = (max(1, min(4096, CHUNK_BYTES // frame)), *values.shape[1:])
+        handle.create_dataset(
+            name,
+            shape=(0, *values.shape[1:]),
+            maxshape=(None, *values.shape[1:]),
+            dtype=values.dtype,
+            chunks=chunk,
+            fillvalue=blank,  # frames written before the first label of this kind
+            compression=self.compression,
+            shuffle=self.compression is not None,
+        )
+
+
+def _blank(name: str) -> Any:
+    return np.nan if name in ("energy", "forces") else 0
+
+
+def _is_blank(values: np.ndarray, blank: Any) -> bool:
+    return bool(np.isnan(values).all()) if isinstance(blank, float) else not values.any()
+
+
+def _digest(digest: Any, block: Frames) -> None:
+    """Add the content of each frame, without padding, to ``digest``."""
+    for k, n in enumerate(block.n_atoms):
+        for array in (block.numbers[k, :n], block.positions[k, :n], block.forces[k, :n], block.cell[k]):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.array([block.energy[k]], np.float64).tobytes())
+        digest.update(np.array([*block.pbc[k], block.charge[k], block.spin[k]], np.int64).tobytes())
+
+
+def formula(numbers: np.ndarray) -> str:
+    """Chemical formula in Hill order, such as C2H6O."""
+    from ase.data import chemical_symbols
+
+    counts = {chemical_symbols[z]: int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)}
+    first = ["C", "H"] if "C" in counts else []
+    order = [s for s in first if s in counts] + sorted(s for s in counts if s not in first)
+    return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in order)
+
+
+class StoreDataset:
+    """A store as a data set. The file is opened when first needed, and again in each worker process.
+
+    Args:
+        path: the store.
+        in_memory: keep the frames in memory after the first read; ``auto`` does so up to ``MEMORY_LIMIT`` bytes.
+
+    Raises:
+        DataError: missing, truncated, not a store, or written by a newer version.
+    """
+
+    def __init__(self, path: str | Path, *, in_memory: bool | str = "auto") -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._pid = -1
+        self._memory: ArrayDataset | None = None
+        try:
+            with _open(self.path) as file:
+                self._read_index(file)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise DataError(f"the store is incomplete ({error})", where=str(self.path), hint=_DAMAGED) from error
+        size = int((self._group_atoms[self._group].astype(np.int64) * 48).sum())
+        self._keep = size <= MEMORY_LIMIT if in_memory == "auto" else bool(in_memory)
+
+    def _read_index(self, file: h5py.File) -> None:
+        """Everything small: attributes, index, the atoms of each group."""
+        attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+        if attributes.get("format") != FORMAT:
+            raise DataError("not an equimd store", where=str(self.path), hint="open it with equimd.data.open_dataset")
+        version = int(attributes.get("format_version", 0))
+        if version > FORMAT_VERSION:
+            raise DataError(
+                f"written in format version {version}, this equimd reads up to {FORMAT_VERSION}",
+                where=str(self.path),
+                hint="update equimd, or convert the data again with this version",
+            )
+        self._names = sorted(file["composition"])
+        self._numbers = [np.asarray(file["composition"][name]["numbers"], np.uint8) for name in self._names]
+        self._group_atoms = np.array([len(z) for z in self._numbers], np.int64)
+        index = file["index"]
+        self._group, self._row = index["group"][:], index["row"][:]
+        self._trajectory = index["trajectory"][:]
+        self.time_index = index["time"][:] if "time" in index else None
+        if len(self._group) != int(attributes["n_frames"]) or len(self._row) != len(self._group):
+            raise DataError(
+                f"the index lists {len(self._group)} frames, the header {attributes['n_frames']}",
+                where=str(self.path),
+                hint=_DAMAGED,
+            )
+        self.content_sha256 = str(attributes["content_sha256"])
+        extra = {k: v for k, v in attributes.items() if k not in ("format", "units_energy", "units_length")}
+        units = Units("eV", "Angstrom", "stated", "stated by the store")
+        self.info = DatasetInfo(str(self.path), "store", units, extra)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        return self._group_atoms[self._group]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(sorted({int(z) for numbers in self._numbers for z in numbers}))
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        return self._trajectory
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        """The frames ``rows``, in that order.
+
+        Raises:
+            DataError: the file is damaged where they stand.
+        """
+        if self._memory is None and self._keep:
+            self._memory = ArrayDataset(self._load(np.arange(len(self))), self.info, self._trajectory)
+        if self._memory is not None:
+            return self._memory.frames(rows)
+        return self._load(np.arange(len(self)) if rows is None else np.asarray(rows, np.int64))
+
+    def _load(self, rows: np.ndarray) -> Frames:
+        """Read frames from the file, one read per group and field."""
+        if not rows.size:
+            return Frames.build(np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3)))
+        groups, blocks, places = self._group[rows], [], []
+        try:
+            for group in np.unique(groups):
+                place = np.flatnonzero(groups == group)
+                blocks.append(self._load_group(int(group), self._row[rows[place]]))
+                places.append(place)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise DataError(f"cannot read frames ({error})", where=str(self.path), hint=_DAMAGED) from error
+        return Frames.concatenate(blocks).take(np.argsort(np.concatenate(places), kind="stable"))
+
+    def _load_group(self, group: int, rows: np.ndarray) -> Frames:
+        handle = self._handle()["composition"][self._names[group]]
+        unique, inverse = np.unique(rows, return_inverse=True)
+        got: dict[str, np.ndarray] = {}
+        for name in _BLOCK_FIELDS:
+            if name in handle:
+                got[name] = _gather(handle[name], unique)[inverse]
+        positions = got.pop("positions")
+        return Frames.build(self._numbers[group], positions, where=str(self.path), **got)
+
+    def _handle(self) -> h5py.File:
+        """The open file of this process; HDF5 handles survive neither pickling nor a fork."""
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = _open(self.path), os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        """Close the file; it opens again when needed."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_memory": None}
+
+    def verify(self) -> None:
+        """Compare the content with the hash written beside it.
+
+        Raises:
+            DataError: they differ.
+        """
+        digest = hashlib.sha256()
+        for block in iterate_blocks(self):
+            _digest(digest, block)
+        if digest.hexdigest() != self.content_sha256:
+            raise DataError(
+                f"the content has SHA-256 {digest.hexdigest()}, the header says {self.content_sha256}",
+                where=str(self.path),
+                hint=_DAMAGED,
+            )
+
+
+def _gather(data: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows (ascending, unique) of an HDF5 dataset: a slice where they are dense, which is many times faster."""
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first <= 4 * len(rows):
+        return data[first:last][rows - first]
+    return data[rows]
