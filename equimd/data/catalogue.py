@@ -77,9 +77,7 @@ def _rmd17() -> Collection:
             names = [f"rmd17_{molecule}_{part}_0{k + 1}.npz" for part in ("train", "test")]
             pair = zip(names, (sums[k], sums[5 + k]), strict=True)
             splits.append((f"0{k + 1}", tuple(RemoteFile(RMD17_BASE + n, n, f"sha256:{s}") for n, s in pair)))
-        entries.append(
-            Entry("rmd17", molecule, str(_MOLECULES[molecule]), 2000, "PBE/def2-SVP", splits=tuple(splits))
-        )
+        entries.append(Entry("rmd17", molecule, str(_MOLECULES[molecule]), 2000, "PBE/def2-SVP", splits=tuple(splits)))
     return Collection(
         "rmd17", "revised MD17, five ready splits of 1000 train and 1000 test frames", "kcal/mol", "CC0-1.0",
         "Christensen, von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020), doi:10.1088/2632-2153/abba6f",
@@ -208,9 +206,7 @@ def find(collection: str, item: str | None = None) -> tuple[Collection, Entry]:
     found = table.get(collection.lower())
     if found is None:
         near = get_close_matches(collection.lower(), table, n=1, cutoff=0.5)
-        raise DataError(
-            f"no collection '{collection}'", hint=f"{near[0]}" if near else "one of " + ", ".join(table)
-        )
+        raise DataError(f"no collection '{collection}'", hint=f"{near[0]}" if near else "one of " + ", ".join(table))
     entries = {e.item.lower(): e for e in found.entries}
     if item is None:
         if len(entries) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def frame_statistics(blocks: Iterable[Frames]) -> FrameStatistics:
     parts = [_block_statistics(block) for block in blocks]
     if not parts:
         parts = [_block_statistics(Frames.build(np.ones((0, 1), np.int64), np.zeros((0, 1, 3))))]
-    joined = {}
+    joined: dict[str, Any] = {}
     for f in fields(FrameStatistics):
         values = [getattr(p, f.name) for p in parts]
         joined[f.name] = [h for v in values for h in v] if f.name == "hashes" else np.concatenate(values)
@@ -88,9 +89,7 @@ def _block_statistics(block: Frames) -> FrameStatistics:
 def _compositions(block: Frames) -> np.ndarray:
     """(B,) int64 labels, equal for equal sequences of elements, the same in every block."""
     rows, inverse = np.unique(block.numbers, axis=0, return_inverse=True)
-    labels = [
-        int.from_bytes(hashlib.blake2b(r[r > 0].tobytes(), digest_size=7).digest(), "big") for r in rows
-    ]
+    labels = [int.from_bytes(hashlib.blake2b(r[r > 0].tobytes(), digest_size=7).digest(), "big") for r in rows]
     return np.array(labels, np.int64)[inverse.reshape(-1)] if len(rows) else np.zeros(0, np.int64)
 
 

@@ -12,8 +12,11 @@ from equimd.data.frames import Frames
 
 #: Longest displacement (A, norm over all atoms) over which the trapezoid rule is trusted.
 MAX_DISPLACEMENT = 0.3
-#: Bound on the third derivative of the energy along a unit displacement, eV/A^3. A C-H or O-H Morse bond has up to 250.
-THIRD_DERIVATIVE = 300.0
+#: Bound on the third derivative of the energy along a unit displacement, eV/A^3: rMD17 has 6 in the median and up
+#: to 77, the strained frames of QM7-X up to 184.
+THIRD_DERIVATIVE = 200.0
+#: Noise and rounding that energies may have, eV: four times that of MD17.
+NOISE = 0.005
 MIN_PAIRS = 10
 _SAMPLE = 2000
 _MAX_PAIRS_OF_ATOMS = 300
@@ -39,7 +42,7 @@ def rmsd(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Consistency:
-    """Whether dE = -F dR between near frames. ``verdict``: ok, scale or unrelated; ``rows``: the frames that are off."""
+    """Whether dE = -F dR between near frames. ``verdict``: ok, scale or unrelated; ``rows``: frames that are off."""
 
     pairs: int
     slope: float
@@ -51,11 +54,12 @@ class Consistency:
     rows: np.ndarray
 
 
-def consistency(data: Dataset, stats: FrameStatistics) -> Consistency | None:
+def consistency(data: Dataset, stats: FrameStatistics, units_known: bool = True) -> Consistency | None:
     """Compare energy differences with the trapezoid work of the forces, between rows that are near each other.
 
     dE = -(F1 + F2)/2 dR up to |E'''| d^3 / 12, with d the length of the displacement. Open molecules are aligned
-    first (and the forces rotated), which leaves energies alone. None where fewer than ten pairs are near.
+    first (and the forces rotated), which leaves energies alone. None where fewer than ten pairs are near. Single pairs
+    are judged where units are known; the ratio of energies to the work of the forces needs no units.
     """
     candidates = _near_candidates(data, stats)
     if len(candidates) < MIN_PAIRS:
@@ -67,16 +71,15 @@ def consistency(data: Dataset, stats: FrameStatistics) -> Consistency | None:
         return None
     slope = float(work @ difference / (work @ work))
     related = float(np.corrcoef(work, difference)[0, 1]) if np.ptp(work) > 0 and np.ptp(difference) > 0 else 0.0
-    # a quarter of the bound is typical of a pair; rounding of float32 energies and noise come on top
-    tolerance = THIRD_DERIVATIVE * length**3 / 12 + 2e-3 + 0.02 * np.abs(work)
     off = np.abs(difference - work)
     verdict, explanation = "ok", ""
-    if np.median(off / tolerance) > 1 and np.median(off) > 0.1 * np.median(np.abs(difference)):
-        verdict = "scale" if abs(related) > 0.9 else "unrelated"
-        explanation = _explain_slope(slope)
-    bad = off > 3 * tolerance
-    rows = np.unique(candidates[bad].ravel()) if verdict == "ok" else np.zeros(0, np.int64)
-    residual = float(np.sqrt(np.mean((difference - work) ** 2)))
+    if abs(related) < 0.5 and np.median(off) > 0.5 * np.median(np.abs(difference)):
+        verdict = "unrelated"
+    elif abs(related) > 0.8 and abs(slope - 1) > 0.4:  # the units people confuse differ by 1.9 at least
+        verdict, explanation = "scale", _explain_slope(slope)
+    bad = off > NOISE + THIRD_DERIVATIVE * length**3 / 12
+    rows = np.unique(candidates[bad].ravel()) if verdict == "ok" and units_known else np.zeros(0, np.int64)
+    residual = float(np.sqrt(np.mean(off**2)))
     return Consistency(len(candidates), slope, related, residual, float(off.max()), verdict, explanation, rows)
 
 
@@ -111,7 +114,8 @@ def _near_candidates(data: Dataset, stats: FrameStatistics) -> np.ndarray:
     for label in np.unique(stats.composition[usable]):
         rows = np.flatnonzero(usable & (stats.composition == label))
         if len(rows) > 2:
-            nearest.append(_nearest_within(data, rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(int)]))
+            chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64)
+            nearest.append(_nearest_within(data, rows[chosen]))
     return np.unique(np.concatenate(nearest), axis=0)
 
 
@@ -130,10 +134,10 @@ def _work(first: Frames, second: Frames) -> tuple[np.ndarray, np.ndarray, np.nda
     for n in np.unique(first.n_atoms):
         k = np.flatnonzero(first.n_atoms == n)
         r1, r2, f1, f2 = first.positions[k, :n], second.positions[k, :n], first.forces[k, :n], second.forces[k, :n]
+        free = ~np.asarray(first.pbc[k].any(1))
         turn = np.tile(np.eye(3), (len(k), 1, 1))
-        still = first.pbc[k].any(1)
-        turn[~still] = align(r2, r1)[0][~still]
-        shift = np.where(still[:, None, None], 0.0, 1.0)
+        turn[free] = align(r2[free], r1[free])[0]
+        shift = np.where(free, 1.0, 0.0)[:, None, None]
         dr = (r2 - shift * r2.mean(1, keepdims=True)) @ turn - (r1 - shift * r1.mean(1, keepdims=True))
         work[k] = -0.5 * ((f1 + f2 @ turn) * dr).sum((1, 2))
         length[k] = np.sqrt((dr**2).sum((1, 2)))
@@ -155,8 +159,8 @@ class Correlation:
 
     @property
     def correlated(self) -> bool:
-        """Whether a random split would put near twins on both sides."""
-        return self.neighbour_ratio < 0.7
+        """Whether rows are not independent draws, so that a random split leaks."""
+        return self.neighbour_ratio < 0.7 or self.frames > 2
 
 
 def correlation(data: Dataset, stats: FrameStatistics) -> Correlation | None:

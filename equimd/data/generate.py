@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equimd.data.methods import Method, make_method
+from equimd.data.dataset import ArrayDataset, DatasetInfo
+from equimd.data.frames import Frames
+from equimd.data.methods import make_method
+from equimd.data.sampling import Baoab, broken_bonds, load_molecule, relax
 from equimd.errors import ConfigError, DataError
-from equimd.units import ACCELERATION, KB
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -74,7 +77,7 @@ class GenerateConfig:
 
 @dataclass
 class Trajectory:
-    """One finished trajectory: T frames of n atoms, eV and Angstrom; the kinetic temperature is a mean over all steps."""
+    """One finished trajectory of T frames, eV and Angstrom; the kinetic temperature is a mean over all steps."""
 
     numbers: np.ndarray
     positions: np.ndarray
@@ -86,133 +89,9 @@ class Trajectory:
     theory: str
 
 
-def load_molecule(name: str) -> Atoms:
-    """A molecule from a file ASE reads, or by a name ASE knows (its G2 set; common names of a few molecules).
-
-    Raises:
-        DataError: neither such a file nor such a name.
-    """
-    from ase.build import molecule
-    from ase.io import read
-
-    aliases = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methanol": "CH3OH", "ammonia": "NH3"}
-    if Path(name).is_file():
-        try:
-            atoms = read(name, index=-1)
-        except Exception as error:  # ASE's readers raise anything
-            raise DataError(f"ASE cannot read a structure from it: {error}", where=name) from error
-        if isinstance(atoms, list):
-            atoms = atoms[-1]
-    else:
-        try:
-            atoms = molecule(aliases.get(name.lower(), name))
-        except KeyError:
-            raise DataError(
-                f"'{name}' is neither a file nor a molecule ASE knows",
-                hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
-            ) from None
-    atoms.set_constraint()
-    atoms.calc = None
-    return atoms
-
-
-def relax(method: Method, positions: np.ndarray, fmax: float = 0.02, steps: int = 500) -> np.ndarray:
-    """Positions (n, 3) at a nearby minimum: steepest descent with FIRE (Bitzek et al., PRL 97, 170201 (2006)).
-
-    Raises:
-        DataError: the largest force is still above ``fmax`` eV/A after ``steps`` steps.
-    """
-    x, v = positions.copy(), np.zeros_like(positions)
-    dt, alpha, good = 0.1, 0.1, 0
-    for _ in range(steps):
-        _, forces = method.propagate(x)
-        if np.sqrt((forces**2).sum(1).max()) < fmax:
-            return x
-        power = float((forces * v).sum())
-        if power > 0:
-            v = (1 - alpha) * v + alpha * forces * (np.linalg.norm(v) / np.linalg.norm(forces))
-            good += 1
-            if good > 5:
-                dt, alpha = min(dt * 1.1, 0.3), alpha * 0.99
-        else:
-            v[:] = 0.0
-            dt, alpha, good = dt * 0.5, 0.1, 0
-        v += dt * forces
-        move = dt * v
-        x = x + move * min(1.0, 0.1 / max(np.abs(move).max(), 1e-12))
-    raise DataError(f"the structure did not relax to {fmax} eV/A in {steps} steps", hint="start from a better geometry")
-
-
-class Baoab:
-    """Langevin dynamics with the centre of mass at rest, so 3n-3 degrees of freedom.
-
-    One step: half kick (B), half drift (A), friction and noise (O), half drift, half kick.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        positions: np.ndarray,
-        masses: np.ndarray,
-        temperature: float,
-        time_step: float,
-        friction: float,
-        rng: np.random.Generator,
-    ) -> None:
-        self.method, self.rng, self.dt = method, rng, time_step
-        self.mass = masses[:, None].astype(np.float64)
-        self.sigma = np.sqrt(KB * temperature * ACCELERATION / self.mass)
-        self.keep = float(np.exp(-friction * time_step))
-        self.positions = positions - self._mean(positions)
-        self.velocities = self._noise()
-        self.dof = 3 * len(positions) - 3
-        self._accelerate()
-
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray((self.mass * values).sum(0) / self.mass.sum())
-
-    def _noise(self) -> np.ndarray:
-        """Velocities of the canonical distribution, given that the centre of mass rests."""
-        v = self.sigma * self.rng.standard_normal(self.mass.shape[:1] + (3,))
-        return np.asarray(v - self._mean(v))
-
-    def _accelerate(self) -> None:
-        _, forces = self.method.propagate(self.positions)
-        a = forces * (ACCELERATION / self.mass)
-        self.acceleration = a - self._mean(a)
-
-    def step(self) -> float:
-        """Move by one step; returns the kinetic temperature (K) of the velocities in its middle."""
-        half = 0.5 * self.dt
-        self.velocities += half * self.acceleration
-        self.positions = self.positions + half * self.velocities
-        self.velocities = self.keep * self.velocities + np.sqrt(1 - self.keep**2) * self._noise()
-        kinetic = float((self.mass * self.velocities**2).sum()) / ACCELERATION
-        self.positions = self.positions + half * self.velocities
-        self._accelerate()
-        self.velocities = self.velocities + half * self.acceleration
-        return kinetic / (self.dof * KB)
-
-
-def bonds(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(k, 2) pairs closer than 1.25 times the sum of their covalent radii."""
-    from ase.data import covalent_radii
-
-    reach = 1.25 * (covalent_radii[numbers][:, None] + covalent_radii[numbers][None])
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    return np.argwhere(np.triu(distance < reach, 1))
-
-
-def broken_bonds(numbers: np.ndarray, reference: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(T,) whether a bond of ``reference`` (n, 3) is longer than 1.5 times the sum of its covalent radii in each frame."""
-    from ase.data import covalent_radii
-
-    i, j = bonds(numbers, reference).T
-    limit = 1.5 * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
-    return np.asarray((np.linalg.norm(positions[:, i] - positions[:, j], axis=-1) > limit).any(1))
-
-
-def run_trajectory(config: GenerateConfig, atoms: Atoms, index: int, progress: Callable[[], None] | None = None) -> Trajectory:
+def run_trajectory(
+    config: GenerateConfig, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
+) -> Trajectory:
     """Trajectory ``index`` of a run: relax, equilibrate (discarded), then label a frame every ``interval`` fs.
 
     The random numbers depend on (seed, index) alone, so trajectories can be made in any order or process.
@@ -354,3 +233,56 @@ def _run_parallel(
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What :func:`generate` wrote: temperatures in K, ``broken`` the frames in which a bond is open."""
+
+    path: Path
+    frames: int
+    trajectories: int
+    theory: str
+    temperature_mean: float
+    temperature_error: float
+    broken: tuple[int, ...]
+
+
+def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
+    """Run the trajectories and write their frames to ``out``: a store (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
+
+    Finished trajectories wait in the folder ``OUT.parts`` until all are done, so that an interrupted run goes on.
+    The frames do not depend on ``jobs``: on one machine and one set of package versions they repeat bit for bit.
+
+    Raises:
+        DataError: unknown molecule, a calculation that fails, or a mean temperature that is off.
+        ConfigError: impossible settings, or a calculator that is not there.
+    """
+    from equimd.data.convert import output_format, write_frames
+
+    output_format(out)  # refuse an unknown ending before the work, not after it
+    work = out.with_name(out.name + ".parts")
+    done = run_trajectories(config, work, jobs=jobs, progress=progress)
+    mean, error = check_temperature(config, done)
+    block = Frames.concatenate([_block(config, t) for t in done])
+    steps = [(np.arange(len(t.energy)) + 1) * config.stride for t in done]
+    data = ArrayDataset(
+        block,
+        DatasetInfo(str(out), "generated"),
+        np.repeat(np.arange(len(done)), [len(t.energy) for t in done]),
+        np.concatenate(steps),
+    )
+    settings = {k: v for k, v in asdict(config).items() if k not in ("charge", "spin") or v}
+    extra = {**settings, "temperature_mean": mean, "temperature_error": error}
+    write_frames(out, data, theory=done[0].theory, source="equimd data generate", extra=extra)
+    shutil.rmtree(work)
+    broken = np.flatnonzero(np.concatenate([t.broken for t in done]))
+    return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken))
+
+
+def _block(config: GenerateConfig, trajectory: Trajectory) -> Frames:
+    frames = len(trajectory.energy)
+    return Frames.build(
+        trajectory.numbers, trajectory.positions, trajectory.energy, trajectory.forces,
+        charge=np.full(frames, config.charge), spin=np.full(frames, config.spin), where=config.molecule,
+    )  # fmt: skip

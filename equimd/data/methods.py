@@ -46,7 +46,8 @@ class XtbMethod:
             from tblite.interface import Calculator
         except ImportError as error:
             raise ConfigError(
-                "GFN-xTB needs tblite, which is not installed", hint="pip install 'equimd[label]', or another --calculator"
+                "GFN-xTB needs tblite, which is not installed",
+                hint="pip install 'equimd[label]', or another --calculator",
             ) from error
         self.theory = hamiltonian
         periodic = bool(np.any(atoms.pbc))
@@ -78,7 +79,9 @@ class XtbMethod:
             result = self._calc.singlepoint(start)
         except RuntimeError as error:
             self._last = None
-            raise DataError(f"{self.theory} did not converge: {error}", hint="look at the geometry for clashing atoms") from error
+            raise DataError(
+                f"{self.theory} did not converge: {error}", hint="look at the geometry for clashing atoms"
+            ) from error
         self._last = result
         return float(result.get("energy")) * HARTREE, -result.get("gradient") * (HARTREE / BOHR)
 

@@ -1,0 +1,115 @@
+"""Write frames to a file: equimd's store or extended XYZ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from equimd.data.dataset import Dataset, iterate_blocks, time_index
+from equimd.data.frames import Frames
+from equimd.errors import DataError
+
+_STORE = (".h5", ".hdf5")
+_XYZ = (".xyz", ".extxyz")
+
+
+def output_format(path: Path) -> str:
+    """``store`` or ``extxyz``, by the ending of ``path``.
+
+    Raises:
+        DataError: another ending.
+    """
+    ending = path.suffix.lower()
+    if ending in _STORE:
+        return "store"
+    if ending in _XYZ:
+        return "extxyz"
+    raise DataError(
+        f"cannot write the format of ending '{ending}'",
+        where=str(path),
+        hint="a name ending in .h5 (equimd's store) or .xyz (extended XYZ)",
+    )
+
+
+def write_frames(
+    path: Path,
+    data: Dataset,
+    *,
+    theory: str = "",
+    source: str = "",
+    command: str = "",
+    extra: Mapping[str, str | int | float] | None = None,
+) -> None:
+    """Write all frames of ``data`` with their labels, trajectories and states, to the format its ending names.
+
+    The file appears when it is complete. Extended XYZ is in eV and Angstrom and holds 17 digits of each energy and
+    12 of positions and forces.
+
+    Raises:
+        DataError: an unknown ending, or no frames.
+        MachineError: the disk is full.
+    """
+    if output_format(path) == "store":
+        from equimd.data.store import write_store
+
+        write_store(
+            path, data, theory=theory, source=source, command=command, extra=extra, compression="gzip",
+            license=str(data.info.extra.get("license", "")), citation=str(data.info.extra.get("citation", "")),
+        )  # fmt: skip
+    else:
+        _write_extxyz(path, data)
+
+
+def _write_extxyz(path: Path, data: Dataset) -> None:
+    """Frames as extended XYZ: energy, forces, charge, spin, trajectory and time, where there are any."""
+    if not len(data):
+        raise DataError("no frames to write", where=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    trajectory, time = data.trajectory, time_index(data)
+    several = bool(np.ptp(trajectory))
+    row = 0
+    try:
+        with open(work, "w", encoding="utf-8") as out:
+            for block in iterate_blocks(data):
+                for k in range(len(block)):
+                    extra = {}
+                    if several:
+                        extra["trajectory"] = int(trajectory[row])
+                    if time is not None:
+                        extra["time_index"] = int(time[row])
+                    out.write(_xyz_frame(block.take([k]), extra))
+                    row += 1
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(work, path)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _xyz_frame(frame: Frames, extra: Mapping[str, int]) -> str:
+    """One frame, with more digits than ASE's writer keeps."""
+    from ase.data import chemical_symbols
+
+    labelled = bool(frame.has_forces[0])
+    fields = dict(extra)
+    columns = "species:S:1:pos:R:3" + (":forces:R:3" if labelled else "")
+    header = [f"Properties={columns}"]
+    if frame.has_energy[0]:
+        header.append(f"energy={float(frame.energy[0])!r}")
+    if frame.charge[0]:
+        fields["charge"] = int(frame.charge[0])
+    if frame.spin[0]:
+        fields["spin"] = int(frame.spin[0])
+    header += [f"{key}={value}" for key, value in fields.items()]
+    if frame.pbc.any() or frame.cell.any():
+        header.insert(0, 'Lattice="' + " ".join(f"{v:.12g}" for v in frame.cell[0].ravel()) + '"')
+    header.append('pbc="' + " ".join("T" if p else "F" for p in frame.pbc[0]) + '"')
+    lines = [str(frame.numbers.shape[1]), " ".join(header)]
+    for z, r, f in zip(frame.numbers[0], frame.positions[0], frame.forces[0], strict=True):
+        values = [*r, *f] if labelled else [*r]
+        lines.append(f"{chemical_symbols[z]:2s} " + " ".join(f"{v:18.12f}" for v in values))
+    return "\n".join(lines) + "\n"
