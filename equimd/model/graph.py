@@ -98,5 +98,5 @@ def edge_graph(positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None
     source, target = edge_index[0], edge_index[1]
     vectors = positions.index_select(0, source) - positions.index_select(0, target)
     if edge_shifts is not None:
-        vectors = vectors + edge_shifts
+        vectors = vectors + edge_shifts.to(vectors.dtype)
     return EdgeGraph(vectors, source, target, positions.shape[0])
