@@ -40,6 +40,7 @@ _HOME = {
     "StoreDataset": "store",
     "write_store": "store",
 }
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

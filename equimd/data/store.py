@@ -10,7 +10,7 @@ Layout (format version 1)::
         energy     (m,) float64 eV, NaN = no label
         forces     (m, n, 3) float64 eV/Angstrom, NaN = no label; absent where no frame has any
         cell, pbc  (m, 3, 3), (m, 3); absent where all are open molecules
-        charge, spin (m,) int64
+        charge, spin (m,) int64; absent where all are 0
     /index/group, /index/row   (N,) which group and which row of it frame k is: the order of frames is kept
     /index/trajectory, /index/time   (N,) int64; time is absent where unknown
 """
@@ -39,6 +39,7 @@ CHUNK_BYTES = 1 << 14
 #: Stores up to this size (positions and forces) are kept in memory once read.
 MEMORY_LIMIT = 256 << 20
 _DAMAGED = "the file is truncated or damaged: write or fetch it again"
+_OPTIONAL = ("forces", "cell", "pbc", "charge", "spin")
 _BLOCK_FIELDS = ("positions", "energy", "forces", "cell", "pbc", "charge", "spin")
 
 
@@ -192,7 +193,7 @@ class _Writer:
         for name in _BLOCK_FIELDS:
             values = getattr(part, name)
             blank = _blank(name)
-            if name in ("forces", "cell", "pbc") and name not in handle and _is_blank(values, blank):
+            if name in _OPTIONAL and name not in handle and _is_blank(values, blank):
                 continue
             if name not in handle:
                 self._create(handle, name, values, blank)
@@ -203,7 +204,8 @@ class _Writer:
 
     def _create(self, handle: Any, name: str, values: np.ndarray, blank: float) -> None:
         frame = max(1, values[0].nbytes) if values.ndim > 1 else values.itemsize
-        chunk = (max(1, min(4096, CHUNK_BYTES // frame)), *values.shape[1:])
+        rows = min(max(16, len(values)), max(1, CHUNK_BYTES // frame))  # rare compositions take small chunks
+        chunk = (rows, *values.shape[1:])
         handle.create_dataset(
             name,
             shape=(0, *values.shape[1:]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from equimd.data.frames import Frames
 from equimd.errors import DataError
 
 _DAMAGED = "the shard is truncated or damaged: fetch it again"
+
+_OPEN: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
 
 
 class OMolDataset:
@@ -50,16 +53,10 @@ class OMolDataset:
 
     def _env(self, shard: int) -> Any:
         """The LMDB environment of a shard in this process: environments survive neither pickling nor a fork."""
-        import lmdb
-
         if self._pid != os.getpid():
             self._envs, self._pid = {}, os.getpid()
         if shard not in self._envs:
-            path = self.shards[shard]
-            try:
-                self._envs[shard] = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
-            except lmdb.Error as error:
-                raise DataError(f"LMDB cannot open it ({error})", where=str(path), hint=_DAMAGED) from error
+            self._envs[shard] = _open_shard(self.shards[shard])
         return self._envs[shard]
 
     def _keys(self, shard: int) -> list[int]:
@@ -151,6 +148,25 @@ class OMolDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_envs": {}, "_pid": -1}
+
+
+def _open_shard(path: Path) -> Any:
+    """The environment of a shard, the same one for all data sets of this process: LMDB opens a file only once.
+
+    Raises:
+        DataError: LMDB cannot open it.
+    """
+    import lmdb
+
+    key = (os.getpid(), str(path.resolve()))
+    env = _OPEN.get(key)
+    if env is None:
+        try:
+            env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise DataError(f"LMDB cannot open it ({error})", where=str(path), hint=_DAMAGED) from error
+        _OPEN[key] = env
+    return env
 
 
 def _state(data: dict[str, Any], row: dict[str, Any], name: str, where: str) -> int:
