@@ -1,0 +1,379 @@
+"""One training step, energies, forces, loss, gradients, AdamW and EMA, as one pure function that can be compiled.
+
+The weights live in one flat vector, of which the model's parameters are views. A step is
+``gradients`` (forward, forces = -dE/dR, loss, d loss/d weights) followed by ``update`` (clipping, AdamW, EMA). Eager, these
+run as written. Compiled, both are traced into a single graph of tensor operations with no autograd left in it
+(``make_fx`` unrolls the double backward, which ``torch.compile`` alone refuses), one graph a batch shape.
+
+AdamW: Loshchilov and Hutter 2019, algorithm 2. EMA: Polyak averaging with the warm-up min(decay, (1+t)/(10+t)).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from equimd.data.batch import Batch
+from equimd.model import Potential, batch_arguments
+from equimd.model.painn import learning_rate_factors
+
+log = logging.getLogger(__name__)
+
+STATISTICS = ("loss", "energy_abs", "energy_sq", "forces_abs", "forces_sq", "n_frames", "n_components", "grad_norm")
+MAX_GRAPHS = 8  # compiled batch shapes of one run; further shapes run eager
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+def has_compiler() -> bool:
+    """Whether a C++ compiler that torch.compile could use is on this machine."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
+
+
+def pad_batch(batch: Batch, num_structures: int, num_slots: int) -> Batch:
+    """A dense batch with empty slots and empty structures added, so that few shapes serve all batches.
+
+    Empty slots have atomic number 0 and count in no loss.
+    """
+    b, n = batch.num_structures, batch.num_slots
+    if (b, n) == (num_structures, num_slots):
+        return batch
+
+    def slots(x: Tensor) -> Tensor:
+        out = x.new_zeros(num_structures, num_slots, *x.shape[1:])
+        out[:b, :n] = x.view(b, n, *x.shape[1:])
+        return out.flatten(0, 1)
+
+    def rows(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(num_structures - b, *x.shape[1:])])
+
+    return replace(
+        batch,
+        positions=slots(batch.positions),
+        atomic_numbers=slots(batch.atomic_numbers),
+        batch=torch.repeat_interleave(torch.arange(num_structures, device=batch.batch.device), num_slots),
+        n_atoms=rows(batch.n_atoms),
+        charge=rows(batch.charge),
+        spin=rows(batch.spin),
+        cell=rows(batch.cell),
+        pbc=rows(batch.pbc),
+        energy=None if batch.energy is None else rows(batch.energy),
+        forces=None if batch.forces is None else slots(batch.forces),
+        num_slots=num_slots,
+    )
+
+
+class FlatParameters:
+    """All parameters of a module in one vector; the module's own parameters become views of it."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        named = list(model.named_parameters())
+        self.names = [name for name, _ in named]
+        self.shapes = [p.shape for _, p in named]
+        self.sizes = [p.numel() for _, p in named]
+        self.vector = torch.cat([p.detach().reshape(-1) for _, p in named])
+        for (_, p), view in zip(named, self.views(self.vector), strict=True):
+            p.data = view
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """The parameters inside a vector of this layout."""
+        return [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
+
+
+class TrainStep:
+    """Trains ``model`` in place, one batch a call.
+
+    Args:
+        model: its parameters become views of one flat vector.
+        energy_weight, forces_weight: lambda_E and lambda_F of
+            loss = lambda_E mean_b (dE_b)^2 + lambda_F mean_{i,k} (dF_ik)^2, in eV and eV/Angstrom; forces average
+            over every component of every atom of the batch.
+        energy_loss_per_atom: divide dE_b by the number of atoms of b before squaring.
+        weight_decay: decoupled, times the learning rate.
+        grad_clip: largest norm of the gradient; 0 for none.
+        ema_decay: of the averaged weights; 0 for none.
+        compile: run the step as one compiled graph where the layout allows it (dense batches, a C++ compiler).
+        batch_size: structures of a full batch; compiled batches are padded up to it.
+        sizes: atom counts that occur in the data; with many, compiled batches are padded to multiples of 4 slots.
+    """
+
+    def __init__(
+        self,
+        model: Potential,
+        *,
+        energy_weight: float = 0.01,
+        forces_weight: float = 0.99,
+        energy_loss_per_atom: bool = False,
+        weight_decay: float = 0.0,
+        grad_clip: float = 10.0,
+        ema_decay: float = 0.995,
+        compile: bool = False,
+        batch_size: int | None = None,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        self.model = model
+        self.energy_weight, self.forces_weight = energy_weight, forces_weight
+        self.energy_loss_per_atom = energy_loss_per_atom
+        self.weight_decay, self.grad_clip, self.ema_decay = weight_decay, grad_clip, ema_decay
+        self.compile = compile
+        if compile and not has_compiler():
+            log.warning("no C++ compiler found: training runs uncompiled, about half as fast")
+            self.compile = False
+        self.batch_size = batch_size
+        self.sizes = sorted(set(sizes))
+        self.flat = FlatParameters(model)
+        vector = self.flat.vector
+        factors = learning_rate_factors(model)
+        self._factors = torch.cat(
+            [vector.new_full((n,), factors[name]) for name, n in zip(self.flat.names, self.flat.sizes, strict=True)]
+        )
+        self._moment1, self._moment2 = torch.zeros_like(vector), torch.zeros_like(vector)
+        self._ema = vector.clone()
+        self._count = 0
+        self._graphs: dict[tuple[object, ...], Callable[..., Tensor]] = {}
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Steps taken."""
+        return self._count
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything a resumed training needs besides the data order: tensors only."""
+        return {
+            "parameters": self.flat.vector.clone(),
+            "moment1": self._moment1.clone(),
+            "moment2": self._moment2.clone(),
+            "ema": self._ema.clone(),
+            "count": torch.tensor(self._count),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`, bit for bit."""
+        self.flat.vector.copy_(state["parameters"])
+        self._moment1.copy_(state["moment1"])
+        self._moment2.copy_(state["moment2"])
+        self._ema.copy_(state["ema"])
+        self._count = int(state["count"])
+
+    def ema_weights(self) -> dict[str, Tensor]:
+        """State dict of the model with averaged parameters (buffers as they are)."""
+        state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if self.ema_decay:
+            state.update(zip(self.flat.names, (v.clone() for v in self.flat.views(self._ema)), strict=True))
+        return state
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Batch, lr: float) -> dict[str, Tensor]:
+        """Take one step; returns the sums named in ``STATISTICS`` as 0-dim tensors (eV, eV/Angstrom), before the update."""
+        self.model.check(batch)
+        if self.compile and batch.num_slots:
+            batch = self._padded(batch)
+        inputs = self._inputs(batch)
+        self._count += 1
+        t = self._count
+        decay = min(self.ema_decay, (1 + t) / (10 + t))
+        # settings enter as a tensor, so that one compiled graph serves every value of them
+        hyper = self.flat.vector.new_tensor(
+            [
+                lr,
+                1 - BETA1**t,
+                math.sqrt(1 - BETA2**t),
+                1 - decay,
+                1 - lr * self.weight_decay,
+                self.grad_clip or math.inf,
+                self.energy_weight,
+                self.forces_weight,
+            ]
+        )
+        run = self._runner(batch, inputs, hyper)
+        with torch.no_grad():
+            statistics = run(*self._state(), hyper, *inputs)
+        return dict(zip(STATISTICS, statistics.unbind(), strict=True))
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.flat.vector, self._moment1, self._moment2, self._ema, self._factors
+
+    def _padded(self, batch: Batch) -> Batch:
+        n = batch.num_slots
+        if len(self.sizes) > 4 or n not in self.sizes:
+            n = -(-n // 4) * 4
+        return pad_batch(batch, max(self.batch_size or 0, batch.num_structures), n)
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """Tensors of the batch in a fixed order; targets have the reference energies taken off in float64."""
+        dtype = self.model.dtype
+        energy = None
+        if batch.energy is not None:
+            energy = (batch.energy - self.model.reference_energy(batch)).to(dtype)
+        arguments = batch_arguments(batch)
+        return (
+            batch.positions.to(dtype),
+            batch.atomic_numbers,
+            batch.batch,
+            batch.n_atoms,
+            arguments["edge_index"],
+            arguments["edge_shifts"],
+            batch.charge,
+            batch.spin,
+            energy if self.energy_weight else None,
+            batch.forces.to(dtype) if batch.forces is not None and self.forces_weight else None,
+        )
+
+    def _runner(self, batch: Batch, inputs: tuple[Tensor | None, ...], hyper: Tensor) -> Callable[..., Tensor]:
+        sizes = (batch.num_structures, batch.num_slots)
+        present = tuple(x is not None for x in inputs)
+
+        def whole(*args: Tensor) -> Tensor:
+            return self._whole(*args, sizes=sizes)
+
+        if not (self.compile and batch.num_slots):
+            return whole
+        key = (*sizes, *present)
+        if key not in self._graphs:
+            if len(self._graphs) >= MAX_GRAPHS:
+                return whole
+            log.info("compiling the training step for %d structures of up to %d atoms", *sizes)
+            self._graphs[key] = _compiled(whole, (*self._state(), hyper, *inputs))
+        return self._graphs[key]
+
+    def _whole(
+        self,
+        vector: Tensor,
+        moment1: Tensor,
+        moment2: Tensor,
+        ema: Tensor,
+        factors: Tensor,
+        hyper: Tensor,
+        *inputs: Tensor | None,
+        sizes: tuple[int, int],
+    ) -> Tensor:
+        gradient, statistics = self.gradients(vector, hyper[6], hyper[7], inputs, sizes)
+        norm = gradient.norm()
+        gradient = gradient * (hyper[5] / (norm + 1e-6)).clamp(max=1.0)
+        self.update(vector, moment1, moment2, ema, factors, hyper, gradient)
+        return torch.cat([statistics, norm.detach()[None]])
+
+    def gradients(
+        self,
+        vector: Tensor,
+        energy_weight: Tensor,
+        forces_weight: Tensor,
+        inputs: tuple[Tensor | None, ...],
+        sizes: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """d loss / d weights as one vector, and the statistics but the last. ``inputs`` as in ``_inputs``."""
+        positions, numbers, structure, n_atoms, edge_index, edge_shifts, charge, spin, energy, forces = inputs
+        num_structures, num_slots = sizes
+        with torch.enable_grad():
+            leaves = [p.detach().requires_grad_(True) for p in self.flat.views(vector)]
+            conservative = self.model.force_head is None and forces is not None
+            x = positions.detach().requires_grad_(conservative)
+            out = functional_call(
+                _Network(self.model),
+                {f"model.{name}": leaf for name, leaf in zip(self.flat.names, leaves, strict=True)},
+                (x, numbers, structure, num_structures),
+                {
+                    "num_slots": num_slots,
+                    "edge_index": edge_index,
+                    "edge_shifts": edge_shifts,
+                    "charge": charge,
+                    "spin": spin,
+                },
+            )
+            loss = positions.new_zeros(())
+            zero = positions.new_zeros(())
+            energy_abs = energy_sq = forces_abs = forces_sq = zero
+            n_frames, n_components = zero, zero
+            if energy is not None:
+                present = (n_atoms > 0).to(energy.dtype)
+                n_frames = present.sum()
+                error = (out.energy - energy) * present
+                energy_abs, energy_sq = error.detach().abs().sum(), error.detach().square().sum()
+                if self.energy_loss_per_atom:
+                    error = error / n_atoms.clamp(min=1)
+                loss = loss + energy_weight * error.square().sum() / n_frames
+            if forces is not None:
+                n_components = 3 * (numbers > 0).to(forces.dtype).sum()
+                if conservative:
+                    (slope,) = torch.autograd.grad(out.energy.sum(), x, create_graph=True)
+                    predicted = -slope
+                else:
+                    predicted = out.direct_forces
+                error = predicted - forces
+                forces_abs, forces_sq = error.detach().abs().sum(), error.detach().square().sum()
+                loss = loss + forces_weight * error.square().sum() / n_components
+            parts = torch.autograd.grad(loss, leaves, allow_unused=True)
+        gradient = torch.cat(
+            [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(parts, leaves, strict=True)]
+        )
+        statistics = [loss.detach(), energy_abs, energy_sq, forces_abs, forces_sq, n_frames, n_components]
+        return gradient.detach(), torch.stack(statistics)
+
+    def update(
+        self,
+        vector: Tensor,
+        moment1: Tensor,
+        moment2: Tensor,
+        ema: Tensor,
+        factors: Tensor,
+        hyper: Tensor,
+        gradient: Tensor,
+    ) -> None:
+        """AdamW and EMA in place.
+
+        ``hyper`` = learning rate, 1 - beta1^t, sqrt(1 - beta2^t), EMA weight, decay factor, largest gradient norm,
+        lambda_E, lambda_F.
+        """
+        lr, correction1, correction2, weight, decay = hyper[:5].unbind()
+        m = moment1 * BETA1 + gradient * (1 - BETA1)
+        v = moment2 * BETA2 + gradient.square() * (1 - BETA2)
+        moved = vector * decay - (lr / correction1) * factors * m / (v.sqrt() / correction2 + EPS)
+        ema.copy_(ema + (moved - ema) * weight)
+        moment1.copy_(m)
+        moment2.copy_(v)
+        vector.copy_(moved)
+
+
+class _Network(torch.nn.Module):
+    """``Potential.network`` as a module's forward, which functional_call needs."""
+
+    def __init__(self, model: Potential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.model.network(*args, **kwargs)
+
+
+def _compiled(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
+    """Trace ``function`` on ``inputs`` into one graph without autograd, and compile it for these shapes."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    given = [x for x in inputs if x is not None]
+    slots = [k for k, x in enumerate(inputs) if x is not None]
+
+    def on_given(*tensors: Tensor) -> Tensor:
+        full: list[Tensor | None] = [None] * len(inputs)
+        for k, x in zip(slots, tensors, strict=True):
+            full[k] = x
+        return function(*full)
+
+    with torch.no_grad():
+        # tracing runs the step once for real: on copies, so that nothing moves
+        graph = make_fx(on_given)(*[x.clone() for x in given])
+    fast = torch.compile(graph, dynamic=False, fullgraph=True)
+
+    def run(*tensors: Tensor | None) -> Tensor:
+        return fast(*[x for x in tensors if x is not None])
+
+    return run
