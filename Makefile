@@ -8,6 +8,7 @@ CLUSTER ?= 1
 VENV ?= .venv
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/equimd
 JOBS ?= 2
+DEMO_TIME ?= 4m
 # the first Python that is new enough
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -36,6 +37,13 @@ setup: check-python
 
 setup-tests: check-python
 	@$(SETUP) --tests $(if $(filter 0,$(CLUSTER)),,--cluster)
+
+demo: setup
+	@rm -rf demo && mkdir demo
+	@$(BIN)/python -c "from ase.build import molecule; molecule('CH3CH2OH').write('demo/ethanol.xyz')"
+	$(BIN)/equimd train --data bundled:ethanol --max-time $(DEMO_TIME) --out demo/run
+	$(BIN)/equimd predict demo/run demo/ethanol.xyz --out demo/ethanol.extxyz
+	$(BIN)/equimd evaluate demo/run --data bundled:ethanol-test --plot demo/parity.png
 
 lint: setup-tests
 	$(BIN)/ruff check .
