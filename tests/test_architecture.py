@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("units",),
     ("config",),
     ("data",),
+    ("structures",),
     ("model",),
     ("run",),
     ("train", "uq"),
