@@ -42,7 +42,7 @@ DURATION_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(value: object) -> object:
-    """Seconds from ``90``, ``"90s"``, ``"45m"``, ``"2h"`` or ``"1h30m"``; anything else is returned for pydantic to refuse."""
+    """Seconds from ``90``, ``"90s"``, ``"45m"``, ``"2h"`` or ``"1h30m"``; pydantic checks anything else."""
     if not isinstance(value, str):
         return value
     parts = re.findall(r"([0-9.]+)\s*([a-z]*)", value.strip().lower())
@@ -236,7 +236,7 @@ def flat_config(config: RunConfig) -> dict[str, Any]:
 
 
 def config_text(config: RunConfig | None = None, *, comments: bool = True) -> str:
-    """The settings as YAML, grouped, each with its meaning beside it: the template, with all defaults, without ``config``."""
+    """The settings as YAML, grouped, each with its meaning beside it; without ``config``, the template of defaults."""
     import yaml
 
     config = config or RunConfig()

@@ -42,7 +42,7 @@ class Evaluation:
     known: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """MAE, RMSE and MSE of energies (meV a structure) and force components (meV/Angstrom), per element, worst frames."""
+        """Errors of energies (meV a structure) and force components (meV/Angstrom), per element, and worst frames."""
         e = self.energy - self.energy_true
         f = self.forces - self.forces_true
         e_mae, e_mse = _mean(np.abs(e)), _mean(e**2)

@@ -66,7 +66,11 @@ def curves(metrics: Path, out: Path) -> None:
     columns = read_metrics(metrics)
     if not columns:
         return
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(12, 3.8, 3)
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     panels = (("energy_mae_meV", "energy MAE (meV)"), ("forces_mae_meV_per_A", "force MAE (meV/Å)"))
     for ax, (key, label) in zip(axes, panels, strict=False):
         for part, colour, name in (("train", TRAIN, "training, running"), ("val", VAL, "validation, averaged weights")):
@@ -110,7 +114,9 @@ def parity(found: Evaluation, out: Path, *, title: str = "") -> None:
         true, predicted = found.energy_true[energy] - shift, found.energy[energy] - shift
         axes[0].scatter(*_thinned(true, predicted), s=9, color=VAL, alpha=0.5, linewidths=0)
         _diagonal(axes[0], true, predicted, 1e3 * float(np.abs(predicted - true).mean()), "meV")
-        axes[0].set(xlabel=f"true energy − ({shift:.3f} eV) (eV)", ylabel="predicted energy, same shift (eV)")
+        axes[0].set(
+            xlabel=f"true energy, relative to {shift:.3f} eV (eV)", ylabel="predicted energy, relative to the same (eV)"
+        )
     else:
         axes[0].text(0.5, 0.5, "no energies", ha="center", transform=axes[0].transAxes)
     if forces.any():

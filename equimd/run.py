@@ -1,10 +1,11 @@
 """The run folder: everything a training leaves behind, each file written whole or not at all.
 
-- ``config.yaml``: the settings, ready for ``equimd train``; ``run.json``: format version, package versions, hashes, status;
-- ``model.safetensors``: the best weights by validation (moving average), ``last.safetensors``: the last ones. Both carry
-  their :class:`~equimd.config.ModelConfig` in the file, so that each is a model by itself;
-- ``split.json``: rows of the data in train, validation and test; ``train_hashes.txt``, ``val_hashes.txt``: content hashes
-  of those frames, one a line, so that nobody calibrates or tests on them unawares;
+- ``config.yaml``: the settings, ready for ``equimd train``;
+- ``run.json``: format version, package versions, hashes of model and data, status;
+- ``model.safetensors``: the best weights by validation (moving average), ``last.safetensors``: the last ones. Both
+  carry their :class:`~equimd.config.ModelConfig` in the file, so that each is a model by itself;
+- ``split.json``: rows of the data in train, validation and test; ``train_hashes.txt``, ``val_hashes.txt``: content
+  hashes of those frames, one a line, so that nobody calibrates or tests on them unawares;
 - ``metrics.csv``, ``test.json``, PNG plots; ``checkpoint/latest.safetensors``: where ``--resume`` goes on.
 
 Nothing in it is unpickled, so that opening somebody else's run runs none of their code.
@@ -169,7 +170,7 @@ class Run:
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        write_atomic(path / CONFIG_FILE, config_text(config, comments=False))
+        run.save_config(config)
         run.update_info({"kind": "run", "version": FORMAT_VERSION, "versions": versions(), "status": "started", **info})
         return run
 
@@ -218,6 +219,10 @@ class Run:
             return parse_config(read_config(path), where=str(path))
         except ConfigError as error:
             raise RunError(error.what, where=str(path), hint=error.hint) from None
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write config.yaml."""
+        write_atomic(self.path / CONFIG_FILE, config_text(config, comments=False))
 
     @property
     def checkpoint(self) -> Path:

@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a training in one file, from which it goes on as if it had never stopped.
 
-Tensors (weights, optimiser moments, moving average, best weights so far, running sums of the epoch) and counters are one
-safetensors file, replaced atomically, so that a kill at any moment leaves the previous checkpoint or the next.
+Tensors (weights, optimiser moments, moving average, best weights so far, running sums of the epoch) and counters are
+one safetensors file, replaced atomically, so that a kill at any moment leaves the previous checkpoint or the next.
 """
 
 from __future__ import annotations

@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equimd.config import RunConfig
-from equimd.data.batch import Batch
+from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.errors import ConfigError, EquimdError
 from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
 from equimd.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from equimd.train.loader import FrameSource, Loader, shuffled_batches, sorted_batches
 from equimd.train.metrics import MetricsFile, RunningErrors, Unit, validate
-from equimd.train.progress import ProgressBar
+from equimd.train.progress import ProgressBar, duration
 from equimd.train.references import shift_references
 from equimd.train.schedule import Schedule, epoch_budget
 from equimd.train.setup import Setup, set_threads
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 VALIDATION_SHARE = 0.02  # of the training time, where the interval is not stated
 FORWARD_COST = 1 / 3  # of energy and forces, against a training step, per frame
 CHECKPOINT_SHARE = 0.01  # of the time, at most
+COMPILE_SECONDS = 90.0  # one cold compilation of the step
+COMPILE_PAYS = 5.0  # a compiled step takes about half as long, so this leaves some margin
+SECONDS_PER_PAIR = 6e-5  # of an eager training step, 128 features, 3 layers, on one core
 
 
 def choose_device(name: str) -> torch.device:
@@ -59,13 +63,33 @@ def choose_device(name: str) -> torch.device:
 
 
 def validation_interval(config: RunConfig, n_train: int, n_val: int) -> int:
-    """Epochs between validations: as stated; else 1 where it is cheap, the run is short or early stopping waits for it."""
+    """Epochs between validations: as stated; else 1 where it is cheap, the run short, or early stopping needs it."""
     t = config.training
     if t.val_interval is not None:
         return t.val_interval
     if t.early_stopping_patience is not None or (t.num_epochs is not None and t.num_epochs <= 100):
         return 1
     return max(1, math.ceil(FORWARD_COST * n_val / (VALIDATION_SHARE * n_train)))
+
+
+def pays_to_compile(config: RunConfig, sizes: np.ndarray, periodic: bool = False) -> bool:
+    """Whether the training is long enough to win back the time of compiling its step.
+
+    Decided from the settings and the sizes of the structures alone, never from a clock: compiled and eager steps round
+    differently, and a resumed training must take the same steps.
+    """
+    t, m = config.training, config.model
+    if t.compile != "auto":
+        return t.compile == "on"
+    if periodic or int(sizes.max(initial=0)) > DENSE_MAX_ATOMS:
+        return False
+    distinct = np.unique(sizes)
+    shapes = len(distinct) if len(distinct) <= 4 else len(np.unique(-(-distinct // 4)))
+    expected = math.inf if t.max_time is None else t.max_time
+    if (epochs := epoch_budget(t)) is not None:
+        width = (m.num_features / 128) * (m.num_layers / 3) * m.lmax**2
+        expected = min(expected, epochs * float(np.square(sizes.astype(float)).sum()) * SECONDS_PER_PAIR * width)
+    return expected > shapes * COMPILE_SECONDS * COMPILE_PAYS
 
 
 class Trainer:
@@ -97,7 +121,9 @@ class Trainer:
             weight_decay=t.weight_decay,
             grad_clip=t.grad_clip,
             ema_decay=t.ema_decay,
-            compile=t.compile,
+            compile=pays_to_compile(self.config, self.train_source.sizes, setup.periodic),
+            batch_size=min(t.batch_size_train, len(self.train_source)),
+            sizes=np.unique(self.train_source.sizes).tolist(),
         )
         self.bar = bar or ProgressBar(Unit.of(t.display_unit))
         self.progress = Progress()
@@ -114,6 +140,21 @@ class Trainer:
         self._started = time.monotonic()
         self._saved = time.monotonic()
         self._save_cost = 0.0
+
+    def describe(self) -> str:
+        """The model and the plan, in two lines."""
+        t, m = self.config.training, self.model.config
+        weights = sum(p.numel() for p in self.model.parameters())
+        budget = [f"{n} epochs" for n in [epoch_budget(t)] if n is not None]
+        budget += [duration(t.max_time)] if t.max_time is not None else []
+        every = "epoch" if self.val_interval == 1 else f"{self.val_interval} epochs"
+        how = "compiled" if self.step.compile else "eager"
+        return (
+            f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
+            f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
+            f"training: {' or '.join(budget)}, {self.steps_per_epoch} steps an epoch, {how}, on {self.device}, "
+            f"validated every {every}; energies in {self.bar.unit.name}, forces in {self.bar.unit.forces}"
+        )
 
     # state
 

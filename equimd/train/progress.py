@@ -52,7 +52,7 @@ class ProgressBar:
     def update(
         self, epoch: str, used: float, elapsed: float, running: Mapping[str, float], last: Mapping[str, float]
     ) -> None:
-        """Redraw, on a terminal and not too often. ``used``: part of the budget; ``last``: the row of the last epoch."""
+        """Redraw, on a terminal and not too often. ``used``: part of the budget; ``last``: row of the last epoch."""
         now = time.monotonic()
         if not self.live or now - self._drawn < REFRESH:
             return

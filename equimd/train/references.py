@@ -25,7 +25,7 @@ def shift_references(model: Potential, data: Dataset, batch_size: int = 50) -> i
     """
     source = FrameSource(data, None, model.config.cutoff, model.dtype)
     device = model.atomic_energies.device
-    elements = np.array([z for z in model.config.elements], np.int64)
+    elements = np.array(model.config.elements, np.int64)
     normal, right, used = np.zeros((len(elements),) * 2), np.zeros(len(elements)), 0
     training = model.training
     model.eval()

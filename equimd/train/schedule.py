@@ -23,8 +23,8 @@ class Schedule:
     """Learning rate of each step.
 
     Cosine (Loshchilov & Hutter 2017, one cycle): ``lr/2 (1 + cos(pi p))`` with p the part of the budget used. With an
-    epoch budget p depends on the step alone, so that a resumed training repeats the same rates; a time budget counts the
-    training time of all its sessions.
+    epoch budget p depends on the step alone, so that a resumed training repeats the same rates; a time budget counts
+    the training time of all its sessions.
 
     Attributes:
         state: what plateau remembers: ``factor``, ``best``, ``stalled`` (epochs without improvement).

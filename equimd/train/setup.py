@@ -14,6 +14,7 @@ import torch
 
 from equimd.config import ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
+from equimd.data.split import Split
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.run import Run
 from equimd.train.references import shift_references
@@ -43,6 +44,7 @@ class Survey:
     no_forces: int = 0
     forces_sq: float = 0.0
     n_components: int = 0
+    periodic: bool = False
 
     @classmethod
     def of(cls, data: Dataset) -> Survey:
@@ -54,6 +56,7 @@ class Survey:
             found.n_frames += len(block)
             found.no_energy += int((~block.has_energy).sum())
             found.no_forces += int((~block.has_forces).sum())
+            found.periodic |= bool(block.pbc.any())
             real = block.numbers > 0
             found.forces_sq += float(np.nansum(np.square(block.forces[real])))
             found.n_components += 3 * int(real.sum())
@@ -69,10 +72,11 @@ class Setup:
     val: Dataset
     test: Dataset | None
     model: Potential
-    split: dict[str, Any]
+    split: Split
     hashes: dict[str, list[str]]
     notes: list[str]
     warnings: list[str]
+    periodic: bool = False
 
     @property
     def identity(self) -> str:
@@ -80,6 +84,16 @@ class Setup:
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
         text = json.dumps([settings, self.model.config.model_dump(mode="json"), self.hashes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """What the frames are, for run.json: files, counts, units, and one hash over all frames of each part."""
+        c = self.config.dataset
+        return {
+            "files": {"train": list(c.data), "val": list(c.val_data), "test": list(c.test_data)},
+            "frames": {"train": len(self.train), "val": len(self.val), "test": len(self.test) if self.test else 0},
+            "units": _units(self.train),
+            "sha256": {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in self.hashes.items()},
+        }
 
 
 # where the frames came from does not matter, their content hashes are compared instead
@@ -94,6 +108,12 @@ def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
     c = config.dataset
     paths = [str(bundled_path(n.removeprefix(BUNDLED))) if n.startswith(BUNDLED) else n for n in names]
     return open_dataset(paths, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit)
+
+
+def open_test_data(config: RunConfig) -> Dataset:
+    """The frames of ``--data`` for an evaluation; a whole bundled set means its test part."""
+    names = [f"{n}-test" if n.startswith(BUNDLED) and "-" not in n else n for n in config.dataset.data]
+    return open_data(names, config)
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -137,11 +157,12 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     check_weights(config)
     data = open_data(config.dataset.data, config)
     notes = [f"data: {len(data)} frames, {_units(data)}"]
-    split, warnings = _split(config, data) if run is None else (_read_split(run), [])
+    split = _split(config, data) if run is None else Split.load(run.path / SPLIT_FILE)
+    warnings = list(split.warnings)
     parts: dict[str, Dataset | None] = {}
     for name in ("train", "val", "test"):
         files = getattr(config.dataset, f"{name}_data", ())
-        rows = np.asarray(split[name], np.int64)
+        rows = getattr(split, name)
         if len(rows) and int(rows.max()) >= len(data):
             raise DataError(f"{name} row {int(rows.max())} of {len(data)} frames", where=config.dataset.data[0])
         parts[name] = open_data(files, config) if files else Subset(data, rows) if len(rows) else None
@@ -160,7 +181,7 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     if test is not None and config.dataset.test_data:
         _check_elements(test, model_config)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
-    return Setup(config, train, val, test, model, split, hashes, notes, warnings)
+    return Setup(config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic)
 
 
 def _units(data: Dataset) -> str:
@@ -200,42 +221,31 @@ def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
         )
 
 
-def _split(config: RunConfig, data: Dataset) -> tuple[dict[str, Any], list[str]]:
-    """Rows of train, validation and test within ``data``, as plain lists."""
+def _split(config: RunConfig, data: Dataset) -> Split:
+    """Rows of train, validation and test within ``data``; parts that have files of their own take none."""
     from equimd.data.split import make_split
 
     c = config.dataset
-    sizes: Sequence[float] = c.splits or DEFAULT_SPLITS
-    if c.splits is None and c.split_method != "files":
-        if c.val_data:
-            sizes = (1.0, 0.0, 0.0)
-        elif c.test_data:
-            sizes = (0.9, 0.1, 0.0)
-    for name, size in zip(("val", "test"), sizes[1:], strict=True):
+    wanted = c.splits
+    if wanted is None and c.split_method != "files" and not c.split_files:
+        own = (bool(c.val_data), bool(c.test_data))
+        wanted = {(False, False): DEFAULT_SPLITS, (False, True): (0.9, 0.1, 0.0)}.get(own, (1.0, 0.0, 0.0))
+    for name, size in zip(("val", "test"), (wanted or (0, 0, 0))[1:], strict=True):
         if size and getattr(c, f"{name}_data"):
             raise ConfigError(
                 f"--{name}-data is given, and --splits asks for {size:g} {name} frames of --data",
                 hint="set that count to 0",
             )
-    if all(float(s).is_integer() for s in sizes) and sum(sizes) > 1:
-        sizes = tuple(int(s) for s in sizes)
-    split = make_split(
+    counts = wanted is not None and all(float(s).is_integer() for s in wanted) and sum(wanted) > 1
+    return make_split(
         data,
-        sizes=sizes,
+        sizes=[int(s) for s in wanted] if wanted and counts else None,
+        fractions=wanted if wanted and not counts else None,
         method=c.split_method,
         seed=config.training.seed,
         subset_size=c.subset_size,
         index_files=list(c.split_files) or None,
     )
-    rows = {name: getattr(split, name).tolist() for name in ("train", "val", "test")}
-    return {"method": c.split_method, "seed": config.training.seed, **rows}, list(split.warnings)
-
-
-def _read_split(run: Run) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run.path / SPLIT_FILE).read_text()))
-    except (OSError, ValueError) as error:
-        raise DataError(f"the split cannot be read ({error})", where=str(run.path / SPLIT_FILE)) from None
 
 
 def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str]) -> ModelConfig:
@@ -307,7 +317,7 @@ def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.
 
 
 def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarray) -> float:
-    """Size of what is learned, eV: the forces' root mean square; without forces, the spread of energies per root atom."""
+    """Size of what is learned, eV: rms of the forces; without forces, the spread of energies per root atom."""
     if config.training.forces_weight:
         return max(1e-3, float(np.sqrt(survey.forces_sq / max(1, survey.n_components))))
     total, count = 0.0, 0
