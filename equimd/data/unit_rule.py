@@ -90,14 +90,14 @@ def judge_units(
     used_length = length or ("Angstrom" if convention else length_seen)
     if length is None and convention and length_seen not in (None, "Angstrom"):
         note = f"positions look like {length_seen}, not Angstrom: {length_note}"
-        probable = energy or _judge_energy(sample, str(length_seen), "", False).probable_energy
+        alone = _judge_energy(sample, str(length_seen), "", False)
+        probable = energy or (alone.energy if alone.problem is None else alone.probable_energy)
         return Verdict(energy or "eV", "Angstrom", "unknown", note, "units_mismatch", probable, length_seen)
-    if length is None and used_length is None:
+    if used_length is None:
         if (sample.n_atoms > 1).any():
             note = f"the length unit cannot be inferred: {length_note}"
             return Verdict(energy or "eV", "Angstrom", "unknown", note, "units_unknown", energy, None)
         used_length = "Angstrom"  # isolated atoms: no length matters
-    assert used_length is not None
     if energy is not None:
         return Verdict(energy, used_length, "stated" if length else "inferred", f"energy unit stated; {length_note}")
     return _judge_energy(sample, used_length, length_note, convention)
