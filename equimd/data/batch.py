@@ -26,6 +26,11 @@ from equimd.errors import ConfigError
 DENSE_MAX_ATOMS = 32  # beyond, pairs outside the cutoff cost more than gathering and scattering edges
 
 
+def _copy(array: np.ndarray) -> Tensor:
+    """A tensor of its own memory: frames may be read-only, a reversed view, or still needed by their owner."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Structures as tensors; see the module docstring for names, shapes and units."""
@@ -72,6 +77,8 @@ class Batch:
         width = frames.numbers.shape[1]
         if neighbors == "auto" and not periodic and width <= DENSE_MAX_ATOMS:
             neighbors = "dense"
+        if not width:  # no frames: no slots either
+            neighbors = "torch"
         if neighbors == "dense" and periodic:
             raise ConfigError("the dense layout cannot do periodic systems", hint="use neighbors auto or vesin")
         dense = neighbors == "dense"
@@ -84,24 +91,24 @@ class Batch:
         has_energy, has_forces = bool(np.isfinite(frames.energy).all()), bool(np.isfinite(frames.forces).all())
         sizes = np.full(len(frames), width) if dense else n_atoms
         batch = cls(
-            positions=torch.from_numpy(nodes(frames.positions)).to(dtype),
+            positions=_copy(nodes(frames.positions)).to(dtype),
             atomic_numbers=torch.from_numpy(nodes(frames.numbers).astype(np.int64)),
             batch=torch.from_numpy(np.repeat(np.arange(len(frames)), sizes)),
             n_atoms=torch.from_numpy(n_atoms.astype(np.int64)),
-            charge=torch.from_numpy(frames.charge),
-            spin=torch.from_numpy(frames.spin),
-            cell=torch.from_numpy(frames.cell).to(dtype),
-            pbc=torch.from_numpy(frames.pbc),
-            energy=torch.from_numpy(frames.energy) if has_energy else None,
-            forces=torch.from_numpy(nodes(frames.forces)).to(dtype) if has_forces else None,
+            charge=_copy(frames.charge),
+            spin=_copy(frames.spin),
+            cell=_copy(frames.cell).to(dtype),
+            pbc=_copy(frames.pbc),
+            energy=_copy(frames.energy) if has_energy else None,
+            forces=_copy(nodes(frames.forces)).to(dtype) if has_forces else None,
             num_slots=width if dense else 0,
         )
         if not dense:
             edge_index, edge_shifts = neighbor_list(
-                torch.from_numpy(nodes(frames.positions)),
+                _copy(nodes(frames.positions)),
                 batch.n_atoms,
                 r_max,
-                cell=torch.from_numpy(frames.cell),
+                cell=_copy(frames.cell),
                 pbc=batch.pbc,
                 backend=neighbors,
             )

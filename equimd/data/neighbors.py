@@ -64,7 +64,8 @@ def neighbor_list(
 
     Raises:
         ConfigError: unknown backend, torch-cluster asked for and absent, or one that cannot do periodic systems.
-        DataError: positions that are not finite (torch-cluster would return no edges, silently).
+        DataError: positions that are not finite (torch-cluster would return no edges, silently), or a periodic
+            direction without a lattice vector of its own.
     """
     periodic = pbc is not None and bool(pbc.any())
     if backend == "auto":
@@ -76,6 +77,8 @@ def neighbor_list(
     if not bool(torch.isfinite(positions).all()):
         raise DataError("positions are NaN or infinite", where="neighbour list")
     positions = positions.detach()
+    if not len(n_atoms):
+        return torch.zeros(2, 0, dtype=torch.int64, device=positions.device), None
     if backend == "torch":
         return _torch_pairs(positions, n_atoms, r_max), None
     if backend == "torch-cluster":
@@ -102,7 +105,8 @@ def _torch_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Tensor:
 
 def _torch_cluster_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Tensor:
     if not has_torch_cluster():
-        raise ConfigError("torch-cluster is not installed, or was built for another torch", hint="pip install 'equimd[cluster]'")
+        what = "torch-cluster is not installed, or was built for another torch"
+        raise ConfigError(what, hint="pip install 'equimd[cluster]'")
     import torch_cluster
 
     batch = torch.repeat_interleave(torch.arange(len(n_atoms), device=positions.device), n_atoms)
@@ -124,6 +128,7 @@ def _vesin_pairs(
     for k, n in enumerate(n_atoms.tolist()):
         flags = pbc[k].cpu().numpy() if pbc is not None else np.zeros(3, bool)
         box = cell[k].to(torch.float64).cpu().numpy() if cell is not None and flags.any() else np.zeros((3, 3))
+        _check_lattice(box[flags], k)
         if flags.any() and not flags.all():  # vesin wants a cell of full rank even for slabs
             box = _complete_cell(box, flags, points[start : start + n], r_max)
         i, j, s = finder.compute(points=points[start : start + n], box=box, periodic=flags, quantities="ijS")
@@ -134,6 +139,18 @@ def _vesin_pairs(
     if not periodic:
         return index, None
     return index, torch.from_numpy(np.concatenate(shifts)).to(positions)
+
+
+def _check_lattice(rows: np.ndarray, structure: int) -> None:
+    """Refuse lattice vectors (one a row) that are zero, not finite, or do not span as many dimensions as they are."""
+    lengths = np.linalg.norm(rows, axis=1)
+    unit = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
+    if len(rows) and not np.linalg.det(unit @ unit.T) > 1e-9:
+        raise DataError(
+            f"the cell has no lattice vector for each periodic direction: {rows.tolist()}",
+            where=f"neighbour list, structure {structure}",
+            hint="correct the cell, or set pbc to false",
+        )
 
 
 def _complete_cell(box: np.ndarray, flags: np.ndarray, points: np.ndarray, r_max: float) -> np.ndarray:

@@ -8,6 +8,8 @@ respect to them can be compared as well. Equation numbers: Schuett et al. 2021 (
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -84,9 +86,9 @@ class ReferencePotential(nn.Module):
             s = s + state[structure]
         v = s.new_zeros(len(s), tensors(self.num_features, self.lmax).dim)
         for message, update in zip(painn.messages, painn.updates, strict=True):
-            ds, dv = self.message(message, s, v, radial, envelope, y, source, target)
+            ds, dv = self.message(cast(Message, message), s, v, radial, envelope, y, source, target)
             s, v = s + ds, v + dv
-            ds, dv = self.update(update, s, v)
+            ds, dv = self.update(cast(Update, update), s, v)
             s, v = s + ds, v + dv
         return s, v
 
