@@ -15,6 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 BIN := $(VENV)/bin
 SETUP = $(PYTHON) .ci/setup.py --venv "$(VENV)" --cache "$(CACHE)" --torch "$(TORCH)" --build "$(TORCH_BUILD)"
+export EQUIMD_CACHE := $(CACHE)
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
 
