@@ -28,7 +28,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
                 raise DataError("a single array, not an archive of named arrays", where=str(path))
             for key in archive.files:

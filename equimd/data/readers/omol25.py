@@ -165,6 +165,11 @@ def _open_shard(path: Path) -> Any:
             env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise DataError(f"LMDB cannot open it ({error})", where=str(path), hint=_DAMAGED) from error
+        # LMDB maps the file into memory: touching a page beyond its end would kill the process
+        needed, size = (env.info()["last_pgno"] + 1) * env.stat()["psize"], path.stat().st_size
+        if size < needed:
+            env.close()
+            raise DataError(f"the file has {size} bytes, its pages need {needed}", where=str(path), hint=_DAMAGED)
         _OPEN[key] = env
     return env
 
