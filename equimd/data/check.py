@@ -83,7 +83,7 @@ class Report:
             "path": self.path,
             "format": self.format,
             "n_frames": self.n_frames,
-            "n_atoms": {"min": self.n_atoms[0], "max": self.n_atoms[1]},
+            "n_atoms": list(self.n_atoms),
             "elements": [chemical_symbols[z] for z in self.elements],
             "units": self.units,
             "has_energy": self.has_energy,
@@ -309,7 +309,8 @@ def _check_leakage(report: Report, data: Dataset, stats: FrameStatistics, agains
             f"{len(near)} of {len(examined)} examined frames of the other data set have a near twin here "
             f"(RMSD below {near_rmsd:g} A)"
         )
-        report.add("near_leakage", "warning", message, near)
+        # independent runs of a small molecule meet by chance now and then
+        report.add("near_leakage", "warning" if len(near) > 0.02 * len(examined) else "note", message, near)
 
 
 def _describe(report: Report, stats: FrameStatistics, units_known: bool) -> None:

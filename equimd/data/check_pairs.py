@@ -73,7 +73,7 @@ def consistency(data: Dataset, stats: FrameStatistics, units_known: bool = True)
     related = float(np.corrcoef(work, difference)[0, 1]) if np.ptp(work) > 0 and np.ptp(difference) > 0 else 0.0
     off = np.abs(difference - work)
     verdict, explanation = "ok", ""
-    if abs(related) < 0.5 and np.median(off) > 0.5 * np.median(np.abs(difference)):
+    if abs(related) < 0.8 and np.median(off) > 0.5 * np.median(np.abs(difference)):
         verdict = "unrelated"
     elif abs(related) > 0.8 and abs(slope - 1) > 0.4:  # the units people confuse differ by 1.9 at least
         verdict, explanation = "scale", _explain_slope(slope)
@@ -177,7 +177,7 @@ def correlation(data: Dataset, stats: FrameStatistics) -> Correlation | None:
     series: list[np.ndarray] = []
     for start, end in zip(starts, np.r_[starts[1:], n], strict=True):
         if end - start >= 10 and len(series) < 20:
-            series.append(_descriptors(data.frames(np.arange(start, min(end, start + 5 * _SAMPLE)))))
+            series.append(_sorted_descriptors(data.frames(np.arange(start, min(end, start + 5 * _SAMPLE)))))
     if not series:
         return None
     spread = np.concatenate(series)
@@ -218,6 +218,21 @@ def _descriptors(block: Frames) -> np.ndarray:
         chosen = np.random.default_rng(0).choice(len(i), _MAX_PAIRS_OF_ATOMS, replace=False)
         i, j = i[chosen], j[chosen]
     return np.asarray(np.linalg.norm(block.positions[:, i] - block.positions[:, j], axis=-1))
+
+
+def _sorted_descriptors(block: Frames) -> np.ndarray:
+    """(B, d) interatomic distances, sorted within each pair of elements: swapping like atoms (a methyl group that
+    turns) leaves them as they are, as it does energies."""
+    n = int(block.n_atoms[0])
+    numbers = block.numbers[0, :n].astype(np.int64)
+    i, j = np.triu_indices(n, 1)
+    kind = np.minimum(numbers[i], numbers[j]) * 256 + np.maximum(numbers[i], numbers[j])
+    columns = []
+    for k in np.unique(kind):
+        chosen = np.flatnonzero(kind == k)[:_MAX_PAIRS_OF_ATOMS]
+        d = np.linalg.norm(block.positions[:, i[chosen]] - block.positions[:, j[chosen]], axis=-1)
+        columns.append(np.sort(d, axis=1))
+    return np.concatenate(columns, axis=1)
 
 
 def _nearest(query: np.ndarray, reference: np.ndarray, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:

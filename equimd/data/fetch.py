@@ -241,7 +241,7 @@ def verify_sgdml(path: Path) -> bool:
         DataError: not an npz file, or the arrays are not those the MD5 was made of.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as data:
             if "md5" not in data.files:
                 return False
             expected = str(data["md5"][()]).removeprefix("b'").removesuffix("'")

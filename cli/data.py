@@ -1,0 +1,436 @@
+"""``equimd data``: list, fetch, inspect, convert, generate and label data sets."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equimd.cli.common import echo_json, log, sub_app, warn
+from equimd.errors import EXIT_USAGE, DataError
+
+if TYPE_CHECKING:
+    from equimd.data.catalogue import Collection
+    from equimd.data.check import Report
+
+app = sub_app("List, fetch, inspect, convert, generate and label data sets.")
+
+_Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+_EnergyUnit = Annotated[
+    str | None, typer.Option(help="energy unit of a file that states none: eV, meV, kcal/mol, kJ/mol, Hartree")
+]
+_LengthUnit = Annotated[str | None, typer.Option(help="length unit of such a file: Angstrom, nm, Bohr")]
+_Labels = Annotated[str, typer.Option(help="labels of an rMD17 file: revised, or md17 for the original ones")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")]
+_Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
+]
+_Calculator = Annotated[str, typer.Option(help="tblite (GFN2-xTB), gfn1, emt, or module:Class of an ASE calculator")]
+
+
+class _Bar:
+    """A progress bar on stderr; where that is no terminal, a line every ten per cent."""
+
+    def __init__(self, unit: str = "") -> None:
+        self._unit, self._started, self._last, self._name = unit, time.monotonic(), -1.0, ""
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, name: str = "") -> None:
+        if name != self._name:
+            self._finish_line()
+            self._name, self._started, self._last = name, time.monotonic(), -1.0
+        share = done / total if total else 0.0
+        now = time.monotonic()
+        if self._live and (now - self._last > 0.1 or done == total):
+            self._last = now
+            filled = round(24 * share)
+            left = (now - self._started) / share * (1 - share) if share > 0.01 else 0.0
+            text = f"{name} [{'#' * filled}{'.' * (24 - filled)}] {self._amount(done, total)}"
+            log(f"\r{text}{f', {left:.0f} s left' if left > 1 else ''}".ljust(79), end="")
+        elif not self._live and (share - self._last >= 0.1 or (done == total and self._last < 1)):
+            self._last = share
+            log(f"{name} {self._amount(done, total)}".strip())
+
+    def _amount(self, done: int, total: int) -> str:
+        if self._unit == "B":
+            return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        return f"{done:,} of {total:,} {self._unit}"
+
+    def _finish_line(self) -> None:
+        if self._live and self._last >= 0:
+            log()
+
+    def close(self) -> None:
+        self._finish_line()
+        self._last = -1.0
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise DataError("the output file exists", where=str(out), hint="another --out, or --overwrite")
+
+
+@app.command("list")
+def list_(
+    collection: Annotated[str | None, typer.Argument(help="show one collection only")] = None,
+    json: _Json = False,
+) -> None:
+    """Show the catalogue of data sets.
+
+    Molecules, frames, level of theory, licence and citation of what `equimd data fetch` downloads and of what is
+    bundled.
+
+    Examples:
+
+        equimd data list
+        equimd data list rmd17
+        equimd data list --json
+    """
+    from equimd.data.catalogue import collections
+
+    table = collections()
+    if collection is not None:
+        if collection.lower() not in table:
+            raise DataError(f"no collection '{collection}'", hint="one of " + ", ".join(table))
+        table = {collection.lower(): table[collection.lower()]}
+    if json:
+        echo_json({"collections": [_catalogue_json(c) for c in table.values()]})
+        return
+    for each in table.values():
+        _print_collection(each)
+    if collection is None:
+        print("equimd data fetch COLLECTION ITEM downloads; bundled data is opened as --data bundled:NAME.")
+
+
+def _catalogue_json(c: Collection) -> dict[str, Any]:
+    items = [
+        {"item": e.item, "n_atoms": e.n_atoms, "n_frames": e.frames, "theory": e.theory, "labels": e.labels}
+        for e in c.entries
+    ]
+    return {
+        "name": c.name, "title": c.title, "units": c.units, "licence": c.licence, "citation": c.citation,
+        "note": c.note, "items": items,
+    }  # fmt: skip
+
+
+def _print_collection(c: Collection) -> None:
+    print(f"{c.name}: {c.title}")
+    for e in c.entries:
+        labels = "" if e.labels == "energy, forces" else f"  ({e.labels} only)"
+        print(f"    {e.item or '-':24}{e.n_atoms:>9} atoms {e.frames:>12,} frames  {e.theory}{labels}")
+    print(f"  licence {c.licence}; units {c.units}")
+    print(f"  cite    {c.citation}")
+    if c.note:
+        print(f"  note    {c.note}")
+    print()
+
+
+@app.command()
+def fetch(
+    collection: Annotated[str, typer.Argument(help="a collection of `equimd data list`")],
+    item: Annotated[str | None, typer.Argument(help="an item of it, such as a molecule")] = None,
+    split: Annotated[str, typer.Option(help="which of the ready splits of rmd17: 01 to 05")] = "01",
+    to: Annotated[Path | None, typer.Option(help="folder to download to (default: a cache folder)")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="omol25: use this local folder")] = None,
+    file: Annotated[list[str] | None, typer.Option(help="omol25: a file of the repository; may be repeated")] = None,
+    json: _Json = False,
+) -> None:
+    """Download and verify a data set.
+
+    Prints the paths to open. A download that broke off is resumed. Files go to $EQUIMD_CACHE (else
+    ~/.cache/equimd), and are not downloaded twice. Checksums are SHA-256 or MD5 where one is published, else the
+    MD5 that sGDML files carry of their own arrays.
+
+    OMol25 needs your own token in HF_TOKEN, or a local folder.
+
+    Examples:
+
+        equimd data fetch rmd17 ethanol
+        equimd data fetch rmd17 aspirin --split 03 --to data
+        equimd data fetch md22 stachyose
+        equimd data fetch omol25 --from /data/omol25/val
+    """
+    from equimd.data import catalogue
+    from equimd.data.fetch import cache_folder, fetch_files
+
+    found, entry = catalogue.find(collection, item)
+    folder = to or cache_folder() / found.name
+    bar = _Bar("B")
+
+    def progress(name: str, done: int, total: int) -> None:
+        bar(done, total, name)
+
+    if found.name == "bundled":
+        raise DataError(
+            f"'{entry.item}' comes with equimd, there is nothing to fetch", hint=f"--data bundled:{entry.item}"
+        )
+    if found.name == "omol25":
+        paths = _fetch_omol25(source, file, folder, progress)
+    else:
+        if source is not None or file:
+            raise typer.BadParameter("--from and --file are for omol25")
+        try:
+            paths = fetch_files(catalogue.files_of(entry, split), folder, progress=progress)
+        finally:
+            bar.close()
+    log(f"{entry.name}: {entry.theory}, {found.units}, licence {found.licence}; cite {found.citation}")
+    if found.note:
+        log(f"note: {found.note}")
+    if json:
+        echo_json({"name": entry.name, "paths": paths, "licence": found.licence, "citation": found.citation})
+    else:
+        for path in paths:
+            print(path)
+
+
+def _fetch_omol25(source: Path | None, names: list[str] | None, folder: Path, progress: Any) -> list[Path]:
+    from equimd.data import fetch_omol25
+
+    if source is not None:
+        path, frames = fetch_omol25.local_folder(source)
+        log(f"{frames:,} frames in {path}")
+        return [path]
+    if names:
+        return fetch_omol25.fetch(names, folder, progress)
+    listed = fetch_omol25.list_files(fetch_omol25.user_token())
+    for remote in listed:
+        log(f"  {remote.name:40} {remote.size / 1e9:10.3f} GB")
+    raise DataError("which file?", where="omol25", hint="equimd data fetch omol25 --file NAME, of those listed above")
+
+
+@app.command()
+def inspect(
+    files: _Files,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="a second data set, to look for frames that are in both; may be repeated"),
+    ] = None,
+    near_rmsd: Annotated[float, typer.Option(help="frames closer than this count as shared, Angstrom")] = 0.05,
+    labels: _Labels = "revised",
+    energy_unit: _EnergyUnit = None,
+    length_unit: _LengthUnit = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with code 2 if an error is found")] = False,
+    json: _Json = False,
+) -> None:
+    """Examine a data set and list its problems.
+
+    Looks at units, ranges, duplicates, clashes, net forces and torques, energies against forces, missing labels,
+    charges, correlation in time, and frames shared with another data set. Each finding has a severity: an error
+    would teach a model something false, a warning deserves a look, a note is worth knowing.
+
+    Examples:
+
+        equimd data inspect bundled:ethanol-train
+        equimd data inspect train.npz --against test.npz
+        equimd data inspect frames.xyz --energy-unit kcal/mol --json
+    """
+    from equimd.data.check import inspect as examine
+    from equimd.data.readers import open_dataset
+
+    units: dict[str, Any] = {"energy_unit": energy_unit, "length_unit": length_unit, "check_units": False}
+    data = open_dataset(list(files), labels=_checked_labels(labels), **units)
+    other = open_dataset(list(against), labels=_checked_labels(labels), **units) if against else None
+    report = examine(data, against=other, near_rmsd=near_rmsd)
+    if json:
+        echo_json(report.as_dict())
+    else:
+        _print_report(report)
+    if strict and report.worst() == "error":
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _checked_labels(labels: str) -> Any:
+    if labels not in ("revised", "md17"):
+        raise typer.BadParameter(f"--labels is revised or md17, not '{labels}'")
+    return labels
+
+
+def _print_report(report: Report) -> None:
+    from ase.data import chemical_symbols
+
+    s = report.statistics
+    low, high = report.n_atoms
+    sizes = f"{low}" if low == high else f"{low} to {high}"
+    several = f", {s['n_compositions']} compositions" if s["n_compositions"] != 1 else ""
+    print(report.path)
+    _row("format", f"{report.format}, {report.n_frames:,} frames, {sizes} atoms{several}")
+    _row("elements", " ".join(chemical_symbols[z] for z in report.elements))
+    _row("units", f"{report.units['energy']}, {report.units['forces']} ({report.units['source']})")
+    labels = [n for n, there in (("energy", report.has_energy), ("forces", report.has_forces)) if there]
+    _row("labels", ", ".join(labels) or "none")
+    if s["energy_per_atom_min_eV"] is not None:
+        span = f"{s['energy_per_atom_min_eV']:.4f} to {s['energy_per_atom_max_eV']:.4f} eV per atom"
+        _row("energy", f"{span}, standard deviation {s['energy_std_eV']:.3f} eV per frame")
+    if s["forces_rms_eV_per_A"] is not None:
+        _row("forces", f"{s['forces_rms_eV_per_A']:.3f} eV/A RMS, largest {s['forces_max_eV_per_A']:.2f} eV/A")
+        torque = s["net_torque_max_eV"]
+        turning = f", net torque {torque:.1g} eV" if torque is not None else ""
+        _row("net force", f"at most {s['net_force_max_eV_per_A']:.1g} eV/A{turning}")
+    if s["min_distance_A"] is not None:
+        _row("distances", f"shortest {s['min_distance_A']:.3f} A")
+    if s.get("energy_force_pairs"):
+        residual = s["energy_force_residual_meV"]
+        off = f", {residual:.1f} meV RMS off" if residual is not None else ""
+        _row("dE = -F dR", f"{s['energy_force_pairs']} near pairs, slope {s['energy_force_slope']:.3f}{off}")
+    if s.get("n_effective"):
+        _row(
+            "rows", f"about {s['n_effective']:,} independent (correlation time {s['correlation_time_frames']:.2g} rows)"
+        )
+    if s.get("nearest_rmsd_median") is not None:
+        nearest = f"{s['nearest_rmsd_median']:.3f} A away in the median, {s['nearest_rmsd_min']:.3f} A at least"
+        _row("against", f"nearest frame {nearest}")
+    print()
+    if not report.problems:
+        print("no problems found")
+    for p in report.problems:
+        where = f" [frames {', '.join(map(str, p.frames[:5]))}{', ...' if p.count > 5 else ''}]" if p.frames else ""
+        print(f"{p.severity:8}{p.code}: {p.message}{where}")
+
+
+def _row(name: str, value: str) -> None:
+    print(f"  {name:12}{value}")
+
+
+@app.command()
+def convert(
+    files: _Files,
+    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
+    labels: _Labels = "revised",
+    energy_unit: _EnergyUnit = None,
+    length_unit: _LengthUnit = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Write data as a store or extended XYZ.
+
+    The output is in eV and Angstrom, whatever the format and units of the input. The store is read lazily and may
+    be larger than memory. Units are checked: a file whose units are unknown is refused until --energy-unit states
+    them.
+
+    Examples:
+
+        equimd data convert rmd17_ethanol_train_01.npz --out ethanol.h5
+        equimd data convert part1.xyz part2.xyz --energy-unit kcal/mol --out all.h5
+        equimd data convert bundled:ethanol-test --out test.xyz
+    """
+    from equimd.data.convert import output_format, write_frames
+    from equimd.data.readers import open_dataset
+
+    output_format(out)
+    _refuse_existing(out, overwrite)
+    data = open_dataset(list(files), labels=_checked_labels(labels), energy_unit=energy_unit, length_unit=length_unit)
+    units = data.info.units
+    if units.source == "inferred":
+        log(f"units: {units.note}")
+    theory = str(data.info.extra.get("theory", ""))
+    write_frames(out, data, theory=theory, source=data.info.path)
+    log(f"{len(data):,} frames in eV and Angstrom")
+    print(out)
+
+
+@app.command()
+def generate(
+    molecule: Annotated[str, typer.Argument(help="a structure file, or a name ASE knows: ethanol, CH3CH2OH, H2O ...")],
+    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
+    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    frames: Annotated[int, typer.Option(help="labelled frames, over all trajectories")] = 1000,
+    trajectories: Annotated[int, typer.Option(help="independent trajectories")] = 4,
+    interval: Annotated[float, typer.Option(help="time between frames, fs")] = 100.0,
+    time_step: Annotated[float, typer.Option(help="time step, fs")] = 1.0,
+    equilibration: Annotated[float, typer.Option(help="start of each trajectory that is thrown away, fs")] = 2000.0,
+    friction: Annotated[float, typer.Option(help="friction of the Langevin thermostat, 1/fs")] = 0.01,
+    seed: Annotated[int, typer.Option(help="seed; same seed, same frames")] = 0,
+    calculator: _Calculator = "tblite",
+    charge: Annotated[int, typer.Option(help="total charge, e")] = 0,
+    spin: Annotated[int, typer.Option(help="multiplicity 2S+1; 0 is the lowest possible")] = 0,
+    jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,
+    overwrite: _Overwrite = False,
+    json: _Json = False,
+) -> None:
+    """Make labelled frames by MD with GFN2-xTB.
+
+    Langevin dynamics of an open molecule at a stated temperature, several independent trajectories. The molecule is
+    relaxed first, the equilibration is thrown away, and the mean temperature is checked. The same seed gives the
+    same frames, whatever --jobs. Interrupted, the same command goes on with the trajectories that are missing.
+
+    GFN2-xTB needs tblite: pip install 'equimd[label]'.
+
+    Examples:
+
+        equimd data generate ethanol --temperature 300 --frames 1000 --trajectories 5 --out ethanol.h5
+        equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
+    from equimd.data.generate import GenerateConfig
+    from equimd.data.generate import generate as make
+
+    _refuse_existing(out, overwrite)
+    config = GenerateConfig(
+        molecule, temperature, frames, trajectories, interval, time_step, equilibration, friction, seed, calculator,
+        charge, spin,
+    )  # fmt: skip
+    bar = _Bar("frames")
+    try:
+        done = make(config, out, jobs=jobs, progress=bar)
+    finally:
+        bar.close()
+    log(
+        f"{done.frames} frames of {done.trajectories} trajectories, {done.theory}, mean temperature "
+        f"{done.temperature_mean:.1f} K (standard error {done.temperature_error:.1f} K)"
+    )
+    if done.broken:
+        warn(f"a bond is open in {len(done.broken)} frames: {', '.join(map(str, done.broken[:10]))}")
+    if json:
+        echo_json(
+            {
+                "path": done.path, "n_frames": done.frames, "n_trajectories": done.trajectories, "theory": done.theory,
+                "temperature_K": temperature, "temperature_K_mean": done.temperature_mean,
+                "temperature_K_error": done.temperature_error, "broken_frames": list(done.broken),
+            }
+        )  # fmt: skip
+    else:
+        print(done.path)
+
+
+@app.command()
+def label(
+    files: _Files,
+    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
+    calculator: _Calculator = "tblite",
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="leave out frames the calculator fails on")] = False,
+    overwrite: _Overwrite = False,
+    json: _Json = False,
+) -> None:
+    """Compute energies and forces of frames.
+
+    With GFN2-xTB, or with any ASE calculator. Charge and multiplicity of each frame are used, labels it has are
+    replaced. Interrupted, the same command goes on where it stopped.
+
+    Examples:
+
+        equimd data label flagged.extxyz --out labelled.h5
+        equimd data label frames.xyz --calculator mypackage.calc:MyCalculator --out labelled.xyz
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
+    from equimd.data.label import label as compute
+    from equimd.data.readers import open_dataset
+
+    _refuse_existing(out, overwrite)
+    data = open_dataset(list(files), check_units=False)  # energies it may have are not used
+    if data.info.units.length != "Angstrom":
+        warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
+    bar = _Bar("frames")
+    try:
+        done = compute(data, out, calculator=calculator, keep_going=keep_going, progress=bar)
+    finally:
+        bar.close()
+    log(f"{done.frames} frames labelled with {done.theory}")
+    if done.failed:
+        warn(f"{len(done.failed)} frames left out: {', '.join(map(str, done.failed[:10]))}")
+    if json:
+        echo_json({"path": done.path, "n_frames": done.frames, "theory": done.theory, "failed": list(done.failed)})
+    else:
+        print(done.path)
