@@ -17,6 +17,7 @@ Layout (format version 1)::
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +117,8 @@ def write_store(
     except OSError as error:
         raise MachineError(f"cannot write the store ({error})", where=str(path), hint="is the disk full?") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return digest
 
 

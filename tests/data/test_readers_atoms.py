@@ -86,7 +86,7 @@ def test_charge_spin_cell_trajectory_and_time(tmp_path: Path) -> None:
     for atoms in images:
         atoms.info["charge"] = 0.5
     ase.io.write(tmp_path / "a.xyz", images)
-    with pytest.raises(DataError, match="charge is '0.5'"):
+    with pytest.raises(DataError, match=r"charge is '0\.5'"):
         open_dataset(tmp_path / "a.xyz")
 
 

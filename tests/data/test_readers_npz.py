@@ -153,7 +153,7 @@ def test_truncated_empty_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").touch()
     with pytest.raises(DataError, match="empty"):
         open_dataset(tmp_path / "empty.npz")
-    with pytest.raises(DataError, match="did you mean .*whole.npz"):
+    with pytest.raises(DataError, match=r"did you mean .*whole\.npz"):
         open_dataset(tmp_path / "whole.npy")
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(DataError, match="single NumPy array"):

@@ -85,7 +85,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_dataset(tmp_path / "b.aselmdb").frames()
     whole = (tmp_path / "a.aselmdb").read_bytes()
     (tmp_path / "c.aselmdb").write_bytes(whole[:5000])
-    with pytest.raises(DataError, match="c.aselmdb"):
+    with pytest.raises(DataError, match=r"c\.aselmdb"):
         open_dataset(tmp_path / "c.aselmdb").frames()
 
 

@@ -1,0 +1,160 @@
+"""The store: what goes in comes out, in order, lazily, in workers; and what is broken says so."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from equimd.data import ArrayDataset, Dataset, Frames, StoreDataset, open_dataset, write_store
+from equimd.errors import DataError, MachineError, UnitsError
+
+from .molecules import assert_same, ethanol, mixed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Mixed frames with trajectories and times."""
+    data = ArrayDataset(mixed(), trajectory=np.arange(20) // 10, time_index=np.arange(20) * 5)
+    write_store(tmp_path / "a.h5", data, theory="PBE", license="CC0", command="made by a test", extra={"seed": 3})
+    return tmp_path / "a.h5"
+
+
+@pytest.mark.parametrize("in_memory", ["auto", True, False])
+def test_round_trip_keeps_everything(store: Path, in_memory: bool | str) -> None:
+    data = StoreDataset(store, in_memory=in_memory)
+    assert isinstance(data, Dataset)
+    assert_same(data.frames(), mixed())
+    rows = [7, 0, 19, 7]
+    assert_same(data.frames(rows), mixed().take(rows))
+    assert len(data.frames([])) == 0
+    assert np.array_equal(data.n_atoms, mixed().n_atoms) and data.elements == (1, 6, 8)
+    assert data.trajectory.tolist() == [0] * 10 + [1] * 10
+    assert data.time_index is not None and data.time_index.tolist() == list(range(0, 100, 5))
+    data.verify()
+
+
+def test_it_opens_by_content_and_says_where_it_comes_from(store: Path) -> None:
+    data = open_dataset(store.rename(store.with_name("frames.xyz")))
+    assert data.info.format == "store" and data.info.units.source == "stated"
+    assert data.info.extra["theory"] == "PBE" and data.info.extra["command"] == "made by a test"
+    assert data.info.extra["seed"] == 3
+    with pytest.raises(UnitsError, match="by definition"):
+        open_dataset(store.with_name("frames.xyz"), energy_unit="kcal/mol")
+
+
+def test_one_group_a_composition_and_chunks(store: Path) -> None:
+    with h5py.File(store) as file:
+        names = sorted(file["composition"])
+        assert [n.split("_")[1] for n in names] == ["H2O", "C2H6O"]
+        positions = file["composition"][names[0]]["positions"]
+        assert positions.chunks is not None and positions.dtype == np.float64 and positions.shape == (10, 3, 3)
+        assert "pbc" not in file["composition"][names[0]]  # open molecules take no room for cells
+
+
+def test_blocks_are_streamed_and_content_hash_does_not_depend_on_how(tmp_path: Path) -> None:
+    whole = mixed()
+    blocks = (whole.take(np.arange(k, min(k + 3, 20))) for k in range(0, 20, 3))
+    streamed = write_store(tmp_path / "a.h5", blocks, trajectory=np.arange(20))
+    at_once = write_store(tmp_path / "b.h5", ArrayDataset(whole), compression="gzip")
+    assert streamed == at_once
+    assert_same(StoreDataset(tmp_path / "a.h5", in_memory=False).frames(), whole)
+    assert_same(StoreDataset(tmp_path / "b.h5", in_memory=False).frames(), whole)
+    whole.energy[0] += 1e-12 * abs(whole.energy[0])
+    assert write_store(tmp_path / "c.h5", [whole]) != at_once
+
+
+def test_periodic_cells_and_late_labels(tmp_path: Path) -> None:
+    """Fields that first occur in a later block leave the earlier frames without them."""
+    first = Frames.build(np.array([8, 1, 1]), mixed().positions[:1, :3])
+    later = Frames.build(
+        np.array([8, 1, 1]), mixed().positions[:1, :3], np.array([-2079.0]), np.ones((1, 3, 3)),
+        np.eye(3)[None] * 9, np.ones((1, 3), bool), np.array([1]), np.array([2]),
+    )  # fmt: skip
+    write_store(tmp_path / "a.h5", [first, later, first])
+    block = StoreDataset(tmp_path / "a.h5").frames()
+    assert_same(block, Frames.concatenate([first, later, first]))
+
+
+def _read(data: StoreDataset, row: int) -> float:
+    return float(data.frames([row]).energy[0])
+
+
+def test_it_survives_worker_processes(store: Path) -> None:
+    """A handle opened here is neither pickled nor shared; forked and pickled copies open their own."""
+    import torch
+
+    data = StoreDataset(store, in_memory=False)
+    expected = [_read(data, k) for k in range(20)]
+    assert np.array_equal([_read(pickle.loads(pickle.dumps(data)), 1)], expected[1:2])
+
+    class Items(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, k: int) -> float:
+            return _read(data, k)
+
+    loader = torch.utils.data.DataLoader(Items(), batch_size=5, num_workers=2, multiprocessing_context="fork")
+    got = torch.cat(list(loader)).numpy()
+    assert np.array_equal(got, expected, equal_nan=True)
+    data.close()
+    assert np.array_equal(_read(data, 0), expected[0])
+
+
+def test_an_interrupted_write_leaves_the_old_file_alone(store: Path) -> None:
+    before = store.read_bytes()
+
+    def broken():
+        yield ethanol(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_store(store, broken())
+    assert store.read_bytes() == before and list(store.parent.iterdir()) == [store]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no frames"):
+        write_store(tmp_path / "a.h5", iter([]))
+    with pytest.raises(DataError, match="2 trajectory numbers for 3 frames"):
+        write_store(tmp_path / "a.h5", [ethanol(3)], trajectory=np.zeros(2))
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="cannot write"):
+        write_store(tmp_path / "file" / "a.h5", [ethanol(3)])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_truncated_newer_and_foreign_files(store: Path, tmp_path: Path) -> None:
+    whole = store.read_bytes()
+    for size in (100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.h5").write_bytes(whole[:size])
+        with pytest.raises(DataError, match="truncated"):
+            open_dataset(tmp_path / "cut.h5")
+    with h5py.File(store, "a") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(DataError, match="format version 99"):
+        open_dataset(store)
+    with pytest.raises(DataError, match="no such file"):
+        StoreDataset(tmp_path / "none.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(DataError, match="not an equimd store"):
+        StoreDataset(tmp_path / "other.h5")
+
+
+def test_changed_content_is_found_by_verify(store: Path) -> None:
+    with h5py.File(store, "a") as file:
+        next(iter(file["composition"].values()))["energy"][0] += 1e-6
+    with pytest.raises(DataError, match="SHA-256"):
+        StoreDataset(store).verify()
+
+
+def test_missing_parts_are_named(store: Path) -> None:
+    with h5py.File(store, "a") as file:
+        del file["index/row"]
+    with pytest.raises(DataError, match="incomplete"):
+        open_dataset(store)
