@@ -29,9 +29,9 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --out predicted.extxyz
         equimd predict runs/ethanol ethanol.xyz --json
     """
-    from equimd.calculator import load
+    from equimd.calculator import load, write_predictions
     from equimd.cli.common import echo_json, log, warn
-    from equimd.structures import read_structures, write_predictions
+    from equimd.structures import read_structures
     from equimd.train.loop import choose_device
 
     model = load(run, which=weights, device=str(choose_device(device)))

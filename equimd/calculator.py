@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.errors import DataError, ModelError
-from equimd.run import Run
+from equimd.run import Run, write_atomic
 from equimd.train.loader import sorted_batches
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ class LoadedModel:
             raise DataError("no structures to predict")
         self._warn_of_charges(frames)
         energy = np.empty(len(frames))
-        forces = np.zeros(frames.positions.shape) if self.has_forces else None
+        forces: np.ndarray | None = np.zeros(frames.positions.shape) if self.has_forces else None
         for index in sorted_batches(frames.n_atoms, batch_size):
             part = frames.take(index)
             batch = Batch.from_frames(part, self.config.cutoff, dtype=self.potential.dtype, device=self.device)
@@ -104,7 +107,7 @@ class LoadedModel:
             energy[index] = out["energy"].cpu().numpy()
             if forces is not None:
                 real = np.arange(forces.shape[1]) < part.n_atoms[:, None]
-                block = np.zeros((len(index), *forces.shape[1:]))
+                block = np.zeros((len(index), forces.shape[1], 3))
                 block[real] = torch.cat(batch.unpad(out["forces"])).double().cpu().numpy()
                 forces[index] = block
         return energy, forces
@@ -116,11 +119,6 @@ class LoadedModel:
     def calculator(self) -> EquimdCalculator:
         """An ASE calculator of this model."""
         return EquimdCalculator(self)
-
-    def predict_blocks(self, blocks: Iterator[Frames]) -> Iterator[tuple[Frames, np.ndarray, np.ndarray | None]]:
-        """Each block with its energies and forces, one after another, so that memory does not grow."""
-        for block in blocks:
-            yield block, *self.predict_frames(block)
 
 
 def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:
@@ -136,6 +134,24 @@ def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> Loaded
     opened = Run.open(run)
     potential, _ = opened.load_model(which)
     return LoadedModel(potential, device=device, run=opened)
+
+
+def write_predictions(path: str | Path, atoms: Sequence[Atoms], predictions: Sequence[Prediction]) -> None:
+    """Extended XYZ of the structures with predicted energies and forces (eV, eV/Angstrom), in ASE's usual places."""
+    out = []
+    for a, p in zip(atoms, predictions, strict=True):
+        copy = a.copy()
+        copy.set_constraint()
+        labels = {"energy": p.energy} if p.forces is None else {"energy": p.energy, "forces": p.forces}
+        copy.calc = SinglePointCalculator(copy, **labels)
+        if p.energy_std is not None:
+            copy.info["energy_std"] = p.energy_std
+        if p.forces_std is not None:
+            copy.arrays["forces_std"] = np.asarray(p.forces_std)
+        out.append(copy)
+    text = io.StringIO()
+    write(text, out, format="extxyz")
+    write_atomic(path, text.getvalue())
 
 
 class EquimdCalculator(Calculator):
@@ -158,7 +174,7 @@ class EquimdCalculator(Calculator):
 
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
         """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
-        kept = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
+        kept: tuple[bytes, ...] = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
         if self.model.config.charge_spin:
             spin = atoms.info.get("spin", atoms.info.get("multiplicity", 0))
             kept += (repr((atoms.info.get("charge", 0), spin)).encode(),)

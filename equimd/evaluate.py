@@ -139,7 +139,8 @@ def evaluate(
         seen += sum(h in known for h in block.content_hashes()) if known else 0
         if progress:
             progress(start + len(block), len(data))
-    found = Evaluation(*(np.concatenate(column) for column in zip(*parts, strict=True)), known=seen)
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    found = Evaluation(*columns, known=seen)  # type: ignore[misc]
     if not (np.isfinite(found.energy_true).any() or np.isfinite(found.forces_true).any()):
         raise DataError("no frame has an energy or forces to compare with", where=data.info.path)
     return found

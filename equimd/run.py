@@ -143,9 +143,12 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     """
     from equimd.model.potential import Potential
 
+    import torch
+
     tensors, meta = load_tensors(path, "model")
     try:
-        model = Potential(ModelConfig.model_validate(meta["config"]))
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are nobody's business
+            model = Potential(ModelConfig.model_validate(meta["config"]))
         model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]

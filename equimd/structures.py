@@ -1,21 +1,16 @@
-"""Structures in and predictions out, through ASE."""
+"""Structures to ask a model about, in any format ASE reads."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equimd.errors import DataError
-from equimd.run import write_atomic
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from equimd.calculator import Prediction
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -47,24 +42,3 @@ def read_structures(path: str | Path) -> list[Atoms]:
         if not np.isfinite(a.positions).all():
             raise DataError("positions are NaN or infinite", where=f"{path}, structure {k}")
     return structures
-
-
-def write_predictions(path: str | Path, atoms: Sequence[Atoms], predictions: Sequence[Prediction]) -> None:
-    """Extended XYZ of the structures with predicted energies and forces (eV, eV/Angstrom), in ASE's usual places."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
-
-    out = []
-    for a, p in zip(atoms, predictions, strict=True):
-        copy = a.copy()
-        copy.set_constraint()
-        labels = {"energy": p.energy} if p.forces is None else {"energy": p.energy, "forces": p.forces}
-        copy.calc = SinglePointCalculator(copy, **labels)
-        if p.energy_std is not None:
-            copy.info["energy_std"] = p.energy_std
-        if p.forces_std is not None:
-            copy.arrays["forces_std"] = np.asarray(p.forces_std)
-        out.append(copy)
-    text = io.StringIO()
-    write(text, out, format="extxyz")
-    write_atomic(path, text.getvalue())

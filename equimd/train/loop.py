@@ -393,6 +393,7 @@ def _copy(model: Potential) -> Potential:
     """The same model with tensors of its own."""
     from equimd.model.potential import Potential
 
-    twin = Potential(model.config)
+    with torch.random.fork_rng(devices=[]):
+        twin = Potential(model.config)
     twin.load_state_dict(model.state_dict())
     return twin

@@ -103,11 +103,17 @@ DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies
 def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
     """One data set of all ``names``: files, folders or ``bundled:NAME``, in the units the settings state."""
     from equimd.data import open_dataset
-    from equimd.data.bundled import path as bundled_path
+    from equimd.data.bundled import paths as bundled_paths
 
     c = config.dataset
-    paths = [str(bundled_path(n.removeprefix(BUNDLED))) if n.startswith(BUNDLED) else n for n in names]
-    return open_dataset(paths, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit)
+    found: list[str | Path] = []
+    for name in names:
+        bundled = name.removeprefix(BUNDLED)
+        if name.startswith(BUNDLED):
+            found += bundled_paths(f"{bundled}idation" if bundled.endswith("-val") else bundled)
+        else:
+            found.append(name)
+    return open_dataset(found, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit)
 
 
 def open_test_data(config: RunConfig) -> Dataset:
@@ -350,7 +356,8 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         )
     keep["elements"] = tuple(sorted({*old.config.elements, *model_config.elements}))
     keep["energy_only"] = model_config.energy_only
-    model = Potential(ModelConfig(**keep))
+    with torch.random.fork_rng(devices=[]):
+        model = Potential(ModelConfig(**keep))
     model.load_state_dict(old.state_dict())
     if config.dataset.reference_energies:
         known = Survey(elements=set(keep["elements"]))
