@@ -1,0 +1,52 @@
+"""Radial functions against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from equimd.model.radial import RadialBasis, polynomial_cutoff
+
+R_MAX = 5.0
+
+
+def test_gaussians_sit_evenly_and_are_as_wide_as_they_are_apart() -> None:
+    basis = RadialBasis("gaussian", 6, R_MAX).double()
+    r = torch.linspace(0, 6, 31, dtype=torch.float64)
+    expected = torch.stack([torch.exp(-0.5 * (r - k).square()) for k in range(6)], dim=1)  # spacing 1
+    torch.testing.assert_close(basis(r), expected)
+
+
+def test_bessel_functions_are_orthonormal_on_the_ball() -> None:
+    """Integral of r^2 e_n e_m over 0..r_max is 1 for n = m, else 0 (Gasteiger et al. 2020)."""
+    basis = RadialBasis("bessel", 5, R_MAX).double()
+    r = (torch.arange(20_000, dtype=torch.float64) + 0.5) * (R_MAX / 20_000)
+    values = basis(r) * r[:, None]
+    torch.testing.assert_close(
+        values.T @ values * (R_MAX / 20_000), torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-6
+    )
+    first = math.sqrt(2 / R_MAX) * math.sin(math.pi * 2.0 / R_MAX) / 2.0
+    assert float(basis(torch.tensor([2.0], dtype=torch.float64))[0, 0]) == pytest.approx(first, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "bessel"])
+@pytest.mark.parametrize("num_rbf", [1, 2, 20])
+def test_shape_precision_and_no_weights(kind, num_rbf) -> None:
+    for dtype in (torch.float32, torch.float64):
+        basis = RadialBasis(kind, num_rbf, R_MAX).to(dtype)
+        out = basis(torch.linspace(0.5, 9, 7, dtype=dtype))
+        assert out.shape == (7, num_rbf)
+        assert out.dtype == dtype
+        assert torch.isfinite(out).all()
+        assert not basis.state_dict()
+
+
+@pytest.mark.parametrize("p", [3, 6])
+def test_polynomial_envelope_is_the_published_one(p) -> None:
+    x = torch.linspace(0, 1, 11, dtype=torch.float64)
+    expected = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+    torch.testing.assert_close(polynomial_cutoff(R_MAX * x, R_MAX, p), expected, rtol=0, atol=1e-13)
+    falling = polynomial_cutoff(R_MAX * x, R_MAX, p).diff()
+    assert (falling <= 0).all()
