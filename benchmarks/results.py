@@ -1,0 +1,93 @@
+"""The one format of benchmark results: a JSON file of rows, and a Markdown table beside it.
+
+``{suite, created, machine, versions, data_sha256,
+rows: [{name, value, unit, command, preset, budget_s, n_train, seed}]}``
+Row names read ``<dataset>/<molecule>/<split>/<variant>/<metric>``. Rows are merged by name, so that a suite can be run
+molecule by molecule, or go on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("equimd", "torch", "e3nn", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, and everything needed to make it again."""
+
+    name: str
+    value: float
+    unit: str
+    command: str
+    preset: str
+    budget_s: float | None
+    n_train: int | None
+    seed: int | None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and accelerator, without a host name."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    flags = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+            if line.startswith("flags"):
+                flags = ", AVX-512" if "avx512f" in line else ""
+                break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"processor": model + flags, "cores": os.cpu_count(), "memory_GiB": round(memory), "accelerator": device}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the figures."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, str]) -> dict[str, Any]:
+    """Put rows into a results file, replacing those of the same name; returns the whole file."""
+    old = json.loads(path.read_text()) if path.exists() else {"rows": [], "data_sha256": {}}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    here = {"machine": machine(), "versions": versions()}
+    new = {r.name: {**asdict(r), "created": created} for r in rows}
+    kept = [row for row in old["rows"] if row["name"] not in new]
+    merged = {
+        "suite": suite,
+        "created": created,
+        **here,
+        "data_sha256": {**old["data_sha256"], **data_sha256},
+        "rows": sorted([*kept, *new.values()], key=lambda row: row["name"]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(merged, indent=1) + "\n")
+    temporary.replace(path)
+    return merged
