@@ -97,11 +97,11 @@ class TrainConfig(Settings):
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop when validation has not improved for so many epochs; off by default"
     )
-    batch_size_train: int = Field(10, ge=1, description="frames of one training step")
+    batch_size_train: int = Field(5, ge=1, description="frames of one training step")
     batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
     seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr: float = Field(4e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     energy_weight: float = Field(
         0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only"
@@ -159,7 +159,7 @@ DERIVED_KEYS = ("elements", "energy_only")
 
 def config_keys() -> dict[str, str]:
     """Every key a user may set, and the part of :class:`RunConfig` it belongs to, in the template's order."""
-    sections = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}
+    sections: dict[str, type[Settings]] = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}
     return {
         key: section
         for section, cls in sections.items()
@@ -240,7 +240,8 @@ def config_text(config: RunConfig | None = None, *, comments: bool = True) -> st
     import yaml
 
     config = config or RunConfig()
-    values, lines, section = flat_config(config), [], ""
+    values, section = flat_config(config), ""
+    lines: list[str] = []
     titles = {"dataset": "frames", "model": "model", "training": "training"}
     for key, part in config_keys().items():
         if part != section:

@@ -14,6 +14,7 @@ open molecules. *Edges* (``num_slots`` = 0): N atoms without padding and a neigh
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,8 +121,9 @@ class Batch:
         """The same batch on another device."""
         if torch.device(device) == self.positions.device:
             return self
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def unpad(self, x: Tensor) -> list[Tensor]:
         """Split a per-slot tensor (N, ...) into one (n_i, ...) tensor a structure, padding dropped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from e3nn import o3
@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.errors import ModelError
-from equimd.model.graph import dense_graph, edge_graph
+from equimd.model.graph import Graph, dense_graph, edge_graph
 from equimd.model.painn import PaiNN, initialize, scalar_linear, scalars, tensor_linear, tensors
 
 MAX_CHARGE = 10  # charges -10..10 and multiplicities 0 (not stated)..11 have an embedding
@@ -109,11 +109,15 @@ class Potential(nn.Module):
     ) -> Output:
         """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`."""
         if num_slots:
-            graph = dense_graph(positions, atomic_numbers, num_slots, self.config.cutoff)
+            graph: Graph = dense_graph(positions, atomic_numbers, num_slots, self.config.cutoff)
+        elif edge_index is None:
+            raise ModelError("a batch without padding needs its edges", where="edge_index")
         else:
             graph = edge_graph(positions, edge_index, edge_shifts)
         state = None
         if self.state_embedding is not None:
+            if charge is None or spin is None:
+                raise ModelError("the model embeds charge and multiplicity: both are needed", where="charge, spin")
             q, m = charge + MAX_CHARGE, spin + 2 * MAX_CHARGE + 1
             state = (self.state_embedding(q) + self.state_embedding(m)).index_select(0, structure)
         s, v = self.backbone(atomic_numbers, graph, state)
@@ -190,7 +194,7 @@ class Potential(nn.Module):
                 )
 
 
-def batch_arguments(batch: Batch) -> dict[str, Tensor | int | None]:
+def batch_arguments(batch: Batch) -> dict[str, Any]:
     """The arguments of :meth:`Potential.network` besides the positions."""
     return {
         "atomic_numbers": batch.atomic_numbers,

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,7 +210,7 @@ class TrainStep:
             n = -(-n // 4) * 4
         return pad_batch(batch, max(self.batch_size or 0, batch.num_structures), n)
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+    def _inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Tensors of the batch in a fixed order; targets have the reference energies taken off in float64."""
         dtype = self.model.dtype
         energy = None
@@ -229,7 +230,7 @@ class TrainStep:
             batch.forces.to(dtype) if batch.forces is not None and self.forces_weight else None,
         )
 
-    def _runner(self, batch: Batch, inputs: tuple[Tensor | None, ...], hyper: Tensor) -> Callable[..., Tensor]:
+    def _runner(self, batch: Batch, inputs: tuple[Any, ...], hyper: Tensor) -> Callable[..., Tensor]:
         sizes = (batch.num_structures, batch.num_slots)
         present = tuple(x is not None for x in inputs)
 
@@ -268,7 +269,7 @@ class TrainStep:
         vector: Tensor,
         energy_weight: Tensor,
         forces_weight: Tensor,
-        inputs: tuple[Tensor | None, ...],
+        inputs: tuple[Any, ...],
         sizes: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """d loss / d weights as one vector, and the statistics but the last. ``inputs`` as in ``_inputs``."""
@@ -351,11 +352,11 @@ class _Network(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *args: object, **kwargs: object) -> object:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.network(*args, **kwargs)
 
 
-def _compiled(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
+def _compiled(function: Callable[..., Tensor], inputs: tuple[Any, ...]) -> Callable[..., Tensor]:
     """Trace ``function`` on ``inputs`` into one graph without autograd, and compile it for these shapes."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
