@@ -54,6 +54,10 @@ class ModelError(EquimdError):
     """A structure the model cannot answer for, such as an element it never saw."""
 
 
+class UncertaintyError(EquimdError):
+    """An uncertainty that cannot be had: a singular posterior, too few frames, a rate that so few runs cannot state."""
+
+
 class MachineError(EquimdError):
     """The machine failed (disk, memory, network); what was written is intact."""
 

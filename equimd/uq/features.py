@@ -1,0 +1,108 @@
+"""What the last layer sees: features phi of a structure, and the rows by which forces are linear in its weights.
+
+E = phi . w (+ reference energies), so F = -dE/dx = J w with J = -dphi/dx; the direct force head is F = V w'. These rows are
+all that an exact posterior over the last layer, and any variance from it, needs.
+
+Everything here runs the eager network: batched reverse mode does not work through ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equimd.data.batch import Batch
+from equimd.errors import UncertaintyError
+from equimd.model import Potential, batch_arguments
+
+CHUNK = 8  # features of one batched reverse pass: more fall out of the processor's cache, fewer repeat overhead
+
+
+class Rows(NamedTuple):
+    """Rows of the design matrix of a batch with B structures in N node slots.
+
+    Attributes:
+        energy: (B, p) phi, eV: energy = phi . w.
+        forces: (N, 3, q), zero in padded slots. Conservative: J = -dphi/dx, eV/Angstrom, q = p, forces = J w. Direct
+            head: V, eV/Angstrom, q channels, forces = V w' with the weights of the force head. None if not asked for.
+    """
+
+    energy: Tensor
+    forces: Tensor | None
+
+
+def double_precision(model: Potential) -> Potential:
+    """A float64 copy in evaluation mode with frozen weights; the model itself is left as it is."""
+    return deepcopy(model).to(torch.float64).eval().requires_grad_(False)
+
+
+def energy_rows(model: Potential, batch: Batch) -> Tensor:
+    """phi of each structure, (B, p), eV."""
+    model.check(batch)
+    with torch.no_grad():
+        return model.network(batch.positions.to(model.dtype), **batch_arguments(batch)).features
+
+
+def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
+    """Energy rows and force rows of a batch.
+
+    For conservative models all of J comes from p vector-Jacobian products, ``chunk`` of them at a time in one vectorised
+    reverse pass. Structures do not see each other, so differentiating the sum of phi over the batch gives every one's own.
+
+    Raises:
+        ModelError: elements the model was not trained on.
+    """
+    if model.force_head is not None:
+        model.check(batch)
+        with torch.no_grad():
+            out = model.network(batch.positions.to(model.dtype), **batch_arguments(batch))
+        return Rows(out.features, out.vectors)
+    features, rows = projected_rows(model, batch, None, chunk=chunk)
+    return Rows(features, rows)
+
+
+def projected_rows(
+    model: Potential, batch: Batch, directions: Tensor | None, *, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Features, and force rows in some directions of the weights only: k directions cost k/p of all rows.
+
+    Args:
+        directions: (p, k), or None for all p axes. For a direct model the rows are those of its force head.
+        chunk: directions of one reverse pass.
+
+    Returns:
+        phi (B, p), and J @ directions (N, 3, k), zero in padded slots.
+
+    Raises:
+        UncertaintyError: directions of the wrong length.
+    """
+    model.check(batch)
+    if model.force_head is not None:
+        rows = design_rows(model, batch)
+        return rows.energy, rows.forces if directions is None else rows.forces @ directions.to(rows.forces)
+    with torch.enable_grad():
+        positions = batch.positions.detach().to(model.dtype).requires_grad_(True)
+        features = model.network(positions, **batch_arguments(batch)).features
+        p = features.shape[1]
+        if directions is None:
+            basis = torch.eye(p, dtype=features.dtype, device=features.device)
+        elif directions.ndim == 2 and len(directions) == p:
+            basis = directions.to(features).T
+        else:
+            raise UncertaintyError(f"directions have shape {tuple(directions.shape)}, the last layer has {p} weights")
+        total, parts = features.sum(0), []
+        for start in range(0, len(basis), chunk):
+            part = basis[start : start + chunk]
+            (gradient,) = torch.autograd.grad(
+                total, positions, part, is_grads_batched=True, retain_graph=start + chunk < len(basis)
+            )
+            parts.append(gradient)
+    return features.detach(), -torch.cat(parts).permute(1, 2, 0)
+
+
+def real_atoms(batch: Batch) -> Tensor:
+    """(N,) bool: the slots that hold an atom."""
+    return batch.atomic_numbers > 0

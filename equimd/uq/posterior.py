@@ -1,0 +1,236 @@
+"""What a model says with a fitted posterior: variances of energies, covariances of forces, and cheap scores.
+
+Plain tensors and no laplace-torch, so that molecular dynamics starts at once. Per atom and per frame, so that a report can
+say which atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.data.batch import Batch
+from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.errors import UncertaintyError
+from equimd.model import Potential
+from equimd.uq.features import CHUNK, design_rows, double_precision, energy_rows, projected_rows
+
+FLOAT32_NOISE = 1e-6  # of the features, relative: what single precision leaves of them
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """N(mean, Sigma) over the weights of a last layer, Sigma = scale scale^T; float64.
+
+    Attributes:
+        mean: (p,) the trained weights.
+        scale: (p, p) lower triangular.
+        second_moment: (p, p) of the rows it was fitted to (those of forces where there are any), unit trace.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    second_moment: Tensor
+
+    def variance(self, rows: Tensor) -> Tensor:
+        """Var of each row's value: (..., p) -> (...)."""
+        return (rows.double() @ self.scale).square().sum(-1)
+
+    def covariance(self, rows: Tensor) -> Tensor:
+        """Covariance of the values of c rows: (..., c, p) -> (..., c, c), positive semidefinite by construction."""
+        root = rows.double() @ self.scale
+        return root @ root.mT
+
+    def directions(self, rank: int, method: str = "eigen", seed: int = 0) -> Tensor:
+        """(p, rank) directions d_k of the weights, so that sum_k (J d_k)^2 stands in for the variance J Sigma J^T.
+
+        Args:
+            method: ``eigen``, the leading eigenvectors of Sigma scaled by their standard deviations: they see the
+                directions that training determined least, where unfamiliar frames differ, but only a part of the
+                variance. ``sample``, random draws over sqrt(rank): the whole variance on average, each with a relative
+                error of about sqrt(2 / (3 rank)) an atom. Either needs a calibration of its own.
+
+        Raises:
+            UncertaintyError: a rank outside 1..p, or no such method.
+        """
+        p = len(self.scale)
+        if not 1 <= rank <= p:
+            raise UncertaintyError(f"rank {rank}: the last layer has {p} weights")
+        if method == "sample":
+            noise = torch.randn(p, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+            return self.scale @ noise.to(self.scale.device) / rank**0.5
+        if method != "eigen":
+            raise UncertaintyError(f"no method '{method}'", hint="eigen or sample")
+        left, values, _ = torch.linalg.svd(self.scale)
+        return left[:, :rank] * values[:rank]
+
+    def explained(self, directions: Tensor) -> float:
+        """The share of the in-domain variance that some directions carry, 0..1."""
+        root = self.scale.T @ self.second_moment @ self.scale
+        return float((directions.T @ self.second_moment @ directions).trace() / root.trace())
+
+
+@dataclass(frozen=True)
+class FeatureDistance:
+    """u = (x - mean)^T C^-1 (x - mean) / rank: how far a structure is from the training frames, in their own spread.
+
+    x = phi / n_atoms, so that structures of different size compare; for one composition u is the same as with phi. C is
+    the covariance of x over the training frames, u their 1 on average. Directions whose spread is below what single
+    precision resolves are given that much.
+
+    Attributes:
+        mean: (p,).
+        whiten: (p, rank), C^-1 = whiten whiten^T.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+
+    @classmethod
+    def fit(
+        cls,
+        model: Potential,
+        data: Dataset,
+        *,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+        progress: object = None,
+    ) -> FeatureDistance:
+        """One forward pass over the frames in float64; moments are merged batch by batch (Chan et al. 1983).
+
+        Raises:
+            UncertaintyError: fewer than two frames.
+        """
+        model = double_precision(model).to(device)
+        count, mean, scatter, square = 0, 0.0, 0.0, 0.0
+        for features in _features(model, data, batch_size, device, progress):
+            n, center = len(features), features.mean(0)
+            shift = center - mean
+            scatter = scatter + (features - center).T @ (features - center)
+            scatter = scatter + torch.outer(shift, shift) * (count * n / (count + n))
+            mean, square = mean + shift * (n / (count + n)), square + float(features.square().sum())
+            count += n
+        if count < 2:
+            raise UncertaintyError(f"{count} frames: the spread of the features needs at least 2")
+        return cls.from_moments(mean, scatter / count, noise=FLOAT32_NOISE * (square / count / len(scatter)) ** 0.5)
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, covariance: Tensor, *, noise: float = 0.0) -> FeatureDistance:
+        """From the mean (p,) and covariance (p, p), with a floor under the standard deviation in any direction."""
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.clamp(min=max(noise**2, 1e-14 * float(values[-1]), torch.finfo(values.dtype).tiny))
+        return cls(mean, vectors / values.sqrt())
+
+    def __call__(self, features: Tensor, n_atoms: Tensor) -> Tensor:
+        """u (B,) of features (B, p) of structures of ``n_atoms`` (B,)."""
+        x = features.double() / n_atoms.to(features.device)[:, None] - self.mean
+        return (x @ self.whiten).square().mean(-1)
+
+
+def _features(model: Potential, data: Dataset, batch_size: int, device: str | torch.device, progress: object):
+    done = 0
+    for block in iterate_blocks(data):
+        order = np.lexsort((block.n_atoms, block.pbc.any(1)))
+        for start in range(0, len(order), batch_size):
+            frames = block.take(order[start : start + batch_size])
+            batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64, device=device)
+            yield energy_rows(model, batch) / batch.n_atoms[:, None]
+            done += len(frames)
+            if callable(progress):
+                progress(done, len(data))
+
+
+@dataclass(frozen=True)
+class RawUncertainty:
+    """Uncertainty of the last layer alone, before calibration.
+
+    Attributes:
+        energy_variance: (B,) eV^2.
+        force_covariance: (N, 3, 3) (eV/Angstrom)^2, zero in padded slots.
+        distance: (B,) feature distance u.
+    """
+
+    energy_variance: Tensor
+    force_covariance: Tensor
+    distance: Tensor
+
+    @property
+    def force_variance(self) -> Tensor:
+        """(N,) trace / 3: the mean variance of a component, which no rotation changes."""
+        return self.force_covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores that molecular dynamics can afford, before calibration.
+
+    Attributes:
+        energy_std: (B,) eV.
+        distance: (B,) feature distance u.
+        force_std: (N,) sqrt of the trace of the rank-k force covariance, eV/Angstrom; None if not asked for.
+    """
+
+    energy_std: Tensor
+    distance: Tensor
+    force_std: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """All that a model's uncertainty is computed from; for conservative models ``forces`` is ``energy``."""
+
+    energy: Posterior
+    forces: Posterior
+    distance: FeatureDistance
+
+    def raw(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> RawUncertainty:
+        """The exact variances, at the cost of p reverse passes for a conservative model."""
+        rows = design_rows(model, batch, chunk=chunk)
+        return RawUncertainty(
+            self.energy.variance(rows.energy),
+            self.forces.covariance(rows.forces),
+            self.distance(rows.energy, batch.n_atoms),
+        )
+
+    def scores(self, model: Potential, batch: Batch, directions: Tensor | None = None) -> Scores:
+        """Energy sigma and feature distance, from a forward pass; with k ``directions`` (p, k) the rank-k force score
+        too, from one vectorised reverse pass."""
+        if directions is None:
+            features, force_std = energy_rows(model, batch), None
+        else:
+            features, rows = projected_rows(model, batch, directions, chunk=directions.shape[1])
+            force_std = rows.double().square().sum((1, 2)).sqrt()
+        return Scores(self.energy.variance(features).sqrt(), self.distance(features, batch.n_atoms), force_std)
+
+    def to(self, device: str | torch.device) -> LastLayer:
+        """The same on another device."""
+        return LastLayer.from_state({name: tensor.to(device) for name, tensor in self.state_dict().items()})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As plain tensors."""
+        parts = {"energy": self.energy, "distance": self.distance}
+        if self.forces is not self.energy:
+            parts["forces"] = self.forces
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in vars(part).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> LastLayer:
+        """Undo :meth:`state_dict`.
+
+        Raises:
+            UncertaintyError: something is missing.
+        """
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith(f"{name}.")}
+
+        try:
+            energy = Posterior(**part("energy"))
+            forces = Posterior(**part("forces")) if part("forces") else energy
+            return cls(energy, forces, FeatureDistance(**part("distance")))
+        except TypeError as error:
+            raise UncertaintyError(f"the saved uncertainty is incomplete ({error})", hint="equimd calibrate") from None
