@@ -7,8 +7,8 @@ Names and shapes (N node slots, B structures, E edges), units eV and Angstrom:
 - ``energy`` (B,) float64, total; ``forces`` (N, 3), zero in padded slots; None where the frames have none;
 - ``edge_index`` (2, E): [0] the source j, [1] the target i; ``edge_shifts`` (E, 3) or None.
 
-Two layouts. *Dense* (``num_slots`` = n > 0): each structure takes n slots and all pairs are considered: fastest for small
-open molecules. *Edges* (``num_slots`` = 0): N atoms without padding and a neighbour list.
+Two layouts. *Dense* (``num_slots`` = n > 0): each structure takes n slots and all pairs are considered: fastest for
+small open molecules. *Edges* (``num_slots`` = 0): N atoms without padding and a neighbour list.
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ class DirectForceHead(nn.Module):
 class Potential(nn.Module):
     """A PaiNN potential: ``forward`` for use, ``network`` for whoever differentiates or compiles it.
 
-    E = last_layer(phi) + sum_i E0(Z_i), phi = scale * sum_i h_i. ``last_layer`` is a plain ``nn.Linear(p, 1, bias=False)``:
-    the energy is linear in its weights, so the posterior over them is exact. ``scale`` (eV) is the data's force scale, so
+    E = last_layer(phi) + sum_i E0(Z_i), phi = scale * sum_i h_i. ``last_layer`` is a plain ``nn.Linear`` without
+    bias: the energy is linear in its weights, so the posterior over them is exact. ``scale`` (eV) is the data's force
+    scale, so
     that training does not depend on units.
     """
 
@@ -190,7 +191,8 @@ class Potential(nn.Module):
             q, m = batch.charge, batch.spin
             if len(q) and (int(q.abs().max()) > MAX_CHARGE or int(m.max()) > MAX_SPIN or int(m.min()) < 0):
                 raise ModelError(
-                    f"charge or multiplicity out of range (charges -{MAX_CHARGE}..{MAX_CHARGE}, multiplicities 1..{MAX_SPIN})"
+                    f"charge or multiplicity out of range (charges -{MAX_CHARGE}..{MAX_CHARGE}, "
+                    f"multiplicities 1..{MAX_SPIN})"
                 )
 
 

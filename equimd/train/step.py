@@ -1,8 +1,8 @@
 """One training step, energies, forces, loss, gradients, AdamW and EMA, as one pure function that can be compiled.
 
 The weights live in one flat vector, of which the model's parameters are views. A step is
-``gradients`` (forward, forces = -dE/dR, loss, d loss/d weights) followed by ``update`` (clipping, AdamW, EMA). Eager, these
-run as written. Compiled, both are traced into a single graph of tensor operations with no autograd left in it
+``gradients`` (forward, forces = -dE/dR, loss, d loss/d weights) followed by ``update`` (clipping, AdamW, EMA). Eager,
+these run as written. Compiled, both are traced into a single graph of tensor operations with no autograd left in it
 (``make_fx`` unrolls the double backward, which ``torch.compile`` alone refuses), one graph a batch shape.
 
 AdamW: Loshchilov and Hutter 2019, algorithm 2. EMA: Polyak averaging with the warm-up min(decay, (1+t)/(10+t)).
@@ -175,7 +175,7 @@ class TrainStep:
     # -- one step ------------------------------------------------------------------------------------------------
 
     def __call__(self, batch: Batch, lr: float) -> dict[str, Tensor]:
-        """Take one step; returns the sums named in ``STATISTICS`` as 0-dim tensors (eV, eV/Angstrom), before the update."""
+        """Take one step; returns the sums named in ``STATISTICS`` as 0-dim tensors (eV, A), before the update."""
         self.model.check(batch)
         if self.compile and batch.num_slots:
             batch = self._padded(batch)
