@@ -68,11 +68,9 @@ class Environment:
         if not (Path.home() / ".rustup").exists():  # pip asks rustc for its version, and rustup would make this folder
             self.env.setdefault("RUSTUP_HOME", str(cache / "rustup"))
 
-    def call(self, *args: str, low_priority: bool = False, **env: str) -> str | None:
+    def call(self, *args: str, **env: str) -> str | None:
         """Run the environment's Python. Returns what it printed if it failed, else None."""
         command = [str(self.python), *args]
-        if low_priority and shutil.which("nice"):
-            command = ["nice", "-n", "15", *command]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         done = subprocess.run(command, **pipes, env={**self.env, **env}, cwd=ROOT, check=False)
         return done.stdout if done.returncode else None
@@ -205,7 +203,6 @@ def install_cluster(env: Environment) -> None:
             failure = env.call(
                 *("-m", "pip", "--no-input", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
                 *("--wheel-dir", work, CLUSTER),
-                low_priority=True,
                 FORCE_ONLY_CPU="1",
                 CFLAGS="-g0",
                 DIST_EXTRA_CONFIG=str(jobs),
