@@ -141,9 +141,9 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     Raises:
         RunError: the file is missing, damaged or newer than this version.
     """
-    from equimd.model.potential import Potential
-
     import torch
+
+    from equimd.model.potential import Potential
 
     tensors, meta = load_tensors(path, "model")
     try:

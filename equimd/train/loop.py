@@ -190,7 +190,8 @@ class Trainer:
         self._save_cost = self._saved - began
 
     def _save_if_due(self) -> None:
-        wait = max(self.config.training.checkpoint_interval, self._save_cost / CHECKPOINT_SHARE)
+        interval = self.config.training.checkpoint_interval
+        wait = max(interval, min(self._save_cost / CHECKPOINT_SHARE, 10 * interval))  # slow disks: rarer, not never
         if time.monotonic() - self._saved >= wait:
             self.save()
 
