@@ -139,6 +139,8 @@ def test_third_party_imports_are_declared() -> None:
     declared |= {"yaml"} if "pyyaml" in declared else set()
     declared |= {"laplace"} if "laplace_torch" in declared else set()
     for name in MODULES:
+        if name.startswith("equimd.benchmarks.peers."):  # run in the peers' own environments
+            continue
         outside = {i.split(".")[0] for i in _imports(name, inside_functions=True)} - sys.stdlib_module_names
         assert outside <= declared | {"equimd"}, name
 
