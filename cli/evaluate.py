@@ -37,7 +37,7 @@ def evaluate(
     Examples:
 
         equimd evaluate runs/ethanol --data rmd17_ethanol_test_01.npz
-        equimd evaluate runs/ethanol --data bundled:ethanol-test-600K --json
+        equimd evaluate runs/ethanol --data bundled:ethanol-600K --json
         equimd evaluate runs/ethanol --data test.extxyz --plot parity.png
     """
     from equimd import plots
