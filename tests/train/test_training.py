@@ -55,7 +55,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_it_learns_the_springs(tmp_path: Path, water: Path) -> None:
-    options = {"num_epochs": 60, "lr": 1e-2, "ema_decay": 0.9, "num_features": 16, "batch_size_train": 4}
+    options = {"num_epochs": 40, "lr": 1e-2, "ema_decay": 0.9, "num_features": 16, "batch_size_train": 4}
     assert start(toy_config(water, **options), tmp_path / "run").fit() == "completed"
     table = rows(tmp_path / "run")
     assert len(table) == 40
