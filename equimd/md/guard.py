@@ -1,0 +1,276 @@
+"""Which proposed frames may be taken as true: physical checks, and a calibrated score.
+
+Physical checks know the reference geometry. A frame is refused when numbers are not finite, when two atoms come closer
+than ``CLOSE`` times the sum of their covalent radii (fusing), or when a molecule falls apart: its atoms no longer hang
+together by contacts of less than ``FAR`` times the sum of the radii. Bonds may break and form, as long as nothing flies
+away; the molecules of a cluster may part.
+
+Covalent radii: Cordero et al. 2008, as in ASE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.errors import ConfigError, DataError
+from equimd.md.state import State, System
+
+BONDED = 1.3  # times the sum of covalent radii: bonds of the reference geometry
+CLOSE = 0.5  # closer than this, atoms have fused: 0.31 Angstrom for H-H, 0.54 for C-H, 0.76 for C-C
+FAR = 2.0  # contacts longer than this do not hold a molecule together: 2.1 Angstrom for C-H, 3.0 for C-C
+
+Action = Literal["halt", "flag"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Why one replica was halted or flagged.
+
+    Attributes:
+        row: which row of the positions that were judged.
+        reason: one sentence part, such as ``atoms 3 and 7 are 0.21 Angstrom apart``.
+        code: ``not-finite``, ``fused``, ``apart`` or the name of the score.
+        score, threshold: what was compared; NaN for numbers that are not finite.
+        atoms: indices of those responsible.
+    """
+
+    row: int
+    action: Action
+    code: str
+    reason: str
+    score: float
+    threshold: float
+    atoms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What may be done with A proposed frames.
+
+    Attributes:
+        events: at most one a replica, the most serious; none where all is well.
+        scores: (A,) values of the calibrated score; None without one.
+        atom_scores: (A, n) the same per atom; None where the score has none.
+    """
+
+    events: tuple[Event, ...] = ()
+    scores: Tensor | None = None
+    atom_scores: Tensor | None = None
+
+    @property
+    def halts(self) -> tuple[Event, ...]:
+        return tuple(e for e in self.events if e.action == "halt")
+
+    def accept(self, count: int) -> Tensor | None:
+        """(count,) bool, False for replicas to halt; None if all go on."""
+        halted = [e.row for e in self.halts]
+        if not halted:
+            return None
+        keep = torch.ones(count, dtype=torch.bool)
+        keep[halted] = False
+        return keep
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the reference geometry allows: for P pairs i < j.
+
+    Attributes:
+        first, second: (P,) atom indices.
+        radii: (P,) sums of covalent radii, Angstrom.
+        lower2, upper2: (P,) bounds on squared distances; a frame within them is well. Only bonds have an upper
+            bound that is not huge, and one beyond it calls for a closer look, not for a halt.
+        bonds: (b, 2) of the reference geometry.
+        bond_lengths: (b,) Angstrom, in the reference geometry.
+        molecules: (n,) which molecule of the reference geometry each atom belongs to.
+    """
+
+    first: Tensor
+    second: Tensor
+    radii: Tensor
+    lower2: Tensor
+    upper2: Tensor
+    bonds: np.ndarray
+    bond_lengths: np.ndarray
+    molecules: np.ndarray
+    system: System
+
+    @classmethod
+    def from_reference(cls, system: System, positions: Tensor) -> Limits:
+        """Limits from a reference geometry (n, 3).
+
+        Raises:
+            DataError: atoms overlap in it.
+        """
+        from ase.data import covalent_radii
+
+        n, device = system.n_atoms, system.masses.device
+        first, second = torch.triu_indices(n, n, 1, device=device)
+        radius = torch.tensor(covalent_radii[system.numbers.cpu().numpy()], device=device)
+        radii = radius[first] + radius[second]
+        distance = pair_vectors(system, positions[None], first, second).norm(dim=-1)[0]
+        overlap = distance < CLOSE * radii
+        if bool(overlap.any()):
+            worst = int(torch.argmin(distance / radii))
+            i, j, d = int(first[worst]), int(second[worst]), float(distance[worst])
+            raise DataError(f"atoms {i} and {j} overlap: they are {d:.2f} Angstrom apart", where="start geometry")
+        bonded = distance < BONDED * radii
+        # the largest finite number, so that NaN and infinite distances fail the comparison too
+        upper2 = torch.where(bonded, (FAR * radii).square(), torch.finfo(torch.float64).max)
+        bonds = torch.stack([first[bonded], second[bonded]], 1).cpu().numpy()
+        lengths = distance[bonded].cpu().numpy()
+        molecules = components(n, bonds)
+        return cls(first, second, radii, (CLOSE * radii).square(), upper2, bonds, lengths, molecules, system)
+
+
+def pair_vectors(system: System, positions: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """(..., P, 3) vectors from atom ``first`` to ``second``, of the nearest image in periodic cells.
+
+    Nearest images are right for distances below half the smallest height of the cell.
+    """
+    delta = positions.index_select(-2, second) - positions.index_select(-2, first)
+    if system.cell is None:
+        return delta
+    fractional = delta @ torch.linalg.inv(system.cell)
+    shift = fractional.round() * fractional.new_tensor(system.pbc)
+    return delta - shift @ system.cell
+
+
+def components(n: int, edges: np.ndarray) -> np.ndarray:
+    """(n,) label of the connected component of each of n vertices, the labels counted from 0."""
+    label = np.arange(n)
+    for i, j in edges:
+        if label[i] != label[j]:
+            label[label == label[j]] = label[i]
+    return np.unique(label, return_inverse=True)[1]
+
+
+def physical_decision(limits: Limits, positions: Tensor, energy: Tensor, forces: Tensor) -> Decision:
+    """The physical checks on A frames: positions and forces (A, n, 3), energy (A,)."""
+    squared = pair_vectors(limits.system, positions, limits.first, limits.second).square().sum(-1)
+    well = (squared >= limits.lower2) & (squared < limits.upper2)
+    # one number carries every NaN and infinity of energies, forces and positions
+    total = energy.sum() + forces.sum() + positions.sum()
+    if bool(well.all() & torch.isfinite(total)):
+        return Decision()
+    events = []
+    for row in range(len(positions)):
+        event = _finite_event(row, positions[row], energy[row], forces[row])
+        event = event or _distance_event(limits, row, squared[row].sqrt())
+        if event is not None:
+            events.append(event)
+    return Decision(tuple(events))
+
+
+def _finite_event(row: int, positions: Tensor, energy: Tensor, forces: Tensor) -> Event | None:
+    bad = ~torch.isfinite(positions).all(-1) | ~torch.isfinite(forces).all(-1)
+    if not bool(bad.any()) and bool(torch.isfinite(energy)):
+        return None
+    atoms = tuple(bad.nonzero().flatten().tolist())
+    what = "positions or forces are not finite" if atoms else "the energy is not finite"
+    return Event(row, "halt", "not-finite", what, math.nan, math.nan, atoms)
+
+
+def _distance_event(limits: Limits, row: int, distance: Tensor) -> Event | None:
+    ratio = distance / limits.radii
+    if len(ratio) and float(ratio.min()) < CLOSE:
+        worst = int(ratio.argmin())
+        i, j = int(limits.first[worst]), int(limits.second[worst])
+        reason = f"atoms {i} and {j} are {float(distance[worst]):.2f} Angstrom apart"
+        return Event(row, "halt", "fused", reason, float(ratio[worst]), CLOSE, (i, j))
+    contact = (ratio < FAR).cpu().numpy()
+    edges = np.stack([limits.first.cpu().numpy(), limits.second.cpu().numpy()], 1)[contact]
+    now = components(len(limits.molecules), edges)
+    for molecule in np.unique(limits.molecules):
+        members = np.flatnonzero(limits.molecules == molecule)
+        parts, counts = np.unique(now[members], return_counts=True)
+        if len(parts) == 1:
+            continue
+        gone = members[now[members] != parts[np.argmax(counts)]]
+        reason = "atoms flying apart: " + ", ".join(map(str, gone)) + " lost the rest of the molecule"
+        gap = _nearest_across(limits, ratio, gone, members)
+        return Event(row, "halt", "apart", reason, gap, FAR, tuple(int(a) for a in gone))
+    return None
+
+
+def _nearest_across(limits: Limits, ratio: Tensor, gone: np.ndarray, members: np.ndarray) -> float:
+    """The closest contact, over the sum of radii, between the lost atoms and the rest of their molecule."""
+    inside = torch.zeros(len(limits.molecules), dtype=torch.bool, device=ratio.device)
+    lost = inside.clone()
+    inside[members.tolist()], lost[gone.tolist()] = True, True
+    i, j = limits.first, limits.second
+    return float(ratio[inside[i] & inside[j] & (lost[i] != lost[j])].min())
+
+
+#: positions (A, n, 3) and the extras of the force function -> scores (A,), and per-atom scores (A, n) or None.
+ScoreFunction = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """A calibrated score and what to do above its threshold. A score that is not a number exceeds every threshold.
+
+    Attributes:
+        name: such as ``force sigma``.
+        unit: of score and threshold, for messages; empty if none.
+    """
+
+    function: ScoreFunction
+    threshold: float
+    action: Action
+    name: str = "score"
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.threshold) or self.action not in ("halt", "flag"):
+            raise ConfigError(f"threshold {self.threshold} with action '{self.action}'", hint="a number; halt or flag")
+
+    def decide(self, positions: Tensor, extras: Mapping[str, Tensor]) -> Decision:
+        """Judge A frames, positions (A, n, 3)."""
+        scores, per_atom = self.function(positions, extras)
+        over = ~(scores <= self.threshold)
+        if not bool(over.any()):
+            return Decision((), scores, per_atom)
+        rows = over.nonzero().flatten().tolist()
+        return Decision(tuple(self._event(row, scores, per_atom) for row in rows), scores, per_atom)
+
+    def _event(self, row: int, scores: Tensor, per_atom: Tensor | None) -> Event:
+        atoms: tuple[int, ...] = ()
+        if per_atom is not None:
+            over = ~(per_atom[row] <= self.threshold)
+            # a score of the frame may exceed the threshold although no single atom does
+            atoms = tuple(over.nonzero().flatten().tolist()) or (int(per_atom[row].argmax()),)
+        value = float(scores[row])
+        reason = f"{self.name} {value:.4g} above {self.threshold:.4g} {self.unit}".rstrip()
+        return Event(row, self.action, self.name, reason, value, self.threshold, atoms)
+
+
+class Guard:
+    """Judges every proposal: physical checks first, then the score of those frames that passed.
+
+    Args:
+        limits: of the reference geometry; None skips the physical checks.
+        rule: the calibrated score; None for none.
+    """
+
+    def __init__(self, limits: Limits | None = None, rule: ScoreRule | None = None) -> None:
+        self.limits, self.rule = limits, rule
+
+    def __call__(self, state: State) -> Decision:
+        """The decision about every replica of ``state``."""
+        physical = Decision()
+        if self.limits is not None:
+            physical = physical_decision(self.limits, state.positions, state.energy, state.forces)
+        if self.rule is None:
+            return physical
+        scored = self.rule.decide(state.positions, state.extras)
+        broken = {e.row for e in physical.events}
+        events = physical.events + tuple(e for e in scored.events if e.row not in broken)
+        return Decision(tuple(sorted(events, key=lambda e: e.row)), scored.scores, scored.atom_scores)

@@ -1,0 +1,255 @@
+"""The loop: propose, judge, commit, record; and the restart file from which it goes on as if it had never stopped.
+
+Everything that decides the future is in ``restart.safetensors``, replaced atomically right after each block of frames,
+so that a kill at any moment loses at most the last block. Random numbers need no state (:mod:`equimd.md.noise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.errors import RunError
+from equimd.md.flags import SuspectRecorder, write_suspects
+from equimd.md.guard import Decision, Guard
+from equimd.md.integrators import ForceFunction, Integrator, evaluate
+from equimd.md.state import State, System, initial_state, kinetic_energy, temperature
+from equimd.md.trajectory import Frame, TrajectoryWriter, trajectory_path
+from equimd.run import load_tensors, save_tensors
+
+RESTART_FILE, SUSPECTS_FILE = "restart.safetensors", "flagged.extxyz"
+KIND = "md-restart"
+UNITS = {"potential_energy": "eV", "kinetic_energy": "eV", "conserved": "eV", "temperature": "K"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What to write and where.
+
+    Attributes:
+        folder: exists already.
+        save_every: steps between saved frames.
+    """
+
+    folder: Path
+    save_every: int = 10
+
+
+class Simulation:
+    """R replicas under one integrator and one guard. :meth:`start` and :meth:`resume` make one, :meth:`run` moves it.
+
+    Attributes:
+        state: the last good state of every replica.
+        suspects: what the guard refused or flagged.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        integrator: Integrator,
+        forces: ForceFunction,
+        state: State,
+        *,
+        dof: int,
+        guard: Guard | None = None,
+        output: Output | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        self.system, self.integrator, self.forces, self.state = system, integrator, forces, state
+        self.dof, self.guard, self.output = dof, guard or Guard(), output
+        self.suspects = SuspectRecorder()
+        self.writers: list[TrajectoryWriter] = []
+        rule = self.guard.rule
+        self.score_name = None if rule is None else rule.name.replace(" ", "_")
+        if output is not None:
+            units = {**UNITS, **({self.score_name: rule.unit} if rule is not None and self.score_name else {})}
+            self.writers = [
+                TrajectoryWriter(
+                    trajectory_path(output.folder, replica, len(state)), system, units=units, resume_step=resume_step
+                )
+                for replica in state.replicas
+            ]
+
+    @classmethod
+    def start(
+        cls,
+        system: System,
+        integrator: Integrator,
+        forces: ForceFunction,
+        positions: Tensor,
+        velocities: Tensor,
+        *,
+        dof: int,
+        replicas: tuple[int, ...] | None = None,
+        guard: Guard | None = None,
+        output: Output | None = None,
+    ) -> Simulation:
+        """Begin at step 0 with positions and velocities (R, n, 3); the guard judges this frame, too.
+
+        Raises:
+            DataError: positions, velocities, energies or forces that are not finite.
+        """
+        replicas = tuple(range(len(positions))) if replicas is None else replicas
+        with torch.no_grad():
+            energy, force, extras = evaluate(forces, positions)
+            first = initial_state(positions, velocities, energy, force, replicas)
+            first = integrator.begin(system, replace(first, extras=extras))
+            simulation = cls(system, integrator, forces, first, dof=dof, guard=guard, output=output)
+            decision = simulation.guard(first)
+            simulation.suspects.update(first, decision)
+            simulation.state = first.commit(first, decision.accept(len(first)))
+            simulation._record(first, decision)
+        return simulation
+
+    @classmethod
+    def resume(
+        cls,
+        system: System,
+        integrator: Integrator,
+        forces: ForceFunction,
+        output: Output,
+        *,
+        dof: int,
+        guard: Guard | None = None,
+    ) -> Simulation:
+        """Go on from the restart file in ``output.folder``.
+
+        Raises:
+            RunError: no restart file, or one of another system or with other settings of the integrator.
+        """
+        path = output.folder / RESTART_FILE
+        tensors, meta = load_tensors(path, KIND)
+        now = {**integrator.settings(), "save_every": output.save_every}
+        differing = [k for k in meta["settings"] if meta["settings"][k] != now.get(k)]
+        if differing:
+            k = differing[0]
+            what = f"the run was made with {k} = {meta['settings'][k]}, not {now.get(k)}"
+            raise RunError(what, where=str(path), hint="the settings of the run, or start a new one")
+        if not torch.equal(tensors["numbers"], system.numbers.cpu()):
+            raise RunError("the run is of another molecule", where=str(path))
+        device = system.masses.device
+        part = _unflatten({k: v.to(device) for k, v in tensors.items()})
+        stored = part["state"]
+        state = State(
+            stored["positions"],
+            stored["velocities"],
+            stored["forces"],
+            stored["energy"],
+            replicas=tuple(meta["replicas"]),
+            active=tuple(meta["active"]),
+            step=int(meta["step"]),
+            bath=part.get("bath", {}),
+        )
+        simulation = cls(system, integrator, forces, state, dof=dof, guard=guard, output=output, resume_step=state.step)
+        if [w.written for w in simulation.writers] != meta["frames"]:
+            raise RunError("the trajectory has fewer frames than the restart file says", where=str(output.folder))
+        simulation.suspects.load({k: v.cpu() for k, v in part.get("suspects", {}).items()}, meta["suspects"])
+        if "forces" in part and hasattr(forces, "load"):
+            forces.load(part["forces"])
+        return simulation
+
+    def run(self, until: int, *, observer: Callable[[Simulation], None] | None = None,
+            stop: Callable[[], bool] | None = None) -> None:  # fmt: skip
+        """Move until step ``until``, until every replica has halted, or until ``stop()`` says so; then save everything.
+
+        Args:
+            observer: called after every step.
+            stop: asked before every step, such as whether Ctrl-C was pressed: between steps a run can be saved exactly.
+        """
+        with torch.no_grad():
+            while self.state.step < until and any(self.state.active) and not (stop is not None and stop()):
+                self.advance()
+                if observer is not None:
+                    observer(self)
+        self.save()
+
+    def advance(self) -> Decision:
+        """One step of the active replicas."""
+        moving = self.state.moving()
+        proposal = self.integrator.propose(self.system, moving, self.forces)
+        decision = self.guard(proposal)
+        if decision.events:
+            self.suspects.update(proposal, decision)
+        self.state = self.state.commit(proposal, decision.accept(len(proposal)))
+        if self.output is not None and proposal.step % self.output.save_every == 0:
+            self._record(proposal, decision)
+            if any(w.due for w in self.writers):
+                self.save()
+        return decision
+
+    def _record(self, judged: State, decision: Decision) -> None:
+        """Buffer a frame of each replica of a state that was accepted."""
+        if self.output is None:
+            return
+        kinetic = kinetic_energy(self.system, judged.velocities).cpu().numpy()
+        heat = temperature(self.system, judged.velocities, self.dof).cpu().numpy()
+        conserved = self.integrator.conserved(self.system, judged).cpu().numpy()
+        arrays = [t.cpu().numpy() for t in (judged.positions, judged.velocities, judged.forces, judged.energy)]
+        flagged = {e.row for e in decision.events}
+        halted = {e.row for e in decision.halts}
+        for row, replica in enumerate(judged.replicas):
+            if row in halted:
+                continue
+            observables = {
+                "potential_energy": float(arrays[3][row]),
+                "kinetic_energy": float(kinetic[row]),
+                "conserved": float(conserved[row]),
+                "temperature": float(heat[row]),
+            }
+            atoms = {}
+            if self.score_name and decision.scores is not None:
+                observables |= {self.score_name: float(decision.scores[row]), "flagged": float(row in flagged)}
+            if self.score_name and decision.atom_scores is not None:
+                atoms[self.score_name] = decision.atom_scores[row].cpu().numpy()
+            time = judged.step * self.integrator.dt
+            positions, velocities, forces = (a[row].copy() for a in arrays[:3])
+            frame = Frame(judged.step, time, positions, velocities, forces, observables, atoms)
+            self.writers[self.state.replicas.index(replica)].append(frame)
+
+    def save(self) -> None:
+        """Write the frames, the suspects and the restart file; does nothing without an output folder.
+
+        Raises:
+            MachineError: the disk is full; what was written before is intact.
+        """
+        if self.output is None:
+            return
+        for writer in self.writers:
+            writer.flush()
+        if self.suspects.frames():
+            write_suspects(self.output.folder / SUSPECTS_FILE, self.system, self.suspects.frames())
+        # last, so that it never points behind frames that are not on disk
+        state, (suspects, suspects_meta) = self.state, self.suspects.dump()
+        tensors = {"numbers": self.system.numbers}
+        for name in ("positions", "velocities", "forces", "energy"):
+            tensors[f"state/{name}"] = getattr(state, name)
+        more: dict[str, dict[str, Tensor]] = {"bath": state.bath, "suspects": suspects}
+        if hasattr(self.forces, "arrays"):
+            more["forces"] = self.forces.arrays()
+        tensors |= {f"{group}/{name}": value for group, values in more.items() for name, value in values.items()}
+        meta: dict[str, Any] = {
+            "step": state.step,
+            "replicas": list(state.replicas),
+            "active": list(state.active),
+            "settings": {**self.integrator.settings(), "save_every": self.output.save_every},
+            "frames": [w.written for w in self.writers],
+            "suspects": suspects_meta,
+            "numpy": np.__version__,
+        }
+        save_tensors(self.output.folder / RESTART_FILE, tensors, meta, KIND)
+
+
+def _unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """``group/name`` keys as nested dicts; keys without a group are left out."""
+    out: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        group, _, name = key.partition("/")
+        if name:
+            out.setdefault(group, {})[name] = value
+    return out

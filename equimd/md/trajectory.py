@@ -1,0 +1,259 @@
+"""Trajectories in H5MD 1.1 (de Buyl et al. 2014), one file a replica, readable by MDAnalysis.
+
+    particles/trajectory/{position,velocity,force,...}/{value,step,time}    per atom
+    particles/trajectory/{species,mass}                                     (n,) atomic numbers, amu
+    particles/trajectory/box                                                boundary, and edges if periodic
+    observables/trajectory/<name>/{value,step,time}                         one number a frame
+
+Forces are in kJ mol-1 Angstrom-1 because that is the unit in this file format that MDAnalysis knows; :func:`read` gives
+eV/Angstrom back. Positions are float64, velocities, forces and other per-atom values float32, observables float64.
+
+A block of frames is added to a copy of the file that then takes its place, so that whenever the process is killed, or
+the disk is full, the file on disk is whole and opens. To keep the copying cheap, blocks grow with the file (``due``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equimd.errors import DataError, MachineError
+from equimd.units import KJ_PER_MOL
+
+if TYPE_CHECKING:
+    import h5py
+
+    from equimd.md.state import System
+
+GROUP = "trajectory"  # the one particle group; MDAnalysis looks for this name
+CHUNK = 64  # frames
+BLOCK = 100  # frames written at once, at least ...
+GROWTH = 0.02  # ... and at least this fraction of what is in the file already
+UNITS = {"position": "Angstrom", "velocity": "Angstrom fs-1", "force": "kJ mol-1 Angstrom-1"}
+KNOWN = (*UNITS, "box", "species", "mass")  # the other members of the particle group are per-atom values
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of one replica.
+
+    Attributes:
+        step: time step; ``time``: fs.
+        positions, velocities, forces: (n, 3) Angstrom, Angstrom/fs, eV/Angstrom.
+        observables: one number each, such as ``temperature``.
+        atoms: (n,) or (n, k) each, such as a sigma per atom.
+    """
+
+    step: int
+    time: float
+    positions: np.ndarray
+    velocities: np.ndarray
+    forces: np.ndarray
+    observables: Mapping[str, float] = field(default_factory=dict)
+    atoms: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """T frames of one replica, as read back: (T, n, 3) arrays, units as in :class:`Frame`."""
+
+    numbers: np.ndarray
+    masses: np.ndarray
+    step: np.ndarray
+    time: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+    forces: np.ndarray
+    observables: dict[str, np.ndarray]
+    atoms: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+def trajectory_path(folder: Path, replica: int, count: int) -> Path:
+    """``traj.h5`` of a single replica, ``traj-007.h5`` of one of several."""
+    return folder / ("traj.h5" if count == 1 else f"traj-{replica:03d}.h5")
+
+
+class TrajectoryWriter:
+    """Frames of one replica to one file.
+
+    Args:
+        path: of the file.
+        system: whose frames they are.
+        units: of observables and per-atom values, by name.
+        resume_step: keep the frames of an existing file up to this step and go on behind them; None starts anew.
+
+    Raises:
+        DataError: there is a file already, or the one to go on with is not a trajectory of this system.
+    """
+
+    def __init__(
+        self, path: Path, system: System, *, units: Mapping[str, str] | None = None, resume_step: int | None = None
+    ) -> None:
+        self.path, self.system, self.units = path, system, dict(units or {})
+        self.buffer: list[Frame] = []
+        self.written, self._too_long = 0, False
+        if resume_step is not None and path.exists():
+            self.written, frames = _frames_up_to(path, resume_step, system)
+            self._too_long = frames > self.written
+        elif resume_step is None and path.exists():
+            raise DataError("is there already", where=str(path), hint="another output folder")
+
+    def append(self, frame: Frame) -> None:
+        """Take a frame; it is on disk after the next :meth:`flush`."""
+        self.buffer.append(frame)
+
+    @property
+    def due(self) -> bool:
+        """Whether there are enough frames for a block."""
+        return len(self.buffer) >= max(BLOCK, int(GROWTH * self.written))
+
+    def flush(self) -> None:
+        """Put all frames on disk.
+
+        Raises:
+            MachineError: the disk is full or fails; the file is as it was before, and the frames are kept.
+        """
+        if not self.buffer and not self._too_long:
+            return
+        temporary = self.path.with_name(f".{self.path.name}.part")
+        try:
+            if self.path.exists():
+                shutil.copyfile(self.path, temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+            _append(temporary, self.system, self.buffer, self.written, self.units)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except (OSError, RuntimeError) as error:  # h5py reports a failed write as either
+            temporary.unlink(missing_ok=True)
+            hint = "free some space, then go on with --resume"
+            what = f"cannot be written ({error}); its earlier frames are intact"
+            raise MachineError(what, where=str(self.path), hint=hint) from None
+        self.written += len(self.buffer)
+        self.buffer, self._too_long = [], False
+
+
+def _frames_up_to(path: Path, step: int, system: System) -> tuple[int, int]:
+    """How many frames of a file are no later than a step, and how many there are."""
+    with _open(path) as file:
+        group = file["particles"][GROUP]
+        if not np.array_equal(group["species"][...], system.numbers.cpu().numpy()):
+            raise DataError("is a trajectory of another system", where=str(path))
+        steps = group["position/step"][...]
+        return int(np.searchsorted(steps, step, side="right")), len(steps)
+
+
+def _append(path: Path, system: System, frames: Sequence[Frame], start: int, units: Mapping[str, str]) -> None:
+    """Write frames behind the first ``start`` ones, dropping what stood there."""
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        if "h5md" not in file:
+            _create(file, system, frames[0], units)
+        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        stop = start + len(frames)
+
+        def put(dataset: h5py.Dataset, values: Any) -> None:
+            dataset.resize(stop, axis=0)
+            if frames:
+                dataset[start:stop] = values
+
+        put(particles["position/step"], [f.step for f in frames])
+        put(particles["position/time"], [f.time for f in frames])
+        put(particles["position/value"], [f.positions for f in frames])
+        put(particles["velocity/value"], [f.velocities for f in frames])
+        put(particles["force/value"], [f.forces / KJ_PER_MOL for f in frames])
+        for name in set(particles) - set(KNOWN):
+            put(particles[f"{name}/value"], [f.atoms[name] for f in frames])
+        for name in observables:
+            put(observables[f"{name}/value"], [f.observables[name] for f in frames])
+        if system.cell is not None:
+            put(particles["box/edges/value"], np.broadcast_to(system.cell.cpu().numpy(), (len(frames), 3, 3)))
+
+
+def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, str]) -> None:
+    """The empty groups and data sets of a new file."""
+    from equimd.run import versions
+
+    head = file.create_group("h5md")
+    head.attrs["version"] = np.array([1, 1])
+    head.create_group("author").attrs["name"] = "equimd"
+    creator = head.create_group("creator")
+    creator.attrs["name"], creator.attrs["version"] = "equimd", versions()["equimd"]
+    particles = file.create_group(f"particles/{GROUP}")
+    observables = file.create_group(f"observables/{GROUP}")
+    n = system.n_atoms
+
+    def element(parent: h5py.Group, name: str, shape: tuple[int, ...], dtype: type, unit: str | None) -> None:
+        group = parent.create_group(name)
+        value = group.create_dataset("value", (0, *shape), dtype, maxshape=(None, *shape), chunks=(CHUNK, *shape))
+        if unit:
+            value.attrs["unit"] = unit
+        for shared in ("step", "time"):
+            if name != "position":  # hard links: all elements are of the same steps
+                group[shared] = particles[f"position/{shared}"]
+        if name == "position":
+            group.create_dataset("step", (0,), np.int64, maxshape=(None,), chunks=(CHUNK,))
+            group.create_dataset("time", (0,), np.float64, maxshape=(None,), chunks=(CHUNK,)).attrs["unit"] = "fs"
+
+    element(particles, "position", (n, 3), np.float64, UNITS["position"])
+    element(particles, "velocity", (n, 3), np.float32, UNITS["velocity"])
+    element(particles, "force", (n, 3), np.float32, UNITS["force"])
+    for name, array in first.atoms.items():
+        element(particles, name, np.shape(array), np.float32, units.get(name))
+    for name in first.observables:
+        element(observables, name, (), np.float64, units.get(name))
+    particles["species"] = system.numbers.cpu().numpy()
+    particles["mass"] = system.masses.cpu().numpy()
+    particles["mass"].attrs["unit"] = "amu"
+    box = particles.create_group("box")
+    box.attrs["dimension"] = 3
+    box.attrs["boundary"] = ["periodic" if p else "none" for p in system.pbc]
+    if system.cell is not None:
+        element(box, "edges", (3, 3), np.float64, UNITS["position"])
+
+
+def _open(path: Path) -> h5py.File:
+    import h5py
+
+    if not path.is_file():
+        raise DataError("there is no such file", where=str(path))
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"is not an HDF5 file, or damaged ({error})", where=str(path)) from None
+    if f"particles/{GROUP}/position/value" not in file:
+        file.close()
+        raise DataError("is not an H5MD trajectory written by equimd", where=str(path))
+    return file
+
+
+def read(path: str | Path, frames: slice = slice(None)) -> Trajectory:
+    """Frames of a file written by :class:`TrajectoryWriter`; ``frames`` selects, such as ``slice(0, None, 10)``.
+
+    Raises:
+        DataError: missing, damaged, or not such a file.
+    """
+    with _open(Path(path)) as file:
+        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        return Trajectory(
+            particles["species"][...],
+            particles["mass"][...],
+            particles["position/step"][frames],
+            particles["position/time"][frames],
+            particles["position/value"][frames],
+            particles["velocity/value"][frames].astype(np.float64),
+            particles["force/value"][frames].astype(np.float64) * KJ_PER_MOL,
+            {name: observables[f"{name}/value"][frames] for name in observables},
+            {name: particles[f"{name}/value"][frames] for name in particles if name not in KNOWN},
+        )
