@@ -62,9 +62,8 @@ class Environment:
         self.folder, self.cache = folder, cache
         self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.stamp = folder / STAMP
-        self.env = {**os.environ, "PIP_CACHE_DIR": str(cache / "pip"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        for name in ("PYTHONPATH", "PIP_TARGET", "PIP_USER"):
-            self.env.pop(name, None)
+        self.env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PIP_TARGET", "PIP_USER")}
+        self.env.update(PIP_CACHE_DIR=str(cache / "pip"), PIP_DISABLE_PIP_VERSION_CHECK="1")
         if not (Path.home() / ".rustup").exists():  # pip asks rustc for its version, and rustup would make this folder
             self.env.setdefault("RUSTUP_HOME", str(cache / "rustup"))
 
@@ -115,12 +114,11 @@ def prepare(env: Environment, key: str) -> bool:
     say(f"Python {platform.python_version()} environment in {env.folder}")
     env.folder.mkdir(parents=True)
     env.write_stamp(state="building")
-    try:
-        venv.create(env.folder, with_pip=True, symlinks=os.name != "nt")
-    except subprocess.CalledProcessError as error:
+    venv.create(env.folder, symlinks=os.name != "nt")
+    if env.call("-m", "ensurepip", "--upgrade", "--default-pip") is not None:
         raise SetupError(
             "this Python cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"
-        ) from error
+        )
     env.pip("install", "--upgrade", "pip>=24.2", "setuptools>=77", "wheel", hint="is the package index reachable?")
     return False
 

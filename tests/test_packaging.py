@@ -100,6 +100,7 @@ def test_setup_starts_afresh_after_an_interruption(
 
     monkeypatch.setattr(setup_script.venv, "create", create)
     monkeypatch.setattr(env, "pip", lambda *args, **kwargs: None)
+    monkeypatch.setattr(env, "call", lambda *args, **kwargs: None)
     assert not setup_script.prepare(env, "key")
     (env.folder / "half-installed").touch()
     assert not setup_script.prepare(env, "key")  # never stamped as done
