@@ -1,0 +1,60 @@
+"""Every figure that README quotes stands in a results file that its benchmark wrote, and the two do not part ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from equimd.benchmarks import accuracy
+from equimd.benchmarks.results import Row, merge
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+ROW_KEYS = {"name", "value", "unit", "command", "preset", "budget_s", "n_train", "seed"}
+FIGURE = re.compile(r"\d+(\.\d+)?\s*(meV|kcal|ms/step|ns/day)")
+
+
+def result_files() -> list[Path]:
+    return sorted(RESULTS.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", result_files(), ids=lambda p: p.stem)
+def test_results_keep_the_contract(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert {"suite", "created", "machine", "versions", "data_sha256", "rows"} <= set(found)
+    assert found["suite"] == path.stem
+    for row in found["rows"]:
+        assert ROW_KEYS <= set(row), row
+        assert re.fullmatch(r"[\w-]+(/[\w-]+){4}", row["name"]), row["name"]
+        assert row["value"] == row["value"] and row["command"] and row["unit"]
+    names = [row["name"] for row in found["rows"]]
+    assert len(names) == len(set(names))
+
+
+def test_the_accuracy_table_is_the_results_file() -> None:
+    found = json.loads((RESULTS / "accuracy.json").read_text())
+    assert (RESULTS / "accuracy.md").read_text() == accuracy.markdown(found)
+
+
+def test_readme_quotes_the_accuracy_table_and_no_figure_besides(root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    begin, end = re.search(r"<!-- results:begin.*?-->\n", readme), readme.index("<!-- results:end -->")
+    assert begin is not None
+    table = accuracy.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
+    assert table in readme[begin.end() : end]
+    rest = readme[: begin.end()] + readme[begin.end() : end].replace(table, "") + readme[end:]
+    assert not FIGURE.search(rest), FIGURE.search(rest)
+
+
+def test_rows_are_merged_by_name(tmp_path: Path) -> None:
+    def row(name: str, value: float) -> Row:
+        return Row(name, value, "meV", "command", "default", 60.0, 10, 0)
+
+    path = tmp_path / "suite.json"
+    merge(path, "suite", [row("d/m/01/v/a", 1.0), row("d/m/01/v/b", 2.0)], {"x": "1"})
+    found = merge(path, "suite", [row("d/m/01/v/b", 3.0)], {"y": "2"})
+    assert {r["name"]: r["value"] for r in found["rows"]} == {"d/m/01/v/a": 1.0, "d/m/01/v/b": 3.0}
+    assert found["data_sha256"] == {"x": "1", "y": "2"}
+    assert json.loads(path.read_text()) == found
