@@ -92,7 +92,7 @@ class Drift(NamedTuple):
     error: float
 
 
-def linear_drift(time: np.ndarray, values: np.ndarray, *, blocks: int = 10) -> Drift:
+def linear_drift(time: np.ndarray, values: np.ndarray, *, blocks: int = 20) -> Drift:
     """Slope of a least-squares line, with an error that holds for correlated residuals.
 
     The residuals are split into consecutive blocks, whose contributions to the slope are taken as independent (the
@@ -116,10 +116,14 @@ def linear_drift(time: np.ndarray, values: np.ndarray, *, blocks: int = 10) -> D
     slope = float(centred @ (y - y.mean())) / norm
     residual = y - y.mean() - slope * centred
     blocks = max(4, min(blocks, len(t) // 2))
-    sums = np.array([float(part.sum()) for part in np.array_split(centred * residual, blocks)])
-    # two degrees of freedom are spent on the line
-    variance = float(sums @ sums) / norm**2 * blocks / (blocks - 2)
-    return Drift(slope, float(np.sqrt(variance)))
+
+    def per_block(x: np.ndarray) -> np.ndarray:
+        return np.array([float(part.sum()) for part in np.array_split(x, blocks)])
+
+    sums, first, second = per_block(centred * residual), per_block(centred), per_block(centred**2)
+    # what fitting the line took out of the residuals, exact for white noise
+    left = norm - float(first @ first) / len(t) - float(second @ second) / norm
+    return Drift(slope, float(np.sqrt(float(sums @ sums) / (norm * left))))
 
 
 class BondStability(NamedTuple):

@@ -90,10 +90,11 @@ class Simulation:
         guard: Guard | None = None,
         output: Output | None = None,
     ) -> Simulation:
-        """Begin at step 0 with positions and velocities (R, n, 3); the guard judges this frame, too.
+        """Begin at step 0 with positions and velocities (R, n, 3). The guard judges this frame, too, and it is saved.
 
         Raises:
-            DataError: positions, velocities, energies or forces that are not finite.
+            DataError: positions, velocities, energies or forces that are not finite; a trajectory in the folder.
+            MachineError: it cannot be written.
         """
         replicas = tuple(range(len(positions))) if replicas is None else replicas
         with torch.no_grad():
@@ -105,6 +106,7 @@ class Simulation:
             simulation.suspects.update(first, decision)
             simulation.state = first.commit(first, decision.accept(len(first)))
             simulation._record(first, decision)
+            simulation.save()  # from here on there is something to go on with
         return simulation
 
     @classmethod

@@ -30,7 +30,7 @@ class MorseMolecule:
         n = len(numbers)
         self.i, self.j = torch.triu_indices(n, n, 1)
         self.d0 = (self.reference[self.i] - self.reference[self.j]).norm(dim=-1)
-        bonded = self.d0 < 1.6
+        bonded = self.d0 < 1.45
         self.depth = torch.where(bonded, 4.5, 0.8).to(torch.float64)
         self.width = torch.where(bonded, 1.9, 1.2).to(torch.float64)
         self.calls = 0

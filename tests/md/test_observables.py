@@ -1,0 +1,94 @@
+"""Distances, autocorrelation, drift and bonds, on data whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from equimd.errors import DataError
+from equimd.md.observables import bond_stability, distance_distribution, linear_drift, velocity_autocorrelation
+
+
+def test_distances_of_a_rigid_triangle() -> None:
+    triangle = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    r, h = distance_distribution(np.broadcast_to(triangle, (5, 2, 3, 3)), r_max=6.0, bins=60)
+    width = r[1] - r[0]
+    assert h.sum() * width == pytest.approx(1.0)
+    for distance in (3.0, 4.0, 5.0):
+        near = np.abs(r - distance) <= width
+        assert h[near].sum() * width == pytest.approx(1 / 3)
+
+
+def test_distances_of_a_gaussian_pair() -> None:
+    """Two atoms, each coordinate normal with sigma: their distance is chi(3) of width sqrt(2) sigma."""
+    from scipy.stats import maxwell
+
+    x = np.random.default_rng(0).normal(0.0, 0.7, (200_000, 2, 3))
+    r, h = distance_distribution(x, bins=30)
+    np.testing.assert_allclose(h, maxwell.pdf(r, scale=0.7 * np.sqrt(2)), atol=0.02)
+
+
+def test_autocorrelation_of_an_oscillator() -> None:
+    t = np.arange(4000) * 0.5
+    phases = np.random.default_rng(1).uniform(0, 2 * np.pi, (3, 2, 3))
+    v = np.cos(0.2 * t[:, None, None, None] + phases)
+    c = velocity_autocorrelation(v, n_lags=200)
+    np.testing.assert_allclose(c, np.cos(0.2 * t[:200]), atol=0.02)
+
+
+def test_autocorrelation_equals_the_double_sum_and_weighs_atoms() -> None:
+    v = np.random.default_rng(2).normal(size=(30, 4, 3))
+    weights = np.array([1.0, 12.0, 16.0, 0.0])
+    direct = [(weights[:, None] * v[: 30 - k] * v[k:]).sum((1, 2)).mean() for k in range(15)]
+    np.testing.assert_allclose(velocity_autocorrelation(v, weights=weights), np.array(direct) / direct[0], atol=1e-12)
+
+
+def test_drift_is_exact_on_a_line() -> None:
+    t = np.linspace(0.0, 100.0, 50)
+    drift = linear_drift(t, 2.0 - 0.03 * t)
+    assert drift.slope == pytest.approx(-0.03)
+    assert drift.error < 1e-12
+
+
+def test_drift_error_covers_the_truth_for_correlated_noise() -> None:
+    """400 records of noise with a correlation time of 10 points: two standard errors hold for about 95 % of them."""
+    rng, length, decay = np.random.default_rng(3), 2000, np.exp(-1 / 10)
+    noise = rng.normal(size=(400, length)) * np.sqrt(1 - decay**2)
+    x = np.zeros((400, length))
+    x[:, 0] = rng.normal(size=400)
+    for k in range(1, length):
+        x[:, k] = decay * x[:, k - 1] + noise[:, k]
+    t = np.arange(length) * 0.5
+    fits = [linear_drift(t, row + 0.01 * t) for row in x]
+    z = np.array([(f.slope - 0.01) / f.error for f in fits])
+    # 20 blocks of unequal weight: a Student distribution of about 10 degrees of freedom, 93 % within two
+    assert 0.87 < np.mean(np.abs(z) < 2.0) < 0.97
+    naive = np.std([f.slope for f in fits])
+    assert np.mean([f.error for f in fits]) == pytest.approx(naive, rel=0.15)
+
+
+def test_bond_stability() -> None:
+    frames = np.zeros((10, 2, 3, 3))
+    frames[..., 1, 0], frames[..., 2, 1] = 1.0, 1.5
+    frames[:, 0, 2, 1] += np.linspace(0.0, 0.9, 10)  # passes 0.5 after frame 5
+    frames[7, 1, 1] = np.nan
+    result = bond_stability(frames, np.array([[0, 1], [0, 2]]), np.array([1.0, 1.5]))
+    assert result.stable_frames.tolist() == [6, 7]
+    assert result.worst[0] == pytest.approx(0.9)
+    assert result.worst_bond.tolist() == [1, 0]
+    calm = bond_stability(frames[:5], np.array([[0, 1], [0, 2]]), np.array([1.0, 1.5]))
+    assert calm.stable_frames.tolist() == [5, 5]
+    assert bond_stability(frames, np.zeros((0, 2)), np.zeros(0)).stable_frames.tolist() == [10, 10]
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(DataError):
+        distance_distribution(np.zeros((3, 1, 3)))
+    with pytest.raises(DataError):
+        velocity_autocorrelation(np.zeros((10, 2, 3)))
+    with pytest.raises(DataError):
+        linear_drift(np.arange(5.0), np.arange(5.0))
+    with pytest.raises(DataError):
+        linear_drift(np.arange(20.0), np.full(20, np.nan))
+    with pytest.raises(DataError):
+        bond_stability(np.zeros((0, 3, 3)), np.array([[0, 1]]), np.array([1.0]))
