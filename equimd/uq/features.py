@@ -1,7 +1,7 @@
 """What the last layer sees: features phi of a structure, and the rows by which forces are linear in its weights.
 
-E = phi . w (+ reference energies), so F = -dE/dx = J w with J = -dphi/dx; the direct force head is F = V w'. These rows are
-all that an exact posterior over the last layer, and any variance from it, needs.
+E = phi . w (+ reference energies), so F = -dE/dx = J w with J = -dphi/dx; the direct force head is F = V w'. These rows
+are all that an exact posterior over the last layer, and any variance from it, needs.
 
 Everything here runs the eager network: batched reverse mode does not work through ``torch.compile``.
 """
@@ -27,11 +27,11 @@ class Rows(NamedTuple):
     Attributes:
         energy: (B, p) phi, eV: energy = phi . w.
         forces: (N, 3, q), zero in padded slots. Conservative: J = -dphi/dx, eV/Angstrom, q = p, forces = J w. Direct
-            head: V, eV/Angstrom, q channels, forces = V w' with the weights of the force head. None if not asked for.
+            head: V, eV/Angstrom, q channels, forces = V w' with the weights of the force head.
     """
 
     energy: Tensor
-    forces: Tensor | None
+    forces: Tensor
 
 
 def double_precision(model: Potential) -> Potential:
@@ -49,8 +49,9 @@ def energy_rows(model: Potential, batch: Batch) -> Tensor:
 def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
     """Energy rows and force rows of a batch.
 
-    For conservative models all of J comes from p vector-Jacobian products, ``chunk`` of them at a time in one vectorised
-    reverse pass. Structures do not see each other, so differentiating the sum of phi over the batch gives every one's own.
+    For conservative models all of J comes from p vector-Jacobian products, ``chunk`` of them at a time in one
+    vectorised reverse pass. Structures do not see each other: the derivative of the sum of phi over the batch holds
+    every one's own.
 
     Raises:
         ModelError: elements the model was not trained on.
@@ -60,8 +61,7 @@ def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
         with torch.no_grad():
             out = model.network(batch.positions.to(model.dtype), **batch_arguments(batch))
         return Rows(out.features, out.vectors)
-    features, rows = projected_rows(model, batch, None, chunk=chunk)
-    return Rows(features, rows)
+    return Rows(*projected_rows(model, batch, None, chunk=chunk))
 
 
 def projected_rows(

@@ -1,13 +1,12 @@
 """The exact posterior over a last layer, from energies and forces together, through laplace-torch.
 
-With phi the features of a structure and J = -dphi/dx those of its forces, both are linear in the weights w: for Gaussian
-residuals with known sigmas and a Gaussian prior the posterior is exact,
+With phi the features of a structure and J = -dphi/dx those of its forces, both are linear in the weights w: for
+Gaussian residuals with known sigmas and a Gaussian prior the posterior is exact,
 
     P = delta I + sum_frames phi phi^T / sigma_E^2 + sum_components j j^T / sigma_F^2,    Sigma = P^-1.
 
 laplace-torch fits one Gaussian likelihood with one noise level. Here the curvature, the loss and the noise come in two
-kinds, energies and forces, and its fit loop, evidence, prior optimisation, sampling and functional variance go on working
-with them. Daxberger et al., "Laplace Redux", NeurIPS 2021; MacKay, Neural Comput. 4, 415 (1992), for the evidence.
+kinds, energies and forces; its fit loop, evidence, prior optimisation, sampling and functional variance work with them. Daxberger et al., "Laplace Redux", NeurIPS 2021; MacKay, Neural Comput. 4, 415 (1992), for the evidence.
 
 Importing this module imports laplace-torch, which takes seconds; what only predicts needs :mod:`equimd.uq.posterior`.
 """
@@ -152,8 +151,8 @@ class EnergyForceLaplace(FullLLLaplace):
     def log_evidence(self) -> Tensor:
         """Log evidence, exact at any weights: laplace-torch's log marginal likelihood holds at the posterior's mode.
 
-        A trained model is near the mode of another loss, on other frames in another order; g P^-1 g / 2 with the slope g
-        of the log joint density at its weights is what the Gaussian integral is larger by.
+        A trained model is near the minimum of another loss; g P^-1 g / 2, with the slope g of the log joint density at
+        its weights, is what the Gaussian integral is larger by.
         """
         delta = self.mean - self.prior_mean
         slope = (self._H_factor[:, None] * self.slope).sum(0) - self.prior_precision_diag * delta
@@ -223,19 +222,19 @@ class EnergyForceLaplace(FullLLLaplace):
             raise UncertaintyError(f"the saved posterior lacks {', '.join(missing)}", hint="equimd calibrate")
         if len(state_dict["mean"]) != self.n_params:
             raise UncertaintyError(
-                f"the saved posterior is of {len(state_dict['mean'])} weights, the model's last layer has {self.n_params}",
+                f"the saved posterior has {len(state_dict['mean'])} weights, the model's last layer {self.n_params}",
                 hint="equimd calibrate",
             )
         self._init_H()
         own = {k: state_dict[k].detach().to(self._device, self._dtype) for k in self._state_keys - {"n_data"}}
         self.slope, self.n_observations = own.pop("slope"), own.pop("n_observations")
         same = {"likelihood": self.likelihood, "temperature": self.temperature, "enable_backprop": self.enable_backprop}
-        own |= {"data": None, "_last_layer_name": self._last_layer_name, "cls_name": type(self).__name__}
-        super().load_state_dict({**own, **same, "n_data": int(state_dict["n_data"]), "n_outputs": 1})
+        other = {"data": None, "_last_layer_name": self._last_layer_name, "cls_name": type(self).__name__}
+        super().load_state_dict({**own, **same, **other, "n_data": int(state_dict["n_data"]), "n_outputs": 1})
 
     _state_keys = frozenset(
-        "mean H loss slope n_observations sigma_noise prior_mean prior_precision n_data".split()
-    )  # fmt: skip
+        ("mean", "H", "loss", "slope", "n_observations", "sigma_noise", "prior_mean", "prior_precision", "n_data")
+    )
 
     def posterior(self) -> Posterior:
         """What predictions need of it, free of laplace-torch."""
@@ -268,7 +267,9 @@ def fit_posterior(
     rows = RowModel(model, targets, chunk=chunk).to(device)
     fitted = EnergyForceLaplace(rows)
     fitted.fit(RowLoader(data, rows, batch_size=batch_size, device=device, progress=progress))
-    fitted.sigma_noise = fitted.residual_noise() if sigma_noise is None else torch.as_tensor(sigma_noise)
+    fitted.sigma_noise = (
+        fitted.residual_noise() if sigma_noise is None else torch.as_tensor(sigma_noise, dtype=torch.float64)
+    )
     if prior_precision is None:
         fitted.optimize_prior_precision(method="marglik", n_steps=200, prior_structure="scalar")
     else:

@@ -1,13 +1,14 @@
 """How well predicted variances match errors. All are invariant to rotations; each is tested against a closed form.
 
-Definitions: ZMS, mean squared z (Pernot, J. Chem. Phys. 157, 144103 (2022)); ENCE (Levi et al., Sensors 22, 5540 (2022));
-miscalibration area (Kuleshov et al., ICML 2018; Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020)); CRPS of a
-Gaussian (Gneiting and Raftery, JASA 102, 359 (2007), eq. 21).
+Definitions: ZMS, mean squared z (Pernot, J. Chem. Phys. 157, 144103 (2022)); ENCE (Levi et al., Sensors 22, 5540
+(2022)); miscalibration area (Kuleshov et al., ICML 2018; Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020));
+CRPS of a Gaussian (Gneiting and Raftery, JASA 102, 359 (2007), eq. 21).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,15 @@ def coverage(samples: Samples, level: float) -> float:
     return float((samples.chi2 <= chi2.ppf(level, samples.dim)).mean())
 
 
-def nll(samples: Samples) -> float:
-    """Negative log likelihood of a Gaussian, nats a component."""
+def nll_terms(samples: Samples) -> np.ndarray:
+    """(M,) negative log likelihood of a Gaussian, nats a component."""
     terms = np.square(samples.error) / samples.variance + np.log(2 * np.pi * samples.variance)
-    return float(0.5 * terms.mean())
+    return 0.5 * terms.mean(1)
+
+
+def nll(samples: Samples) -> float:
+    """Mean negative log likelihood of a Gaussian, nats a component."""
+    return float(nll_terms(samples).mean())
 
 
 def crps(samples: Samples) -> float:
@@ -129,7 +135,7 @@ def auroc(scores: np.ndarray, bad: np.ndarray) -> float | None:
 
 METRICS: dict[str, Callable[[Samples], float]] = {
     "zms": zms,
-    **{f"coverage_{level}": lambda s, level=level: coverage(s, level / 100) for level in LEVELS},
+    **{f"coverage_{level}": partial(coverage, level=level / 100) for level in LEVELS},
     "nll": nll,
     "crps": crps,
     "ence": ence,
@@ -143,8 +149,8 @@ def summary(samples: Samples, *, resamples: int = 200, seed: int = 0, level: flo
     """Every metric, its bootstrap interval over groups, and ZMS and coverage of each element.
 
     Returns:
-        The metrics by name (``crps`` and ``sharpness`` in eV or eV/Angstrom, ``nll`` in nats a component), ``n`` samples,
-        ``n_groups``, ``intervals`` {metric: [low, high]} and, for forces, ``per_element`` {symbol: {...}}.
+        The metrics by name (``crps`` and ``sharpness`` in eV or eV/Angstrom, ``nll`` in nats a component), ``n``
+        samples, ``n_groups``, ``intervals`` {metric: [low, high]} and, for forces, ``per_element`` {symbol: {...}}.
     """
     found: dict[str, Any] = {"n": len(samples), "n_groups": len(np.unique(samples.group))}
     found |= {name: _finite(metric(samples)) for name, metric in METRICS.items()}

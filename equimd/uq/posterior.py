@@ -1,12 +1,12 @@
 """What a model says with a fitted posterior: variances of energies, covariances of forces, and cheap scores.
 
-Plain tensors and no laplace-torch, so that molecular dynamics starts at once. Per atom and per frame, so that a report can
-say which atom.
+Plain tensors and no laplace-torch, so that molecular dynamics starts at once. Per atom and per frame, so that a report
+can say which atom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,7 @@ class FeatureDistance:
         *,
         batch_size: int = 64,
         device: str | torch.device = "cpu",
-        progress: object = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> FeatureDistance:
         """One forward pass over the frames in float64; moments are merged batch by batch (Chan et al. 1983).
 
@@ -106,7 +106,10 @@ class FeatureDistance:
             UncertaintyError: fewer than two frames.
         """
         model = double_precision(model).to(device)
-        count, mean, scatter, square = 0, 0.0, 0.0, 0.0
+        p = model.config.num_readout
+        count, square = 0, 0.0
+        mean, scatter = torch.zeros(p, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64)
+        mean, scatter = mean.to(device), scatter.to(device)
         for features in _features(model, data, batch_size, device, progress):
             n, center = len(features), features.mean(0)
             shift = center - mean
@@ -116,7 +119,7 @@ class FeatureDistance:
             count += n
         if count < 2:
             raise UncertaintyError(f"{count} frames: the spread of the features needs at least 2")
-        return cls.from_moments(mean, scatter / count, noise=FLOAT32_NOISE * (square / count / len(scatter)) ** 0.5)
+        return cls.from_moments(mean, scatter / count, noise=FLOAT32_NOISE * (square / count / p) ** 0.5)
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor, *, noise: float = 0.0) -> FeatureDistance:
@@ -131,7 +134,14 @@ class FeatureDistance:
         return (x @ self.whiten).square().mean(-1)
 
 
-def _features(model: Potential, data: Dataset, batch_size: int, device: str | torch.device, progress: object):
+def _features(
+    model: Potential,
+    data: Dataset,
+    batch_size: int,
+    device: str | torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Tensor]:
+    """phi / n_atoms of every frame, in batches (B, p)."""
     done = 0
     for block in iterate_blocks(data):
         order = np.lexsort((block.n_atoms, block.pbc.any(1)))
@@ -140,7 +150,7 @@ def _features(model: Potential, data: Dataset, batch_size: int, device: str | to
             batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64, device=device)
             yield energy_rows(model, batch) / batch.n_atoms[:, None]
             done += len(frames)
-            if callable(progress):
+            if progress:
                 progress(done, len(data))
 
 

@@ -32,8 +32,8 @@ class RowModel(nn.Module):
 
     Args:
         model: copied, not changed.
-        targets: what is regressed on: ``both`` energies and forces (conservative models), ``energy`` alone, or ``forces``
-            alone (of a direct model: the channels under its force head).
+        targets: what is regressed on: ``both`` energies and forces (conservative models), ``energy`` alone, or
+            ``forces`` alone (of a direct model: the channels under its force head).
         chunk: features of one reverse pass.
 
     Raises:

@@ -53,8 +53,9 @@ class Samples:
         if not m:
             raise UncertaintyError("no errors to compare uncertainties with")
         for name, array in (("errors", error), ("covariances", covariance)):
-            if not np.isfinite(array).all():
-                raise UncertaintyError(f"{int((~np.isfinite(array)).any(tuple(range(1, array.ndim))).sum())} of {m} {name} are not finite")
+            bad = int((~np.isfinite(array)).any(tuple(range(1, array.ndim))).sum())
+            if bad:
+                raise UncertaintyError(f"{bad} of {m} {name} are not finite")
         if d == 1:
             variance = covariance[:, 0]
         else:

@@ -1,0 +1,87 @@
+"""The rows by which energies and forces are linear in the last layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from equimd.errors import UncertaintyError
+from equimd.uq.features import design_rows, double_precision, energy_rows, projected_rows, real_atoms
+
+LAYOUTS = ["dense", "vesin"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_energies_and_forces_are_linear_in_the_last_layer(model, frames, to_batch, layout) -> None:
+    batch = to_batch(frames, layout)
+    out, rows = model(batch), design_rows(model, batch)
+    head = model.last_layer if model.force_head is None else model.force_head.last_layer
+    energy = rows.energy @ model.last_layer.weight.detach()[0] + model.reference_energy(batch)
+    torch.testing.assert_close(energy, out["energy"], rtol=1e-14, atol=1e-12)
+    torch.testing.assert_close(rows.forces @ head.weight.detach()[0], out["forces"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_one_structure_and_one_feature_at_a_time(model, frames, to_batch, regression, layout) -> None:
+    batch, expected = to_batch(frames, layout), regression(model)
+    rows = design_rows(model, batch, chunk=3)
+    real = rows.forces[real_atoms(batch)].flatten(0, 1).numpy()
+    np.testing.assert_allclose(rows.energy.numpy(), expected.energy, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(real, expected.force, rtol=0, atol=1e-12)
+    assert not rows.forces[~real_atoms(batch)].any()
+
+
+def test_jacobian_is_the_derivative_of_the_features(conservative, frames, to_batch) -> None:
+    batch, step = to_batch(frames.take([2])), 1e-4
+    rows = design_rows(conservative, batch).forces
+    for atom, axis in [(0, 0), (3, 2)]:
+        moved = []
+        for sign in (1, -1):
+            positions = batch.positions.clone()
+            positions[atom, axis] += sign * step
+            moved.append(energy_rows(conservative, replace(batch, positions=positions))[0])
+        torch.testing.assert_close(rows[atom, axis], -(moved[0] - moved[1]) / (2 * step), rtol=0, atol=1e-6)
+
+
+def test_projected_rows_are_rows_times_directions(model, frames, to_batch) -> None:
+    batch = to_batch(frames)
+    directions = torch.randn(10, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features, rows = projected_rows(model, batch, directions, chunk=3)
+    exact = design_rows(model, batch)
+    torch.testing.assert_close(features, exact.energy)
+    torch.testing.assert_close(rows, exact.forces @ directions, rtol=0, atol=1e-12)
+
+
+def test_directions_of_another_width_are_refused(conservative, frames, to_batch) -> None:
+    with pytest.raises(UncertaintyError, match="10 weights"):
+        projected_rows(conservative, to_batch(frames), torch.zeros(9, 2))
+
+
+def test_the_double_precision_copy_leaves_the_model_alone(make_model, frames, to_batch) -> None:
+    single = make_model("conservative", "float32")
+    before = {name: value.clone() for name, value in single.state_dict().items()}
+    double = double_precision(single)
+    energy_rows(double, to_batch(frames))
+    assert double.dtype == torch.float64
+    assert single.dtype == torch.float32
+    assert all(p.requires_grad for p in single.parameters())
+    assert all(torch.equal(before[name], value) for name, value in single.state_dict().items())
+    batch = to_batch(frames, dtype=torch.float32)
+    torch.testing.assert_close(double(to_batch(frames))["forces"].float(), single(batch)["forces"], rtol=0, atol=2e-4)
+
+
+def test_works_where_gradients_are_off(conservative, frames, to_batch) -> None:
+    with torch.no_grad():
+        rows = design_rows(conservative, to_batch(frames))
+    assert not rows.forces.requires_grad
+    assert rows.forces.any()
+
+
+def test_a_single_atom_has_no_force_rows(conservative, make_frames, to_batch) -> None:
+    for layout in LAYOUTS:
+        rows = design_rows(conservative, to_batch(make_frames((1, 1)), layout))
+        assert not rows.forces.any()
+        assert torch.isfinite(rows.energy).all()
