@@ -98,7 +98,7 @@ class Simulation:
         """
         replicas = tuple(range(len(positions))) if replicas is None else replicas
         with torch.no_grad():
-            energy, force, extras = evaluate(forces, positions)
+            energy, force, extras = evaluate(forces, positions.to(torch.float64))
             first = initial_state(positions, velocities, energy, force, replicas)
             first = integrator.begin(system, replace(first, extras=extras))
             simulation = cls(system, integrator, forces, first, dof=dof, guard=guard, output=output)
@@ -123,15 +123,16 @@ class Simulation:
         """Go on from the restart file in ``output.folder``.
 
         Raises:
-            RunError: no restart file, or one of another system or with other settings of the integrator.
+            RunError: no restart file, or one of another system or with other settings of the integrator or the score.
         """
         path = output.folder / RESTART_FILE
         tensors, meta = load_tensors(path, KIND)
-        now = {**integrator.settings(), "save_every": output.save_every}
-        differing = [k for k in meta["settings"] if meta["settings"][k] != now.get(k)]
+        now = _settings(integrator, guard, output)
+        then = meta["settings"]
+        differing = [k for k in {**then, **now} if then.get(k) != now.get(k)]
         if differing:
             k = differing[0]
-            what = f"the run was made with {k} = {meta['settings'][k]}, not {now.get(k)}"
+            what = f"the run was made with {k} = {then.get(k)}, not {now.get(k)}"
             raise RunError(what, where=str(path), hint="the settings of the run, or start a new one")
         if not torch.equal(tensors["numbers"], system.numbers.cpu()):
             raise RunError("the run is of another molecule", where=str(path))
@@ -239,12 +240,19 @@ class Simulation:
             "step": state.step,
             "replicas": list(state.replicas),
             "active": list(state.active),
-            "settings": {**self.integrator.settings(), "save_every": self.output.save_every},
+            "settings": _settings(self.integrator, self.guard, self.output),
             "frames": [w.written for w in self.writers],
             "suspects": suspects_meta,
             "numpy": np.__version__,
         }
         save_tensors(self.output.folder / RESTART_FILE, tensors, meta, KIND)
+
+
+def _settings(integrator: Integrator, guard: Guard | None, output: Output) -> dict[str, Any]:
+    """What must be the same for a run to go on as it would have."""
+    rule = None if guard is None else guard.rule
+    score = {} if rule is None else {"score": rule.name, "threshold": rule.threshold, "on_exceed": rule.action}
+    return {**integrator.settings(), "save_every": output.save_every, **score}
 
 
 def _unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

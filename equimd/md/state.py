@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class System:
     def periodic(self) -> bool:
         return any(self.pbc)
 
-    @property
+    @cached_property
     def acceleration(self) -> Tensor:
         """(n, 1): times a force in eV/Angstrom gives Angstrom/fs^2."""
         return ACCELERATION / self.masses[:, None]

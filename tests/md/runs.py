@@ -1,7 +1,7 @@
 """A run with everything in it (noise, flags, a replica that halts), and a process that is killed while it makes it.
 
-As a program, ``python -m tests.md.runs FOLDER ENSEMBLE``: starts the run, is killed with SIGKILL at each of ``KILLS`` in
-turn, goes on every time, and finishes it.
+As a program, ``python -m tests.md.runs FOLDER ENSEMBLE``: starts the run, is killed with SIGKILL at each of ``KILLS``
+in turn, goes on every time, and finishes it.
 """
 
 from __future__ import annotations
