@@ -9,7 +9,7 @@ Everything here runs the eager network: batched reverse mode does not work throu
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
         model.check(batch)
         with torch.no_grad():
             out = model.network(batch.positions.to(model.dtype), **batch_arguments(batch))
-        return Rows(out.features, out.vectors)
+        return Rows(out.features, cast("Tensor", out.vectors))
     return Rows(*projected_rows(model, batch, None, chunk=chunk))
 
 

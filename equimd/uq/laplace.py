@@ -6,7 +6,8 @@ Gaussian residuals with known sigmas and a Gaussian prior the posterior is exact
     P = delta I + sum_frames phi phi^T / sigma_E^2 + sum_components j j^T / sigma_F^2,    Sigma = P^-1.
 
 laplace-torch fits one Gaussian likelihood with one noise level. Here the curvature, the loss and the noise come in two
-kinds, energies and forces; its fit loop, evidence, prior optimisation, sampling and functional variance work with them. Daxberger et al., "Laplace Redux", NeurIPS 2021; MacKay, Neural Comput. 4, 415 (1992), for the evidence.
+kinds, energies and forces; its fit loop, evidence, prior optimisation, sampling and functional variance work with them.
+Daxberger et al., "Laplace Redux", NeurIPS 2021; MacKay, Neural Comput. 4, 415 (1992), for the evidence.
 
 Importing this module imports laplace-torch, which takes seconds; what only predicts needs :mod:`equimd.uq.posterior`.
 """

@@ -206,9 +206,7 @@ def test_a_direct_model_has_no_joint_last_layer(make_model) -> None:
 
 def test_progress_goes_over_all_passes(model, dataset) -> None:
     seen: list[tuple[int, int]] = []
-    layer, fitted = fit_last_layers(
-        model, dataset, batch_size=4, progress=lambda done, total: seen.append((done, total))
-    )
+    layer, fitted = fit_last_layers(model, dataset, batch_size=4, progress=lambda *counts: seen.append(counts))
     passes = 2 if model.force_head is None else 3
     assert seen[-1] == (passes * len(dataset), passes * len(dataset))
     assert all(a[0] <= b[0] for a, b in zip(seen, seen[1:], strict=False))
