@@ -220,11 +220,11 @@ class EnergyForceLaplace(FullLLLaplace):
         """
         missing = sorted(self._state_keys - state_dict.keys())
         if missing:
-            raise UncertaintyError(f"the saved posterior lacks {', '.join(missing)}", hint="equimd calibrate")
+            raise UncertaintyError(f"the saved posterior lacks {', '.join(missing)}", hint="fit it again from the training frames")
         if len(state_dict["mean"]) != self.n_params:
             raise UncertaintyError(
                 f"the saved posterior has {len(state_dict['mean'])} weights, the model's last layer {self.n_params}",
-                hint="equimd calibrate",
+                hint="fit it again from the training frames",
             )
         self._init_H()
         own = {k: state_dict[k].detach().to(self._device, self._dtype) for k in self._state_keys - {"n_data"}}
