@@ -104,7 +104,9 @@ class EnergyForceLaplace(FullLLLaplace):
         """
         super().fit(train_loader, override=override, progress_bar=progress_bar)
         if not (torch.isfinite(self.H).all() and torch.isfinite(self.loss).all()):
-            raise UncertaintyError("the features or the labels of some frames are not finite", hint="equimd data check")
+            raise UncertaintyError(
+                "the features or the labels of some frames are not finite", hint="equimd data inspect names them"
+            )
 
     @property
     def sigma_noise(self) -> Tensor:
@@ -220,7 +222,9 @@ class EnergyForceLaplace(FullLLLaplace):
         """
         missing = sorted(self._state_keys - state_dict.keys())
         if missing:
-            raise UncertaintyError(f"the saved posterior lacks {', '.join(missing)}", hint="fit it again from the training frames")
+            raise UncertaintyError(
+                f"the saved posterior lacks {', '.join(missing)}", hint="fit it again from the training frames"
+            )
         if len(state_dict["mean"]) != self.n_params:
             raise UncertaintyError(
                 f"the saved posterior has {len(state_dict['mean'])} weights, the model's last layer {self.n_params}",

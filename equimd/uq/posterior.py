@@ -243,4 +243,6 @@ class LastLayer:
             forces = Posterior(**part("forces")) if part("forces") else energy
             return cls(energy, forces, FeatureDistance(**part("distance")))
         except TypeError as error:
-            raise UncertaintyError(f"the saved uncertainty is incomplete ({error})", hint="fit it again from the training frames") from None
+            raise UncertaintyError(
+                f"the saved uncertainty is incomplete ({error})", hint="fit it again from the training frames"
+            ) from None
