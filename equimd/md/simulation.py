@@ -157,8 +157,13 @@ class Simulation:
             forces.load(part["forces"])
         return simulation
 
-    def run(self, until: int, *, observer: Callable[[Simulation], None] | None = None,
-            stop: Callable[[], bool] | None = None) -> None:  # fmt: skip
+    def run(
+        self,
+        until: int,
+        *,
+        observer: Callable[[Simulation], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
         """Move until step ``until``, until every replica has halted, or until ``stop()`` says so; then save everything.
 
         Args:
