@@ -140,7 +140,9 @@ def test_state_comes_back_bit_for_bit() -> None:
 def test_the_compiled_step_agrees_with_the_eager_one_over_few_graphs() -> None:
     parts = batches(torch.float32, mixed=True)
     parts.append(parts[0].__class__.from_frames(toy_frames(3, mixed=True), R_MAX))  # a last, smaller batch
-    eager, fast = (TrainStep(potential(num_layers=1), compile=flag, batch_size=4, sizes=(2, 3)) for flag in (False, True))
+    eager, fast = (
+        TrainStep(potential(num_layers=1), compile=flag, batch_size=4, sizes=(2, 3)) for flag in (False, True)
+    )
     for batch in parts:
         a, b = eager(batch, 1e-3), fast(batch, 1e-3)
         assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=2e-4)
