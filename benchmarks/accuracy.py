@@ -22,6 +22,7 @@ from typing import Any
 from equimd.benchmarks.results import Row, merge, sha256
 
 PEER = Path(__file__).parent / "peers" / "schnetpack_painn.py"
+PROTOCOL = {"data", "test_data", "splits", "forces", "max_time", "threads", "seed"}
 METRICS = {"energy_mae_meV": "meV", "forces_mae_meV_per_A": "meV/A"}
 # MAE of energy (meV) and forces (meV/A) as their papers print them. PaiNN: Schuett et al. 2021, on 1000 frames with the
 # original MD17 labels, which are noisier than the revised ones that the others and equimd use.
@@ -57,8 +58,8 @@ def duration(options: argparse.Namespace) -> float:
     return float(str(parse_duration(options.budget)))
 
 
-def train(options: argparse.Namespace, molecule: str, variant: str) -> tuple[Path, list[str]]:
-    """Train one model, or finish or reuse the run that is there; returns its folder and the command that makes it."""
+def train(options: argparse.Namespace, molecule: str, variant: str) -> Path:
+    """Train one model, or finish or reuse the run that is there; returns its folder."""
     files = {part: options.data / f"rmd17_{molecule}_{part}_{options.split}.npz" for part in ("train", "test")}
     run = options.runs / f"{molecule}-{options.split}-{variant}-{options.budget}-seed{options.seed}"
     command = [
@@ -67,20 +68,40 @@ def train(options: argparse.Namespace, molecule: str, variant: str) -> tuple[Pat
         "--out", str(run),
     ]  # fmt: skip
     if (run / "test.json").exists():
-        return run, command
+        return run
     todo = ["train", "--resume", str(run)] if run.exists() else command
     subprocess.run([sys.executable, "-m", "equimd.cli.main", *todo], check=True)
-    return run, command
+    return run
 
 
-def rows(options: argparse.Namespace, molecule: str, variant: str, run: Path, command: list[str]) -> list[Row]:
+def settings(run: Path) -> dict[str, Any]:
+    """The settings of a run that are not today's defaults: what its command line must say."""
+    from equimd.config import RunConfig, flat_config, parse_config, read_config
+
+    found = flat_config(parse_config(read_config(run / "config.yaml"), where=str(run)))
+    default = flat_config(RunConfig())
+    return {key: value for key, value in found.items() if value != default[key]}
+
+
+def option(key: str, value: Any) -> list[str]:
+    """A setting as it is written on the command line, files without their folder."""
+    if key == "max_time":
+        value = f"{value / 60:g}m"
+    values = value if isinstance(value, list) else [value]
+    return [f"--{key.replace('_', '-')}", *(Path(str(v)).name for v in values)]
+
+
+def rows(options: argparse.Namespace, molecule: str, variant: str, run: Path) -> list[Row]:
     """The figures of a finished run."""
     found: dict[str, Any] = json.loads((run / "test.json").read_text())
-    shown = shlex.join(["equimd", *[Path(a).name if "/" in a else a for a in command]])
+    stated = settings(run)
+    shown = shlex.join(["equimd", "train", *(word for item in stated.items() for word in option(*item))])
+    extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
+    preset = ", ".join(["default", *extra])
     name = f"rmd17/{molecule}/{options.split}/{variant}"
     budget = duration(options)
     return [
-        Row(f"{name}/{metric}", found[metric], unit, shown, "default", budget, 950, options.seed)
+        Row(f"{name}/{metric}", found[metric], unit, shown, preset, budget, 950, options.seed)
         for metric, unit in METRICS.items()
     ]
 
@@ -119,8 +140,10 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     for (molecule, split, variant), found in values.items():
         energy, forces = (found[m]["value"] for m in METRICS)
-        minutes = f"{found['energy_mae_meV']['budget_s'] / 60:.0f} min, 1 thread"
-        lines.append(f"| {molecule} | {split} | {label(variant)} | {minutes} | {energy:.2f} | {forces:.2f} |")
+        one = found["forces_mae_meV_per_A"]
+        name = label(variant) + one["preset"].removeprefix("default").replace(", --", "; --")
+        minutes = f"{one['budget_s'] / 60:.0f} min, 1 thread"
+        lines.append(f"| {molecule} | {split} | {name} | {minutes} | {energy:.2f} | {forces:.2f} |")
     for name, table in PUBLISHED.items():
         for molecule in sorted({key[0] for key in values} & set(table)):
             energy, forces = table[molecule]
@@ -156,7 +179,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("force MAE (meV/Å)")
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(bars)))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -174,8 +197,7 @@ def main() -> None:
     options = arguments()
     for molecule in options.molecules:
         for variant in options.variants:
-            run, command = train(options, molecule, variant)
-            record(options, molecule, rows(options, molecule, variant, run, command))
+            record(options, molecule, rows(options, molecule, variant, train(options, molecule, variant)))
         if options.schnetpack:
             record(options, molecule, schnetpack(options, molecule))
     print((options.out / "accuracy.md").read_text())

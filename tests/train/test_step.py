@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ def potential(**options: object) -> Potential:
     model = Potential(ModelConfig(**{**SMALL, "elements": (1, 8), **options}))
     model.atomic_energies[[1, 8]] = torch.tensor([-13.6, -2040.0], dtype=torch.float64)
     return model.train()
+
+
+def train_step(model: Potential, **options: Any) -> TrainStep:
+    weights = {"energy_weight": 0.3, "forces_weight": 0.7, "grad_clip": 10.0, "ema_decay": 0.995}
+    return TrainStep(model, **{**weights, **options})
 
 
 def batches(dtype: torch.dtype, *, mixed: bool = False, neighbors: str = "auto") -> list[Batch]:
@@ -52,7 +58,7 @@ def test_gradients_equal_plain_autograd(forces: str, per_atom: bool, neighbors: 
     twin = copy.deepcopy(model)
     loss = loss_of(twin, batch, 0.3, 0.7, per_atom)
     wanted = torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
-    step = TrainStep(model, energy_weight=0.3, forces_weight=0.7, energy_loss_per_atom=per_atom)
+    step = train_step(model, energy_loss_per_atom=per_atom)
     weights = step.flat.vector.new_tensor([0.3, 0.7])
     gradient, statistics = step.gradients(
         step.flat.vector, weights[0], weights[1], step._inputs(batch), (batch.num_structures, batch.num_slots)
@@ -66,7 +72,7 @@ def test_gradients_equal_plain_autograd(forces: str, per_atom: bool, neighbors: 
 def test_updates_equal_torch_adamw_with_a_rate_for_each_parameter() -> None:
     model = potential(dtype="float64")
     twin = copy.deepcopy(model)
-    step = TrainStep(model, weight_decay=0.1, grad_clip=0.0, ema_decay=0.9, energy_weight=0.3, forces_weight=0.7)
+    step = train_step(model, weight_decay=0.1, grad_clip=0.0, ema_decay=0.9)
     factors = step_module.learning_rate_factors(twin)
     lr = 2e-3
     groups = [{"params": [p], "lr": lr * factors[name]} for name, p in twin.named_parameters()]
@@ -90,7 +96,7 @@ def test_updates_equal_torch_adamw_with_a_rate_for_each_parameter() -> None:
 
 def test_the_gradient_is_clipped_to_its_largest_norm() -> None:
     (batch, *_) = batches(torch.float64)
-    free, clipped = (TrainStep(potential(dtype="float64"), grad_clip=c) for c in (0.0, 1e-3))
+    free, clipped = (train_step(potential(dtype="float64"), grad_clip=c) for c in (0.0, 1e-3))
     norm = float(free(batch, 1e-3)["grad_norm"])
     assert float(clipped(batch, 1e-3)["grad_norm"]) == norm  # reported as it was
     assert norm > 1e-3
@@ -102,7 +108,7 @@ def test_statistics_are_sums_over_real_atoms() -> None:
     model = potential(dtype="float64")
     (batch, *_) = batches(torch.float64, mixed=True)
     out = copy.deepcopy(model).eval()(batch)
-    found = TrainStep(model)(batch, 0.0)
+    found = train_step(model)(batch, 0.0)
     assert float(found["n_frames"]) == batch.num_structures
     assert float(found["n_components"]) == 3 * int(batch.n_atoms.sum())
     assert float(found["energy_abs"]) == pytest.approx(float((out["energy"] - batch.energy).abs().sum()), rel=1e-9)
@@ -113,17 +119,17 @@ def test_padding_changes_neither_loss_nor_gradient() -> None:
     (batch, *_) = batches(torch.float64, mixed=True)
     padded = pad_batch(batch, batch.num_structures + 3, batch.num_slots + 2)
     assert padded.num_structures == batch.num_structures + 3
-    small, large = (TrainStep(potential(dtype="float64")) for _ in range(2))
+    small, large = (train_step(potential(dtype="float64")) for _ in range(2))
     a, b = small(batch, 1e-3), large(padded, 1e-3)
     assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-10)
     torch.testing.assert_close(small.flat.vector, large.flat.vector, rtol=1e-9, atol=1e-11)
 
 
 def test_state_comes_back_bit_for_bit() -> None:
-    first = TrainStep(potential())
+    first = train_step(potential())
     parts = batches(torch.float32)
     first(parts[0], 1e-3)
-    second = TrainStep(potential())
+    second = train_step(potential())
     second.load_state_dict(first.state_dict())
     for batch in parts[1:]:
         assert torch.equal(
@@ -141,7 +147,7 @@ def test_the_compiled_step_agrees_with_the_eager_one_over_few_graphs() -> None:
     parts = batches(torch.float32, mixed=True)
     parts.append(parts[0].__class__.from_frames(toy_frames(3, mixed=True), R_MAX))  # a last, smaller batch
     eager, fast = (
-        TrainStep(potential(num_layers=1), compile=flag, batch_size=4, sizes=(2, 3)) for flag in (False, True)
+        train_step(potential(num_layers=1), compile=flag, batch_size=4, sizes=(2, 3)) for flag in (False, True)
     )
     for batch in parts:
         a, b = eager(batch, 1e-3), fast(batch, 1e-3)
@@ -156,5 +162,5 @@ def test_without_a_compiler_it_runs_eager_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(step_module, "has_compiler", lambda: False)
-    assert not TrainStep(potential(), compile=True).compile
+    assert not train_step(potential(), compile=True).compile
     assert "no C++ compiler" in caplog.text
