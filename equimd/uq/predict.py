@@ -110,7 +110,7 @@ def predict(
         blocks.append(_in_order(parts, order, block.n_atoms))
     columns = [np.concatenate(c) for c in zip(*blocks, strict=True)]
     n_atoms = columns.pop()
-    return Predictions(*columns, frame=np.repeat(np.arange(len(n_atoms)), n_atoms))
+    return Predictions(*columns, np.repeat(np.arange(len(n_atoms)), n_atoms))
 
 
 def _predict_batch(
