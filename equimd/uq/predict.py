@@ -110,7 +110,8 @@ def predict(
         blocks.append(_in_order(parts, order, block.n_atoms))
     columns = [np.concatenate(c) for c in zip(*blocks, strict=True)]
     n_atoms = columns.pop()
-    return Predictions(*columns, np.repeat(np.arange(len(n_atoms)), n_atoms))
+    columns.append(np.repeat(np.arange(len(n_atoms)), n_atoms))
+    return Predictions(*columns)
 
 
 def _predict_batch(
