@@ -67,4 +67,4 @@ def test_check_completes_a_file(tmp_path: Path) -> None:
     path.write_text("data: x.npz\nmax-time: 2h\n")
     told = runner.invoke(app, ["config", "check", str(path)])
     values = yaml.safe_load(told.stdout)
-    assert (values["data"], values["max_time"], values["lr"]) == (["x.npz"], 7200.0, 1e-3)
+    assert (values["data"], values["max_time"], values["lr"]) == (["x.npz"], 7200.0, RunConfig().training.lr)
