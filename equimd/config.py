@@ -104,10 +104,10 @@ class TrainConfig(Settings):
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     energy_weight: float = Field(
-        0.05, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only"
+        0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only"
     )
     forces_weight: float = Field(
-        0.95, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only"
+        0.99, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only"
     )
     energy_loss_per_atom: bool = Field(
         False, description="the energy error in the loss is divided by the number of atoms"
