@@ -103,12 +103,11 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
-    energy_weight: float = Field(
-        0.01, ge=0, description="weight of the energy's mean squared error, eV^2; 0: forces only"
+    loss: Literal["l2mae", "mse"] = Field(
+        "l2mae", description="absolute energy errors and lengths of force errors, or squares of both"
     )
-    forces_weight: float = Field(
-        0.99, ge=0, description="weight of the forces' mean squared error, (eV/A)^2; 0: energies only"
-    )
+    energy_weight: float = Field(0.01, ge=0, description="weight of the energies in the loss; 0: forces only")
+    forces_weight: float = Field(0.99, ge=0, description="weight of the forces in the loss; 0: energies only")
     energy_loss_per_atom: bool = Field(
         False, description="the energy error in the loss is divided by the number of atoms"
     )

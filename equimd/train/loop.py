@@ -117,6 +117,7 @@ class Trainer:
             self.model,
             energy_weight=t.energy_weight,
             forces_weight=t.forces_weight,
+            loss=t.loss,
             energy_loss_per_atom=t.energy_loss_per_atom,
             weight_decay=t.weight_decay,
             grad_clip=t.grad_clip,

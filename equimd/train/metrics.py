@@ -19,6 +19,7 @@ from torch import Tensor
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
 from equimd.run import write_atomic
+from equimd.train.losses import energy_losses, force_losses
 from equimd.units import KCAL_PER_MOL
 
 # the sums a training step returns, in the order they are kept
@@ -104,25 +105,22 @@ def validate(
 
     With forces-only training the energies' constant is not known yet, and their errors are left out (NaN).
     """
-    sums = torch.zeros(7, dtype=torch.float64)
+    sums = torch.zeros(8, dtype=torch.float64)
     for batch in batches:
         out = predict(batch)
         if config.energy_weight and batch.energy is not None:
             wrong = (out["energy"] - batch.energy).double()
-            per_atom = (wrong / batch.n_atoms).square().sum()
-            n = torch.tensor(float(len(wrong)), dtype=torch.float64)
-            sums[:4] += torch.stack([wrong.abs().sum().cpu(), wrong.square().sum().cpu(), n, per_atom.cpu()])
+            counted = wrong / batch.n_atoms if config.energy_loss_per_atom else wrong
+            lost = energy_losses(config.loss, counted).sum()
+            sums[:4] += torch.stack([wrong.abs().sum(), wrong.square().sum(), lost, lost.new_tensor(len(wrong))]).cpu()
         if config.forces_weight and batch.forces is not None:
             wrong = out["forces"].double() - batch.forces.double()
-            count = 3.0 * batch.n_atoms.sum().double().cpu()
-            sums[4:] += torch.stack([wrong.abs().sum().cpu(), wrong.square().sum().cpu(), count])
-    e_abs, e_sq, n_frames, per_atom_sq, f_abs, f_sq, n_components = sums.tolist()
+            lost, count = force_losses(config.loss, wrong).sum(), 3.0 * batch.n_atoms.sum().double()
+            sums[4:] += torch.stack([wrong.abs().sum(), wrong.square().sum(), lost, count]).cpu()
+    e_abs, e_sq, e_loss, n_frames, f_abs, f_sq, f_loss, n_components = sums.tolist()
     found = errors(e_abs, e_sq, f_abs, f_sq, n_frames, n_components)
-    loss = 0.0
-    if config.energy_weight:
-        loss += config.energy_weight * (per_atom_sq if config.energy_loss_per_atom else e_sq) / max(1.0, n_frames)
-    if config.forces_weight:
-        loss += config.forces_weight * f_sq / max(1.0, n_components)
+    loss = config.energy_weight * e_loss / max(1.0, n_frames)
+    loss += config.forces_weight * 3 * f_loss / max(1.0, n_components)
     return {**found, "loss": loss}
 
 

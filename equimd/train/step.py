@@ -25,6 +25,7 @@ from torch.func import functional_call
 from equimd.data.batch import Batch
 from equimd.model import Potential, batch_arguments
 from equimd.model.painn import learning_rate_factors
+from equimd.train.losses import Loss, energy_losses, force_losses
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +95,10 @@ class TrainStep:
     Args:
         model: its parameters become views of one flat vector.
         energy_weight, forces_weight: lambda_E and lambda_F of
-            loss = lambda_E mean_b (dE_b)^2 + lambda_F mean_{i,k} (dF_ik)^2, in eV and eV/Angstrom; forces average
-            over every component of every atom of the batch.
-        energy_loss_per_atom: divide dE_b by the number of atoms of b before squaring.
+            lambda_E mean_b l_E(dE_b) + lambda_F mean_i l_F(dF_i), in eV and eV/Angstrom, the means over the structures
+            and over all atoms of the batch.
+        loss: l_E and l_F, see :mod:`equimd.train.losses`.
+        energy_loss_per_atom: l_E of dE_b divided by the number of atoms of b.
         weight_decay: decoupled, times the learning rate.
         grad_clip: largest norm of the gradient; 0 for none.
         ema_decay: of the averaged weights; 0 for none.
@@ -111,6 +113,7 @@ class TrainStep:
         *,
         energy_weight: float,
         forces_weight: float,
+        loss: Loss = "l2mae",
         energy_loss_per_atom: bool = False,
         weight_decay: float = 0.0,
         grad_clip: float = 0.0,
@@ -120,7 +123,7 @@ class TrainStep:
         sizes: Sequence[int] = (),
     ) -> None:
         self.model = model
-        self.energy_weight, self.forces_weight = energy_weight, forces_weight
+        self.energy_weight, self.forces_weight, self.loss = energy_weight, forces_weight, loss
         self.energy_loss_per_atom = energy_loss_per_atom
         self.weight_decay, self.grad_clip, self.ema_decay = weight_decay, grad_clip, ema_decay
         self.compile = compile
@@ -302,7 +305,7 @@ class TrainStep:
                 energy_abs, energy_sq = error.detach().abs().sum(), error.detach().square().sum()
                 if self.energy_loss_per_atom:
                     error = error / n_atoms.clamp(min=1)
-                loss = loss + energy_weight * error.square().sum() / n_frames
+                loss = loss + energy_weight * energy_losses(self.loss, error).sum() / n_frames
             if forces is not None:
                 n_components = 3 * (numbers > 0).to(forces.dtype).sum()
                 if conservative:
@@ -312,7 +315,7 @@ class TrainStep:
                     predicted = out.direct_forces
                 error = predicted - forces
                 forces_abs, forces_sq = error.detach().abs().sum(), error.detach().square().sum()
-                loss = loss + forces_weight * error.square().sum() / n_components
+                loss = loss + forces_weight * 3 * force_losses(self.loss, error).sum() / n_components
             parts = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradient = torch.cat(
             [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(parts, leaves, strict=True)]

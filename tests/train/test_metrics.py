@@ -12,6 +12,7 @@ import torch
 
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
+from equimd.train.losses import Loss
 from equimd.train.metrics import COLUMNS, SUMS, MetricsFile, RunningErrors, Unit, validate
 from equimd.train.progress import ProgressBar, describe, duration
 from equimd.units import KCAL_PER_MOL
@@ -33,11 +34,12 @@ def test_running_errors_are_sums_over_frames_and_components() -> None:
     assert found["grad_norm"] == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("loss", ["l2mae", "mse"])
 @pytest.mark.parametrize("per_atom", [False, True])
-def test_validation_counts_real_atoms_only_and_makes_the_training_loss(per_atom: bool) -> None:
+def test_validation_counts_real_atoms_only_and_makes_the_training_loss(per_atom: bool, loss: Loss) -> None:
     frames = toy_frames(6, mixed=True)
     batch = Batch.from_frames(frames, 5.0, dtype=torch.float64)
-    config = TrainConfig(energy_weight=0.3, forces_weight=0.7, energy_loss_per_atom=per_atom)
+    config = TrainConfig(energy_weight=0.3, forces_weight=0.7, energy_loss_per_atom=per_atom, loss=loss)
 
     def predict(b: Batch) -> dict[str, torch.Tensor]:
         real = (b.atomic_numbers > 0)[:, None]
@@ -47,8 +49,11 @@ def test_validation_counts_real_atoms_only_and_makes_the_training_loss(per_atom:
     assert found["energy_mae"] == pytest.approx(0.01 * frames.n_atoms.mean())
     assert found["forces_mae"] == pytest.approx(0.02)
     assert found["forces_rmse"] == pytest.approx(0.02)
-    energy_part = 0.01**2 if per_atom else 0.01**2 * (frames.n_atoms**2).mean()
-    assert found["loss"] == pytest.approx(0.3 * energy_part + 0.7 * 0.02**2)
+    power = 1 if loss == "l2mae" else 2
+    energy_part = 0.01**power if per_atom else 0.01**power * (frames.n_atoms**power).mean()
+    force_part = 0.02 * math.sqrt(3) if loss == "l2mae" else 0.02**2
+    # the root in l2mae is smoothed below 1e-5 eV/A
+    assert found["loss"] == pytest.approx(0.3 * energy_part + 0.7 * force_part, abs=1e-5)
 
 
 def test_a_table_keeps_only_the_lines_a_checkpoint_knows(tmp_path: Path) -> None:

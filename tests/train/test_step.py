@@ -13,6 +13,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.model import Potential
 from equimd.train import step as step_module
+from equimd.train.losses import Loss
 from equimd.train.step import BETA1, BETA2, EPS, TrainStep, has_compiler, pad_batch
 from tests.train.toy import toy_frames
 
@@ -39,31 +40,38 @@ def batches(dtype: torch.dtype, *, mixed: bool = False, neighbors: str = "auto")
     ]
 
 
-def loss_of(model: Potential, batch: Batch, energy_weight: float, forces_weight: float, per_atom: bool) -> torch.Tensor:
+def loss_of(
+    model: Potential, batch: Batch, energy_weight: float, forces_weight: float, per_atom: bool, loss: str
+) -> torch.Tensor:
     """The documented loss, through the model's own forward."""
     out = model(batch)
     error = out["energy"] - batch.energy
     if per_atom:
         error = error / batch.n_atoms
     real = batch.atomic_numbers > 0
-    return energy_weight * error.square().mean() + forces_weight * (out["forces"] - batch.forces)[real].square().mean()
+    wrong = (out["forces"] - batch.forces)[real]
+    if loss == "mse":
+        return energy_weight * error.square().mean() + forces_weight * wrong.square().mean()
+    lengths = (wrong.square().sum(1) + 1e-10).sqrt() - 1e-5
+    return energy_weight * error.abs().mean() + forces_weight * lengths.mean()
 
 
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 @pytest.mark.parametrize("per_atom", [False, True])
 @pytest.mark.parametrize("neighbors", ["auto", "torch"])
-def test_gradients_equal_plain_autograd(forces: str, per_atom: bool, neighbors: str) -> None:
+@pytest.mark.parametrize("loss", ["l2mae", "mse"])
+def test_gradients_equal_plain_autograd(forces: str, per_atom: bool, neighbors: str, loss: Loss) -> None:
     model = potential(forces=forces, dtype="float64")
     (batch, *_) = batches(torch.float64, mixed=True, neighbors=neighbors)
     twin = copy.deepcopy(model)
-    loss = loss_of(twin, batch, 0.3, 0.7, per_atom)
-    wanted = torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
-    step = train_step(model, energy_loss_per_atom=per_atom)
+    wanted_loss = loss_of(twin, batch, 0.3, 0.7, per_atom, loss)
+    wanted = torch.autograd.grad(wanted_loss, list(twin.parameters()), allow_unused=True)
+    step = train_step(model, energy_loss_per_atom=per_atom, loss=loss)
     weights = step.flat.vector.new_tensor([0.3, 0.7])
     gradient, statistics = step.gradients(
         step.flat.vector, weights[0], weights[1], step._inputs(batch), (batch.num_structures, batch.num_slots)
     )
-    assert torch.allclose(statistics[0], loss, rtol=1e-12)
+    assert torch.allclose(statistics[0], wanted_loss, rtol=1e-12)
     for found, expected in zip(step.flat.views(gradient), wanted, strict=True):
         expected = torch.zeros_like(found) if expected is None else expected
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
@@ -84,7 +92,7 @@ def test_updates_equal_torch_adamw_with_a_rate_for_each_parameter() -> None:
     for t, batch in enumerate(batches(torch.float64), 1):
         step(batch, lr)
         optimizer.zero_grad()
-        loss_of(twin, batch, 0.3, 0.7, False).backward()
+        loss_of(twin, batch, 0.3, 0.7, False, "l2mae").backward()
         optimizer.step()
         decay = min(0.9, (1 + t) / (10 + t))
         for name, p in twin.named_parameters():
