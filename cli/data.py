@@ -346,6 +346,12 @@ def generate(
     calculator: _Calculator = "tblite",
     charge: Annotated[int, typer.Option(help="total charge, e")] = 0,
     spin: Annotated[int, typer.Option(help="multiplicity 2S+1; 0 is the lowest possible")] = 0,
+    torsion_interval: Annotated[
+        float, typer.Option(help="time between Monte Carlo turns of a single bond, fs; 0: no turns, MD alone")
+    ] = 0.0,
+    hydrogen_mass: Annotated[
+        float, typer.Option(help="mass of hydrogen in the MD, u: 5 allows steps of 2.5 fs; 0: its own")
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,
     overwrite: _Overwrite = False,
     json: _Json = False,
@@ -356,11 +362,15 @@ def generate(
     relaxed first, the equilibration is thrown away, and the mean temperature is checked. The same seed gives the
     same frames, whatever --jobs. Interrupted, the same command goes on with the trajectories that are missing.
 
+    Conformers change rarely in MD. With --torsion-interval, single bonds are also turned by random angles, accepted
+    by Metropolis' rule: the frames then hold conformers by their Boltzmann weight, and are no time series.
+
     GFN2-xTB needs tblite: pip install 'equimd[label]'.
 
     Examples:
 
         equimd data generate ethanol --temperature 300 --frames 1000 --trajectories 5 --out ethanol.h5
+        equimd data generate ethanol --trajectories 100 --torsion-interval 20 --out conformers.h5
         equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
@@ -370,7 +380,7 @@ def generate(
     _refuse_existing(out, overwrite)
     config = GenerateConfig(
         molecule, temperature, frames, trajectories, interval, time_step, equilibration, friction, seed, calculator,
-        charge, spin,
+        charge, spin, torsion_interval, hydrogen_mass,
     )  # fmt: skip
     bar = _Bar("frames")
     try:
@@ -381,6 +391,8 @@ def generate(
         f"{done.frames} frames of {done.trajectories} trajectories, {done.theory}, mean temperature "
         f"{done.temperature_mean:.1f} K (standard error {done.temperature_error:.1f} K)"
     )
+    if done.turned is not None:
+        log(f"{100 * done.turned:.1f} % of the turns of single bonds were accepted")
     if done.broken:
         warn(f"a bond is open in {len(done.broken)} frames: {', '.join(map(str, done.broken[:10]))}")
     if json:
@@ -389,6 +401,7 @@ def generate(
                 "path": done.path, "n_frames": done.frames, "n_trajectories": done.trajectories, "theory": done.theory,
                 "temperature_K": temperature, "temperature_K_mean": done.temperature_mean,
                 "temperature_K_error": done.temperature_error, "broken_frames": list(done.broken),
+                "turns_accepted": done.turned,
             }
         )  # fmt: skip
     else:

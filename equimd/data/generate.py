@@ -1,8 +1,4 @@
-"""Make labelled frames: Langevin MD with a reference method, seeded, several independent trajectories.
-
-The integrator is BAOAB (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102 (2013)): for a harmonic mode its positions
-are distributed exactly at the stated temperature whatever the time step, so that 1 fs serves even for O-H bonds.
-"""
+"""Make labelled frames: several independent trajectories of MD with a reference method, joined in one file."""
 
 from __future__ import annotations
 
@@ -20,119 +16,14 @@ import numpy as np
 
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
-from equimd.data.methods import make_method
-from equimd.data.sampling import Baoab, broken_bonds, load_molecule, relax
-from equimd.errors import ConfigError, DataError
+from equimd.data.sampling import load_molecule
+from equimd.data.trajectory import GenerateConfig, Trajectory, load_trajectory, run_trajectory, save_trajectory
+from equimd.errors import DataError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """What `generate` does. Times in fs, temperature in K, friction in 1/fs.
-
-    ``frames`` is the total over all trajectories; ``spin`` is the multiplicity, 0 for the lowest possible.
-    """
-
-    molecule: str
-    temperature: float
-    frames: int
-    trajectories: int = 4
-    interval: float = 100.0
-    time_step: float = 1.0
-    equilibration: float = 2000.0
-    friction: float = 0.01
-    seed: int = 0
-    calculator: str = "tblite"
-    charge: int = 0
-    spin: int = 0
-
-    def __post_init__(self) -> None:
-        positive = ("temperature", "frames", "trajectories", "interval", "time_step", "friction")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name.replace('_', '-')} must be above zero, not {getattr(self, name)}")
-        if self.equilibration < 0:
-            raise ConfigError(f"equilibration must not be negative, it is {self.equilibration}")
-        if self.frames < self.trajectories:
-            raise ConfigError(f"{self.frames} frames cannot come from {self.trajectories} trajectories")
-        if abs(self.interval / self.time_step - self.stride) > 1e-6 or self.stride < 1:
-            raise ConfigError(
-                f"the interval {self.interval} fs is not a whole number of {self.time_step} fs steps",
-                hint=f"--interval {max(self.stride, 1) * self.time_step:g}",
-            )
-
-    @property
-    def stride(self) -> int:
-        """Steps between saved frames."""
-        return round(self.interval / self.time_step)
-
-    def frames_of(self, trajectory: int) -> int:
-        """How many frames one trajectory gives: as even as it goes."""
-        return self.frames // self.trajectories + (trajectory < self.frames % self.trajectories)
-
-
-@dataclass
-class Trajectory:
-    """One finished trajectory of T frames, eV and Angstrom; the kinetic temperature is a mean over all steps."""
-
-    numbers: np.ndarray
-    positions: np.ndarray
-    energy: np.ndarray
-    forces: np.ndarray
-    temperature_mean: float
-    temperature_error: float
-    broken: np.ndarray
-    theory: str
-
-
-def run_trajectory(
-    config: GenerateConfig, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
-) -> Trajectory:
-    """Trajectory ``index`` of a run: relax, equilibrate (discarded), then label a frame every ``interval`` fs.
-
-    The random numbers depend on (seed, index) alone, so trajectories can be made in any order or process.
-    """
-    if len(atoms) < 2:
-        raise DataError("a single atom has no dynamics to sample", where=config.molecule)
-    if np.any(atoms.pbc):
-        raise DataError("generate runs open molecules; this structure is periodic", where=config.molecule)
-    method = make_method(config.calculator, atoms, config.charge, config.spin)
-    start = relax(method, atoms.positions)
-    rng = np.random.default_rng([config.seed, index])
-    md = Baoab(method, start, atoms.get_masses(), config.temperature, config.time_step, config.friction, rng)
-    for _ in range(round(config.equilibration / config.time_step)):
-        md.step()
-    labeller = make_method(config.calculator, atoms, config.charge, config.spin)
-    positions, energy, forces, temperatures = [], [], [], []
-    for _ in range(config.frames_of(index)):
-        temperatures.append(np.mean([md.step() for _ in range(config.stride)]))
-        e, f = labeller.label(md.positions)
-        positions.append(md.positions)
-        energy.append(e)
-        forces.append(f)
-        if progress is not None:
-            progress()
-    x = np.array(positions)
-    if not np.isfinite(x).all():
-        raise DataError(f"trajectory {index} blew up", where=config.molecule, hint="a smaller --time-step")
-    return Trajectory(
-        atoms.numbers.copy(), x, np.array(energy), np.array(forces), float(np.mean(temperatures)),
-        _temperature_error(config, md.dof, len(x)), broken_bonds(atoms.numbers, start, x), method.theory,
-    )  # fmt: skip
-
-
-def _temperature_error(config: GenerateConfig, dof: int, frames: int) -> float:
-    """Standard error (K) of the mean temperature over ``frames`` intervals.
-
-    One sample scatters by T sqrt(2/dof); kinetic energy is forgotten at twice the friction, so its integrated
-    correlation time is at most 1/(2 friction) and a time t holds t * friction independent samples.
-    """
-    independent = max(frames * config.interval * config.friction, 1.0)
-    return config.temperature * float(np.sqrt(2.0 / dof / independent))
 
 
 def check_temperature(config: GenerateConfig, trajectories: list[Trajectory]) -> tuple[float, float]:
@@ -158,25 +49,8 @@ def _fingerprint(config: GenerateConfig, atoms: Atoms) -> str:
     return hashlib.sha256(settings + atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()[:12]
 
 
-def _save(path: Path, trajectory: Trajectory) -> None:
-    part = path.with_name(path.name + ".tmp")
-    with open(part, "wb") as handle:
-        np.savez(handle, **asdict(trajectory))  # type: ignore[arg-type]
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, path)
-
-
-def _load(path: Path) -> Trajectory:
-    with np.load(path, allow_pickle=False) as data:
-        values = {k: data[k] for k in data.files}
-    for name in ("temperature_mean", "temperature_error"):
-        values[name] = float(values[name])
-    return Trajectory(**{**values, "theory": str(values["theory"])})
-
-
 def _worker(config: GenerateConfig, atoms: Atoms, index: int, path: Path) -> int:
-    _save(path, run_trajectory(config, atoms, index))
+    save_trajectory(path, run_trajectory(config, atoms, index))
     return index
 
 
@@ -206,10 +80,10 @@ def run_trajectories(
     tick(0)
     if jobs <= 1:
         for k in todo:
-            _save(paths[k], run_trajectory(config, atoms, k, tick))
+            save_trajectory(paths[k], run_trajectory(config, atoms, k, tick))
     elif todo:
         _run_parallel(config, atoms, {k: paths[k] for k in todo}, jobs, tick)
-    return [_load(p) for p in paths]
+    return [load_trajectory(p) for p in paths]
 
 
 def _run_parallel(
@@ -237,7 +111,10 @@ def _run_parallel(
 
 @dataclass(frozen=True)
 class Generated:
-    """What :func:`generate` wrote: temperatures in K, ``broken`` the frames in which a bond is open."""
+    """What :func:`generate` wrote: temperatures in K, ``broken`` the frames in which a bond is open.
+
+    ``turned`` is the accepted part of the turns of single bonds, None without any.
+    """
 
     path: Path
     frames: int
@@ -246,6 +123,7 @@ class Generated:
     temperature_mean: float
     temperature_error: float
     broken: tuple[int, ...]
+    turned: float | None = None
 
 
 def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
@@ -272,12 +150,17 @@ def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Prog
         np.repeat(np.arange(len(done)), [len(t.energy) for t in done]),
         np.concatenate(steps),
     )
-    settings = {k: v for k, v in asdict(config).items() if k not in ("charge", "spin") or v}
-    extra = {**settings, "temperature_mean": mean, "temperature_error": error}
+    unset = {k for k in ("charge", "spin", "torsion_interval", "hydrogen_mass") if not getattr(config, k)}
+    settings = {k: v for k, v in asdict(config).items() if k not in unset}
+    attempts, accepted = np.sum([t.turns for t in done], axis=0).tolist()
+    turned = accepted / attempts if attempts else None
+    extra: dict[str, str | int | float] = {**settings, "temperature_mean": mean, "temperature_error": error}
+    if turned is not None:
+        extra["turns_accepted"] = turned
     write_frames(out, data, theory=done[0].theory, source="equimd data generate", extra=extra)
     shutil.rmtree(work)
     broken = np.flatnonzero(np.concatenate([t.broken for t in done]))
-    return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken))
+    return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken), turned)
 
 
 def _block(config: GenerateConfig, trajectory: Trajectory) -> Frames:

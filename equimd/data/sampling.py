@@ -90,12 +90,13 @@ class Baoab:
     ) -> None:
         self.method, self.rng, self.dt = method, rng, time_step
         self.mass = masses[:, None].astype(np.float64)
-        self.sigma = np.sqrt(KB * temperature * ACCELERATION / self.mass)
+        self.kt = KB * temperature
+        self.sigma = np.sqrt(self.kt * ACCELERATION / self.mass)
         self.keep = float(np.exp(-friction * time_step))
         self.positions = positions - self._mean(positions)
         self.velocities = self._noise()
         self.dof = 3 * len(positions) - 3
-        self._accelerate()
+        self._accept(*method.propagate(self.positions))
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         return np.asarray((self.mass * values).sum(0) / self.mass.sum())
@@ -105,8 +106,8 @@ class Baoab:
         v = self.sigma * self.rng.standard_normal(self.mass.shape[:1] + (3,))
         return np.asarray(v - self._mean(v))
 
-    def _accelerate(self) -> None:
-        _, forces = self.method.propagate(self.positions)
+    def _accept(self, energy: float, forces: np.ndarray) -> None:
+        self.energy = energy
         a = forces * (ACCELERATION / self.mass)
         self.acceleration = a - self._mean(a)
 
@@ -118,9 +119,25 @@ class Baoab:
         self.velocities = self.keep * self.velocities + np.sqrt(1 - self.keep**2) * self._noise()
         kinetic = float((self.mass * self.velocities**2).sum()) / ACCELERATION
         self.positions = self.positions + half * self.velocities
-        self._accelerate()
+        self._accept(*self.method.propagate(self.positions))
         self.velocities = self.velocities + half * self.acceleration
         return kinetic / (self.dof * KB)
+
+    def metropolis(self, trial: np.ndarray) -> bool:
+        """Go to ``trial`` positions (n, 3) with probability min(1, exp(-dE/kT)), velocities as they are.
+
+        Positions the method fails on, such as clashing atoms, are refused. Returns whether it went there.
+        """
+        trial = trial - self._mean(trial)
+        try:
+            energy, forces = self.method.propagate(trial)
+        except DataError:
+            return False
+        if not energy - self.energy <= self.kt * self.rng.standard_exponential():  # refuses nan too
+            return False
+        self.positions = trial
+        self._accept(energy, forces)
+        return True
 
 
 def bonds(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
