@@ -101,17 +101,17 @@ class TrainConfig(Settings):
     batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
     seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate")
+    lr: float = Field(3e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     loss: Literal["l2mae", "mse"] = Field(
         "l2mae", description="absolute energy errors and lengths of force errors, or squares of both"
     )
-    energy_weight: float = Field(0.01, ge=0, description="weight of the energies in the loss; 0: forces only")
-    forces_weight: float = Field(0.99, ge=0, description="weight of the forces in the loss; 0: energies only")
+    energy_weight: float = Field(0.1, ge=0, description="weight of the energies in the loss; 0: forces only")
+    forces_weight: float = Field(0.9, ge=0, description="weight of the forces in the loss; 0: energies only")
     energy_loss_per_atom: bool = Field(
         False, description="the energy error in the loss is divided by the number of atoms"
     )
-    grad_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    grad_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(
         0.995, ge=0, lt=1, description="of the moving average of the weights, which is what is kept"
     )
