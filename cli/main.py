@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "config": "write a commented YAML file of all training settings",
     "train": "train a potential on energies and forces",
     "evaluate": "measure the errors of a trained potential on a data set",
+    "simulate": "molecular dynamics that halts or flags frames beyond a calibrated threshold",
     "predict": "energy and forces of the structures in a file",
 }
 

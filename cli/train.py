@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from equimd.cli.options import keyword, setting_option
 from equimd.config import RunConfig, Settings, config_keys, parse_config, read_config
 from equimd.errors import EXIT_INTERRUPTED, ConfigError
 
@@ -32,45 +32,14 @@ _HELP = """Train a potential on frames with energies and forces.
     """
 
 
-def _option_type(annotation: Any) -> Any:
-    """The type typer parses an option as: tuples of any length become lists, durations text."""
-    if typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    parts = [a for a in typing.get_args(annotation) if a is not type(None)]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return _option_type(parts[0])
-    if typing.get_origin(annotation) is tuple and parts[-1] is Ellipsis:
-        return list[str]
-    return annotation
-
-
 def _parameters() -> list[inspect.Parameter]:
     """One keyword parameter for each setting, None where the option is not given."""
     sections = RunConfig.model_fields
-    hints = {name: typing.get_type_hints(field.annotation, include_extras=True) for name, field in sections.items()}
-    out = []
-    for key, section in config_keys().items():
-        cls = typing.cast("type[Settings]", sections[section].annotation)
-        field = cls.model_fields[key]
-        kind = _option_type(hints[section][key])
-        if key in ("max_time", "checkpoint_interval"):
-            kind = str
-        name = f"--{key.replace('_', '-')}"
-        names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
-        option = typer.Option(*names, help=f"{field.description}{_shown(field.default)}", show_default=False)
-        out.append(_keyword(key, Annotated[kind | None, option]))
-    return out
-
-
-def _shown(default: Any) -> str:
-    """The default as the help text ends with it, where there is one."""
-    if default is None or default == () or default is False:
-        return ""
-    return f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
-
-
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    kinds = {"max_time": str, "checkpoint_interval": str}
+    return [
+        setting_option(typing.cast("type[Settings]", sections[section].annotation), key, kinds)
+        for key, section in config_keys().items()
+    ]
 
 
 def train(**options: Any) -> None:
@@ -161,10 +130,10 @@ train.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             default=None,
             annotation=Annotated[Path | None, typer.Argument(help="YAML file of settings (`equimd config template`)")],
         ),
-        _keyword(
+        keyword(
             "out", Annotated[Path | None, typer.Option("--out", help="run folder to make; by default runs/NAME-001")]
         ),
-        _keyword("resume", Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")]),
+        keyword("resume", Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")]),
         *_parameters(),
     ]
 )

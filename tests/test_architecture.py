@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "uq"),
     ("md",),
     ("calculator", "plots", "structures"),
-    ("evaluate",),
+    ("evaluate", "simulation"),
     ("report",),
     ("cli",),
     ("benchmarks",),

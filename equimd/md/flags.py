@@ -140,8 +140,12 @@ def _frame(event: Event, proposal: State, atom_scores: Tensor | None) -> Suspect
     )
 
 
-def write_suspects(path: str | Path, system: System, frames: Sequence[SuspectFrame]) -> None:
+def write_suspects(
+    path: str | Path, system: System, frames: Sequence[SuspectFrame], info: Mapping[str, Any] | None = None
+) -> None:
     """Extended XYZ of suspect frames: ``responsible`` (1 or 0) and ``atom_score`` per atom, the rest in ``info``.
+
+    ``info`` is added to that of each frame.
 
     Frames whose positions are not finite are left out: no reader takes them.
     """
@@ -158,6 +162,7 @@ def write_suspects(path: str | Path, system: System, frames: Sequence[SuspectFra
         atoms = Atoms(system.numbers.cpu().numpy(), f.positions.numpy(), cell=cell, pbc=system.pbc)
         atoms.info = {"replica": f.replica, "step": f.step, "action": f.action, "code": f.code, "reason": f.reason}
         atoms.info |= {"score": f.score, "threshold": f.threshold, "flagged_steps": f.count, "first_step": f.start}
+        atoms.info |= info or {}
         atoms.arrays["responsible"] = torch.zeros(len(atoms), dtype=torch.int64).numpy()
         atoms.arrays["responsible"][list(f.atoms)] = 1
         if bool(torch.isfinite(f.atom_scores).all()):

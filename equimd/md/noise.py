@@ -24,11 +24,10 @@ class Purpose(IntEnum):
 
 
 def normal_block(seed: int, replica: int, purpose: Purpose, block: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers, float64, of one block of one stream."""
+    """Standard normal numbers, float64, of one block of one stream; blocks before the start have negative numbers."""
     # the low counter words run within a block, the high ones name it: no two blocks can overlap
-    generator = np.random.Philox(
-        key=np.array([seed, replica], dtype=np.uint64), counter=np.array([0, 0, int(purpose), block], dtype=np.uint64)
-    )
+    counter = np.array([0, 0, int(purpose), block % 2**64], dtype=np.uint64)
+    generator = np.random.Philox(key=np.array([seed, replica], dtype=np.uint64), counter=counter)
     return np.random.Generator(generator).standard_normal(shape)
 
 

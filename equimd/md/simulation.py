@@ -6,8 +6,9 @@ so that a kill at any moment loses at most the last block. Random numbers need n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,23 @@ class Output:
     Attributes:
         folder: exists already.
         save_every: steps between saved frames.
+        info: written with every suspect frame, such as charge and spin, for whoever labels them.
+        flush_seconds: what is buffered is written at least so often, however slow the steps are.
     """
 
     folder: Path
     save_every: int = 10
+    info: Mapping[str, Any] = field(default_factory=dict)
+    flush_seconds: float = 60.0
 
 
 class Simulation:
     """R replicas under one integrator and one guard. :meth:`start` and :meth:`resume` make one, :meth:`run` moves it.
 
     Attributes:
-        state: the last good state of every replica.
+        state: the last good state of every replica. Steps below 0 equilibrate: they are judged, not recorded.
         suspects: what the guard refused or flagged.
+        decision: what the guard said of the last step of ``moved``, the replicas that were active then.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class Simulation:
         self.system, self.integrator, self.forces, self.state = system, integrator, forces, state
         self.dof, self.guard, self.output = dof, guard or Guard(), output
         self.suspects = SuspectRecorder()
+        self.decision, self.moved = Decision(), state.replicas
+        self._saved = time.monotonic()
         self.writers: list[TrajectoryWriter] = []
         rule = self.guard.rule
         self.score_name = None if rule is None else rule.name.replace(" ", "_")
@@ -87,10 +95,11 @@ class Simulation:
         *,
         dof: int,
         replicas: tuple[int, ...] | None = None,
+        first_step: int = 0,
         guard: Guard | None = None,
         output: Output | None = None,
     ) -> Simulation:
-        """Begin at step 0 with positions and velocities (R, n, 3). The guard judges this frame, too, and it is saved.
+        """Begin at ``first_step`` with positions and velocities (R, n, 3). This frame is judged, too, and saved.
 
         Raises:
             DataError: positions, velocities, energies or forces that are not finite; a trajectory in the folder.
@@ -100,9 +109,9 @@ class Simulation:
         with torch.no_grad():
             energy, force, extras = evaluate(forces, positions.to(torch.float64))
             first = initial_state(positions, velocities, energy, force, replicas)
-            first = integrator.begin(system, replace(first, extras=extras))
+            first = integrator.begin(system, replace(first, extras=extras, step=first_step))
             simulation = cls(system, integrator, forces, first, dof=dof, guard=guard, output=output)
-            decision = simulation.guard(first)
+            decision = simulation.decision = simulation.guard(first)
             simulation.suspects.update(first, decision)
             simulation.state = first.commit(first, decision.accept(len(first)))
             simulation._record(first, decision)
@@ -182,18 +191,19 @@ class Simulation:
         moving = self.state.moving()
         proposal = self.integrator.propose(self.system, moving, self.forces)
         decision = self.guard(proposal)
+        self.decision, self.moved = decision, proposal.replicas
         if decision.events:
             self.suspects.update(proposal, decision)
         self.state = self.state.commit(proposal, decision.accept(len(proposal)))
         if self.output is not None and proposal.step % self.output.save_every == 0:
             self._record(proposal, decision)
-            if any(w.due for w in self.writers):
+            if any(w.due for w in self.writers) or time.monotonic() - self._saved > self.output.flush_seconds:
                 self.save()
         return decision
 
     def _record(self, judged: State, decision: Decision) -> None:
         """Buffer a frame of each replica of a state that was accepted."""
-        if self.output is None:
+        if self.output is None or judged.step < 0:
             return
         kinetic = kinetic_energy(self.system, judged.velocities).cpu().numpy()
         heat = temperature(self.system, judged.velocities, self.dof).cpu().numpy()
@@ -213,11 +223,12 @@ class Simulation:
             atoms = {}
             if self.score_name and decision.scores is not None:
                 observables |= {self.score_name: float(decision.scores[row]), "flagged": float(row in flagged)}
-            if self.score_name and decision.atom_scores is not None:
-                atoms[self.score_name] = decision.atom_scores[row].cpu().numpy()
-            time = judged.step * self.integrator.dt
+            if self.score_name:
+                per_atom = None if decision.atom_scores is None else decision.atom_scores[row].cpu().numpy()
+                atoms[self.score_name] = np.full(len(self.system.numbers), np.nan) if per_atom is None else per_atom
             positions, velocities, forces = (a[row].copy() for a in arrays[:3])
-            frame = Frame(judged.step, time, positions, velocities, forces, observables, atoms)
+            moment = judged.step * self.integrator.dt
+            frame = Frame(judged.step, moment, positions, velocities, forces, observables, atoms)
             self.writers[self.state.replicas.index(replica)].append(frame)
 
     def save(self) -> None:
@@ -231,7 +242,7 @@ class Simulation:
         for writer in self.writers:
             writer.flush()
         if self.suspects.frames():
-            write_suspects(self.output.folder / SUSPECTS_FILE, self.system, self.suspects.frames())
+            write_suspects(self.output.folder / SUSPECTS_FILE, self.system, self.suspects.frames(), self.output.info)
         # last, so that it never points behind frames that are not on disk
         state, (suspects, suspects_meta) = self.state, self.suspects.dump()
         tensors = {"numbers": self.system.numbers}
@@ -251,6 +262,7 @@ class Simulation:
             "numpy": np.__version__,
         }
         save_tensors(self.output.folder / RESTART_FILE, tensors, meta, KIND)
+        self._saved = time.monotonic()
 
 
 def _settings(integrator: Integrator, guard: Guard | None, output: Output) -> dict[str, Any]:

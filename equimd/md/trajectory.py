@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -236,6 +236,26 @@ def _open(path: Path) -> h5py.File:
         file.close()
         raise DataError("is not an H5MD trajectory written by equimd", where=str(path))
     return file
+
+
+class Columns(NamedTuple):
+    """What is one number a frame: (T,) each."""
+
+    step: np.ndarray
+    time: np.ndarray
+    observables: dict[str, np.ndarray]
+
+
+def read_columns(path: str | Path) -> Columns:
+    """Steps, times (fs) and observables of all frames, without the atoms.
+
+    Raises:
+        DataError: missing, damaged, or not such a file.
+    """
+    with _open(Path(path)) as file:
+        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        values = {name: observables[f"{name}/value"][...] for name in observables}
+        return Columns(particles["position/step"][...], particles["position/time"][...], values)
 
 
 def read(path: str | Path, frames: slice = slice(None)) -> Trajectory:
