@@ -58,7 +58,7 @@ class StepScore:
         finite = torch.isfinite(positions).all(-1).all(-1) & torch.isfinite(screen)
         rows, scores = (rows & finite).nonzero().flatten(), torch.where(finite, screen, torch.nan)
         self.exact_count += len(rows)
-        for part in rows.split(BATCH_SIZE):
+        for part in rows.split(BATCH_SIZE) if len(rows) else ():
             atoms[part] = self._exact(positions[part])
             scores[part] = atoms[part].amax(-1)
         return scores, atoms

@@ -1,0 +1,119 @@
+"""A calibration on disk: the same bits again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from equimd.errors import RunError, UncertaintyError
+from equimd.uq.saved import FORMAT_VERSION, is_calibrated, load
+from tests.uq.calibrated import calibration
+from tests.uq.conftest import build_model, random_frames
+
+MANY = (5, 7, 4) * 12
+
+
+@cache
+def calibrated(forces: str):
+    train, held_out = random_frames(MANY, seed=8), random_frames(MANY, seed=9)
+    return calibration(build_model(forces), train, held_out, model_sha256="abc", compositions=("CH4O", "H2O"))
+
+
+@pytest.fixture
+def made(model):
+    return calibrated(model.config.forces)
+
+
+def edit(folder, **values) -> None:
+    path = folder / "calibration" / "calibration.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_round_trip_keeps_every_bit(made, model, frames, to_batch, tmp_path) -> None:
+    assert not is_calibrated(tmp_path)
+    made.save(tmp_path)
+    assert is_calibrated(tmp_path)
+    again = load(tmp_path, "abc")
+    kept, found = (x.calibrated.layer.state_dict() for x in (made, again))
+    assert kept.keys() == found.keys()
+    assert all(torch.equal(kept[name], found[name]) for name in kept)
+    assert (again.calibrated.layer.forces is again.calibrated.layer.energy) == (model.force_head is None)
+    assert replace(again, calibrated=made.calibrated) == made
+    assert (again.calibrated.energy, again.calibrated.forces) == (made.calibrated.energy, made.calibrated.forces)
+    batch = to_batch(frames)
+    for mode in ("flag", "halt"):
+        (old, threshold), (new, other) = made.decision(mode), again.decision(mode)
+        assert threshold == other
+        assert torch.equal(old.force_sigma(model, batch), new.force_sigma(model, batch))
+
+
+def test_a_second_save_replaces_the_first(made, tmp_path) -> None:
+    made.save(tmp_path)
+    replace(made, halt=None, levels=replace(made.levels, halt=None)).save(tmp_path)
+    again = load(tmp_path, "abc")
+    assert again.halt is None
+    with pytest.raises(UncertaintyError, match="no halt threshold"):
+        again.decision("halt")
+    assert sorted(p.name for p in (tmp_path / "calibration").iterdir()) == ["calibration.json", "posterior.safetensors"]
+
+
+def test_refusals_name_the_line_to_type(made, tmp_path) -> None:
+    with pytest.raises(UncertaintyError, match="not calibrated") as absent:
+        load(tmp_path, "abc")
+    made.save(tmp_path)
+    with pytest.raises(UncertaintyError, match="weights have changed") as changed:
+        load(tmp_path, "abd")
+    for error in (absent, changed):
+        assert error.value.hint == f"equimd calibrate {tmp_path} --data FRAMES"
+    edit(tmp_path, version=FORMAT_VERSION + 1)
+    with pytest.raises(UncertaintyError, match=f"reads up to {FORMAT_VERSION}"):
+        load(tmp_path, "abc")
+    edit(tmp_path, version=FORMAT_VERSION, posterior_sha256="0")
+    with pytest.raises(UncertaintyError, match="not of one calibration"):
+        load(tmp_path, "abc")
+    edit(tmp_path, kind="poem")
+    with pytest.raises(UncertaintyError, match="is not a calibration"):
+        load(tmp_path, "abc")
+    (tmp_path / "calibration" / "calibration.json").write_text("{")
+    with pytest.raises(UncertaintyError, match="cannot be read"):
+        load(tmp_path, "abc")
+
+
+def test_damage_is_found(made, tmp_path) -> None:
+    folder = made.save(tmp_path)
+    edit(tmp_path, flag={"value": 1.0})
+    with pytest.raises(UncertaintyError, match="incomplete"):
+        load(tmp_path, "abc")
+    edit(tmp_path, flag=None)
+    with pytest.raises(UncertaintyError, match="incomplete"):
+        load(tmp_path, "abc")
+    made.save(tmp_path)
+    content = bytearray((folder / "posterior.safetensors").read_bytes())
+    content[-5] ^= 1
+    (folder / "posterior.safetensors").write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        load(tmp_path, "abc")
+
+
+def test_thresholds_and_levels_belong_together(made) -> None:
+    with pytest.raises(UncertaintyError, match="below the screen's level"):
+        replace(made, levels=replace(made.levels, flag=2 * made.flag.value))
+
+
+def test_an_error_bound_becomes_a_threshold_on_the_score(made) -> None:
+    decision, threshold = made.error_decision(0.15)
+    assert threshold * made.error.multiplier == pytest.approx(0.15)
+    assert decision.check(threshold) > decision.level > 0
+    for bound in (0.0, -1.0, np.nan):
+        with pytest.raises(UncertaintyError, match="error bound"):
+            made.error_decision(bound)
+
+
+def test_other_compositions_are_named(made) -> None:
+    assert made.unlike("CH4O") is None
+    assert "C2H6O is not a composition" in str(made.unlike("C2H6O"))
