@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -102,6 +103,16 @@ class Limits:
     molecules: np.ndarray
     system: System
 
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """``first`` and ``second`` as arrays."""
+        return self.first.cpu().numpy(), self.second.cpu().numpy()
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """``lower2`` and ``upper2`` as arrays."""
+        return self.lower2.cpu().numpy(), self.upper2.cpu().numpy()
+
     @classmethod
     def from_reference(cls, system: System, positions: Tensor) -> Limits:
         """Limits from a reference geometry (n, 3).
@@ -143,6 +154,16 @@ def pair_vectors(system: System, positions: Tensor, first: Tensor, second: Tenso
     return delta - shift @ system.cell
 
 
+def _squared_distances(limits: Limits, positions: Tensor) -> np.ndarray:
+    """(A, P) Angstrom^2. In every step, of few numbers: in numpy, whose calls cost a fraction of torch's."""
+    if limits.system.cell is not None:
+        return pair_vectors(limits.system, positions, limits.first, limits.second).square().sum(-1).cpu().numpy()
+    x = positions.detach().cpu().numpy()
+    first, second = limits.pairs
+    delta = x.take(first, 1) - x.take(second, 1)
+    return np.einsum("apk,apk->ap", delta, delta)
+
+
 def components(n: int, edges: np.ndarray) -> np.ndarray:
     """(n,) label of the connected component of each of n vertices, the labels counted from 0."""
     label = np.arange(n)
@@ -154,16 +175,16 @@ def components(n: int, edges: np.ndarray) -> np.ndarray:
 
 def physical_decision(limits: Limits, positions: Tensor, energy: Tensor, forces: Tensor) -> Decision:
     """The physical checks on A frames: positions and forces (A, n, 3), energy (A,)."""
-    squared = pair_vectors(limits.system, positions, limits.first, limits.second).square().sum(-1)
-    well = (squared >= limits.lower2) & (squared < limits.upper2)
+    squared = _squared_distances(limits, positions)
+    well = (squared >= limits.bounds[0]) & (squared < limits.bounds[1])
     # one number carries every NaN and infinity of energies, forces and positions
-    total = energy.sum() + forces.sum() + positions.sum()
-    if bool(well.all() & torch.isfinite(total)):
+    total = float(energy.sum() + forces.sum() + positions.sum())
+    if well.all() and math.isfinite(total):
         return Decision()
     events = []
     for row in range(len(positions)):
         event = _finite_event(row, positions[row], energy[row], forces[row])
-        event = event or _distance_event(limits, row, squared[row].sqrt())
+        event = event or _distance_event(limits, row, limits.radii.new_tensor(squared[row]).sqrt())
         if event is not None:
             events.append(event)
     return Decision(tuple(events))

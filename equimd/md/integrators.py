@@ -22,12 +22,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equimd.errors import ConfigError
 from equimd.md.noise import BathNoise
-from equimd.md.state import State, System, kinetic_energy
+from equimd.md.state import State, System, kinetic_change, kinetic_energy
 from equimd.units import KB
 
 #: positions (A, n, 3) Angstrom float64 -> energy (A,) eV, forces (A, n, 3) eV/Angstrom, and optionally a dict of
@@ -38,7 +39,7 @@ ForceFunction = Callable[[Tensor], tuple[Any, ...]]
 def evaluate(forces: ForceFunction, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Energy (A,) and forces (A, n, 3) in float64, and the extras."""
     energy, force, *rest = forces(positions)
-    return energy.to(torch.float64), force.to(torch.float64), rest[0] if rest else {}
+    return energy.double(), force.double(), rest[0] if rest else {}
 
 
 class Integrator(ABC):
@@ -56,6 +57,13 @@ class Integrator(ABC):
         if not (math.isfinite(dt) and dt != 0.0):
             raise ConfigError(f"time step of {dt} fs", hint="0.5 fs suits molecules with hydrogen")
         self.dt = dt
+        self._halves: tuple[System, Tensor] | None = None
+
+    def _half(self, system: System) -> Tensor:
+        """(n, 1): half a step over the mass; kept, since every step needs it."""
+        if self._halves is None or self._halves[0] is not system:
+            self._halves = (system, (0.5 * self.dt) * system.acceleration)
+        return self._halves[1]
 
     def begin(self, system: System, state: State) -> State:
         """The state with the variables of the bath, at zero; a state that has them already is returned as it is."""
@@ -95,19 +103,11 @@ class VelocityVerlet(Integrator):
     name = "nve"
 
     def propose(self, system: System, state: State, forces: ForceFunction) -> State:
-        half = (0.5 * self.dt) * system.acceleration
-        v = state.velocities + half * state.forces
-        x = state.positions + self.dt * v
+        half = self._half(system)
+        v = torch.addcmul(state.velocities, half, state.forces)
+        x = torch.add(state.positions, v, alpha=self.dt)
         energy, force, extras = evaluate(forces, x)
-        return replace(
-            state,
-            positions=x,
-            velocities=v + half * force,
-            forces=force,
-            energy=energy,
-            step=state.step + 1,
-            extras=extras,
-        )
+        return state.moved(x, torch.addcmul(v, half, force), force, energy, state.bath, extras)
 
 
 class Langevin(Integrator):
@@ -139,6 +139,8 @@ class Langevin(Integrator):
             raise ConfigError(f"friction of {friction} / fs", hint="0.01 / fs, that is 10 / ps, is usual")
         self.temperature, self.friction = temperature, friction
         self.noise = BathNoise(seed)
+        self._drag = math.exp(-friction * dt)
+        self._widths: tuple[System, Tensor] | None = None
 
     def settings(self) -> dict[str, float | int | str]:
         more = {"temperature_K": self.temperature, "friction_per_fs": self.friction, "seed": self.noise.seed}
@@ -148,28 +150,24 @@ class Langevin(Integrator):
         return {"heat": ()}
 
     def propose(self, system: System, state: State, forces: ForceFunction) -> State:
-        inverse_mass = system.acceleration
-        half = (0.5 * self.dt) * inverse_mass
-        c = math.exp(-self.friction * self.dt)
-        # -expm1 keeps the digits of 1 - c^2 at low friction
-        width = (-math.expm1(-2.0 * self.friction * self.dt) * KB * self.temperature * inverse_mass).sqrt()
-
-        v = state.velocities + half * state.forces  # B
-        x = state.positions + (0.5 * self.dt) * v  # A
-        kicked = c * v + width * self.noise(state.replicas, state.step, v)  # O
-        heat = state.bath["heat"] + kinetic_energy(system, kicked) - kinetic_energy(system, v)
-        x = x + (0.5 * self.dt) * kicked  # A
+        half, width = self._half(system), self._width(system)
+        v = torch.addcmul(state.velocities, half, state.forces)  # B
+        x = torch.add(state.positions, v, alpha=0.5 * self.dt)  # A
+        kicked = torch.addcmul(self._drag * v, width, self.noise(state.replicas, state.step, v))  # O
+        # of the difference of squares, so that a small change of a large energy keeps its digits
+        heat = state.bath["heat"] + kinetic_change(system, v, kicked)
+        x = x.add_(kicked, alpha=0.5 * self.dt)  # A
         energy, force, extras = evaluate(forces, x)
-        return replace(
-            state,
-            positions=x,
-            velocities=kicked + half * force,  # B
-            forces=force,
-            energy=energy,
-            step=state.step + 1,
-            bath={"heat": heat},
-            extras=extras,
-        )
+        kicked = kicked.addcmul_(half, force)  # B
+        return state.moved(x, kicked, force, energy, {"heat": heat}, extras)
+
+    def _width(self, system: System) -> Tensor:
+        """(n, 1) Angstrom/fs: the spread of the velocities that one O step adds."""
+        if self._widths is None or self._widths[0] is not system:
+            # -expm1 keeps the digits of 1 - c^2 at low friction
+            variance = -math.expm1(-2.0 * self.friction * self.dt) * KB * self.temperature * system.acceleration
+            self._widths = (system, variance.sqrt())
+        return self._widths[1]
 
     def conserved(self, system: System, state: State) -> Tensor:
         return super().conserved(system, state) - state.bath["heat"]
@@ -233,53 +231,48 @@ class NoseHoover(Integrator):
         return {"eta": (self.chain,), "eta_velocity": (self.chain,)}
 
     def propose(self, system: System, state: State, forces: ForceFunction) -> State:
-        half = (0.5 * self.dt) * system.acceleration
-        kinetic = kinetic_energy(system, state.velocities)
-        eta, u, scale = self._half_step(kinetic, state.bath["eta"], state.bath["eta_velocity"])
-        v = state.velocities * scale[:, None, None] + half * state.forces
-        x = state.positions + self.dt * v
+        half = self._half(system)
+        bath = state.bath
+        eta, u, scale = self._half_step(kinetic_energy(system, state.velocities), bath["eta"], bath["eta_velocity"])
+        v = torch.addcmul(state.velocities * scale, half, state.forces)
+        x = torch.add(state.positions, v, alpha=self.dt)
         energy, force, extras = evaluate(forces, x)
-        v = v + half * force
+        v = v.addcmul_(half, force)
         eta, u, scale = self._half_step(kinetic_energy(system, v), eta, u)
-        return replace(
-            state,
-            positions=x,
-            velocities=v * scale[:, None, None],
-            forces=force,
-            energy=energy,
-            step=state.step + 1,
-            bath={"eta": eta, "eta_velocity": u},
-            extras=extras,
-        )
+        return state.moved(x, v.mul_(scale), force, energy, {"eta": eta, "eta_velocity": u}, extras)
 
     def _half_step(self, kinetic: Tensor, eta: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Half a step of the chain: new eta and u (R, M), and the factor (R,) on the velocities of the atoms."""
-        u = list(velocity.unbind(-1))
+        """Half a step of the chain: new eta and u (R, M), and the factor (R, 1, 1) on the velocities of the atoms.
+
+        Dozens of operations on R numbers each: in numpy, whose calls cost a fraction of torch's.
+        """
+        u = list(velocity.T.cpu().numpy())
         last = self.chain - 1
-        twice = 2.0 * kinetic
-        scale = torch.ones_like(kinetic)
+        twice = 2.0 * kinetic.cpu().numpy()
+        moved, scale = eta.T.cpu().numpy(), np.ones_like(twice)
 
         def kick(j: int, quarter: float) -> None:
             """u_j under the force of the link before it and the drag of the link after it, a quarter step."""
-            drive = twice if j == 0 else self.mass[j - 1] * u[j - 1].square()
-            force = (drive - self.target[j]) / self.mass[j]
+            drive = twice if j == 0 else self.mass[j - 1] * (u[j - 1] * u[j - 1])
+            kick = (drive - self.target[j]) * (quarter / self.mass[j])
             if j == last:
-                u[j] = u[j] + quarter * force
+                u[j] = u[j] + kick
                 return
-            drag = torch.exp(-0.5 * quarter * u[j + 1])
-            u[j] = (u[j] * drag + quarter * force) * drag
+            drag = np.exp(-0.5 * quarter * u[j + 1])
+            u[j] = (u[j] * drag + kick) * drag
 
         for weight in SUZUKI_YOSHIDA[self.order]:
             part = 0.5 * self.dt * weight
             for j in range(last, -1, -1):
                 kick(j, 0.5 * part)
-            slow = torch.exp(-part * u[0])
+            slow = np.exp(-part * u[0])
             scale = scale * slow
-            twice = twice * slow.square()
-            eta = eta + part * torch.stack(u, -1)
+            twice = twice * (slow * slow)
+            moved = moved + part * np.array(u)
             for j in range(self.chain):
                 kick(j, 0.5 * part)
-        return eta, torch.stack(u, -1), scale
+        new = torch.from_numpy(np.concatenate([moved, np.array(u), scale[None]])).to(eta.device)
+        return new[: self.chain].T.contiguous(), new[self.chain : -1].T.contiguous(), new[-1, :, None, None]
 
     def conserved(self, system: System, state: State) -> Tensor:
         u, eta = state.bath["eta_velocity"], state.bath["eta"]

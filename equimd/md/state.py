@@ -83,6 +83,11 @@ class System:
         """(n, 1): times a force in eV/Angstrom gives Angstrom/fs^2."""
         return ACCELERATION / self.masses[:, None]
 
+    @cached_property
+    def inertial_masses(self) -> Tensor:
+        """(n, 1): times a squared velocity in (Angstrom/fs)^2 gives a kinetic energy in eV."""
+        return (0.5 * AMU_A2_PER_FS2) * self.masses[:, None]
+
 
 @dataclass(frozen=True)
 class State:
@@ -176,6 +181,19 @@ class State:
             merged_all(self.extras, proposal.extras),
         )
 
+    def moved(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        forces: Tensor,
+        energy: Tensor,
+        bath: dict[str, Tensor],
+        extras: dict[str, Tensor],
+    ) -> State:
+        """The same replicas one step later."""
+        replicas, active = self.replicas, self.active
+        return State(positions, velocities, forces, energy, replicas, active, self.step + 1, bath, extras)
+
     def with_velocities(self, velocities: Tensor) -> State:
         """The same state with other velocities (R, n, 3) Angstrom/fs."""
         return replace(self, velocities=velocities)
@@ -183,7 +201,12 @@ class State:
 
 def kinetic_energy(system: System, velocities: Tensor) -> Tensor:
     """(..., n, 3) Angstrom/fs -> (...) eV: sum_i m_i v_i^2 / 2."""
-    return (0.5 * AMU_A2_PER_FS2) * (velocities.square().sum(-1) * system.masses).sum(-1)
+    return (velocities.square() * system.inertial_masses).sum((-2, -1))
+
+
+def kinetic_change(system: System, before: Tensor, after: Tensor) -> Tensor:
+    """Velocities (..., n, 3) Angstrom/fs -> (...) eV: sum_i m_i (v_i'^2 - v_i^2) / 2 = sum_i m_i (v_i' - v_i)(v_i' + v_i) / 2."""
+    return ((after - before) * (after + before) * system.inertial_masses).sum((-2, -1))
 
 
 def temperature(system: System, velocities: Tensor, dof: int) -> Tensor:
