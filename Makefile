@@ -6,9 +6,13 @@ TORCH ?= torch==2.13.0
 TORCH_BUILD ?= cpu
 CLUSTER ?= 1
 VENV ?= .venv
-CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/equimd
+CACHE ?= $(or $(EQUIMD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/equimd)
 JOBS ?= 2
 DEMO_TIME ?= 4m
+# which peers `make peers` installs; where and for how long `make bench` works
+PEERS ?= schnetpack nequip mace
+BENCH ?= bench
+BENCH_TIME ?= 3m
 # the first Python that is new enough
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -19,7 +23,7 @@ export EQUIMD_CACHE := $(CACHE)
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
 
-.PHONY: help demo test lint setup setup-tests clean check-python
+.PHONY: help demo test lint setup setup-tests peers bench clean check-python
 .NOTPARALLEL:
 
 help:
@@ -27,6 +31,8 @@ help:
 	@echo "make test    set up, static checks, all tests"
 	@echo "make lint    static checks alone"
 	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
+	@echo "make peers   SchNetPack, NequIP and MACE, an environment each in the cache folder, to compare with"
+	@echo "make bench   a short run of the benchmarks; tables and plots in $(BENCH)"
 	@echo "make clean   remove what was built here, the environment too"
 	@echo 'variables: TORCH="torch==2.13.0" TORCH_BUILD=cpu|cu130|default CLUSTER=0 (no torch-cluster) VENV CACHE JOBS PYTHON'
 
@@ -53,5 +59,13 @@ lint: setup-tests
 test: lint
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+peers: check-python
+	@$(PYTHON) .ci/peers.py --cache "$(CACHE)" --torch "$(TORCH)" --build "$(TORCH_BUILD)" $(PEERS)
+
+bench: setup
+	$(BIN)/equimd bench accuracy --molecules ethanol --budget $(BENCH_TIME) --out $(BENCH) --work $(BENCH)/work
+	$(BIN)/equimd bench speed --molecules ethanol --quick --out $(BENCH) --work $(BENCH)/work
+	$(BIN)/equimd bench report --out $(BENCH)
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,77 +1,140 @@
-"""Accuracy on rMD17 by the published protocol: 950 + 50 frames of train_0N, 1000 of test_0N.
+"""Accuracy by the published protocols, in a fixed training time, each model trained by ``equimd train``.
 
-    python -m equimd.benchmarks.accuracy --data DIR --molecules ethanol aspirin --budget 45m
+- rMD17: 950 + 50 frames of train_0N, 1000 of test_0N; ten molecules, five splits, learning curves by ``sizes``;
+- acetylacetone (Batatia et al. 2022): trained at 300 K, tested at 300 K and at 600 K;
+- ethanol by coupled cluster, CCSD(T) (Chmiela et al. 2018): trained on its training file, tested on its test file or,
+  without one, on frames left out of the training file.
 
-``DIR`` holds rmd17_<molecule>_{train,test}_0N.npz (``equimd data fetch rmd17 <molecule>`` puts them there). Each model
-is trained by ``equimd train`` in a process of its own; a finished run is not repeated and an interrupted one is
-resumed. ``--schnetpack PYTHON`` trains SchNetPack's PaiNN beside them, for the same time on the same frames, with the
-Python of an environment that has schnetpack. Writes accuracy.json, accuracy.md and accuracy.png. Errors: mean absolute,
-energies in meV a molecule, forces in meV/Angstrom a component, as the literature gives them.
+A finished run is not repeated and an interrupted one is resumed. SchNetPack's PaiNN, if asked for, is trained beside
+them on the same rMD17 frames for the same time. Errors: energies in meV a molecule, forces in meV/Angstrom a component.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.options import Options, find_file, peer_python, rmd17_files, say
 from equimd.benchmarks.results import Row, merge, sha256
+from equimd.errors import DataError, MachineError
 
 PEER = Path(__file__).parent / "peers" / "schnetpack_painn.py"
+MOLECULES = (
+    "aspirin", "azobenzene", "benzene", "ethanol", "malonaldehyde",
+    "naphthalene", "paracetamol", "salicylic", "toluene", "uracil",
+)  # fmt: skip
+SPLITS = ("01", "02", "03", "04", "05")
 PROTOCOL = {"data", "test_data", "splits", "forces", "max_time", "threads", "seed"}
-METRICS = {"energy_mae_meV": "meV", "forces_mae_meV_per_A": "meV/A"}
-# MAE of energy (meV) and forces (meV/A) as their papers print them. PaiNN: Schuett et al. 2021, on 1000 frames with the
-# original MD17 labels, which are noisier than the revised ones that the others and equimd use.
-PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
-    "PaiNN (MD17 labels)": {
-        "aspirin": (6.9, 16.1),
-        "ethanol": (2.7, 10.0),
-        "malonaldehyde": (3.9, 13.8),
-        "salicylic": (4.9, 9.1),
-    },
+METRICS = {
+    "energy_mae_meV": "meV",
+    "forces_mae_meV_per_A": "meV/A",
+    "energy_rmse_meV": "meV",
+    "forces_rmse_meV_per_A": "meV/A",
 }
+FULL = 950
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="folder of rmd17_<molecule>_{train,test}_0N.npz")
-    parser.add_argument("--molecules", nargs="+", default=["ethanol", "aspirin"])
-    parser.add_argument("--split", default="01")
-    parser.add_argument("--variants", nargs="+", choices=("conservative", "direct"), default=["conservative"])
-    parser.add_argument("--budget", default="45m", help="training time of a model, compilation included")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--schnetpack", metavar="PYTHON", help="train SchNetPack's PaiNN too, with this Python")
-    parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"), help="where the trained models are kept")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Problem:
+    """One training and its tests.
+
+    Attributes:
+        name: <dataset>/<molecule>/<split>, as row names begin.
+        counts: training, validation and test frames of the training file; no test frames where there are test files.
+        tests: further part of the split's name, and file.
+    """
+
+    name: str
+    train: Path
+    counts: tuple[int, int, int]
+    tests: tuple[tuple[str, Path], ...]
 
 
-def duration(options: argparse.Namespace) -> float:
-    """The training time in seconds."""
-    from equimd.config import parse_duration
+def rmd17(folders: Sequence[Path], molecule: str, split: str = "01", size: int = FULL) -> Problem:
+    """The published protocol, or a smaller training set of the same split.
 
-    return float(str(parse_duration(options.budget)))
+    Raises:
+        DataError: an unknown molecule or split, or files that are not there.
+    """
+    if molecule not in MOLECULES or split not in SPLITS:
+        raise DataError(f"rMD17 has no {molecule} {split}", hint=f"{', '.join(MOLECULES)}; splits {', '.join(SPLITS)}")
+    train, test = rmd17_files(folders, molecule, split)
+    name = f"rmd17/{molecule}/{split}" + ("" if size == FULL else f"-n{size}")
+    return Problem(name, train, (size, 50, 0), (("", test),))
 
 
-def train(options: argparse.Namespace, molecule: str, variant: str) -> Path:
-    """Train one model, or finish or reuse the run that is there; returns its folder."""
-    files = {part: options.data / f"rmd17_{molecule}_{part}_{options.split}.npz" for part in ("train", "test")}
-    run = options.runs / f"{molecule}-{options.split}-{variant}-{options.budget}-seed{options.seed}"
-    command = [
-        "train", "--data", str(files["train"]), "--splits", "950", "50", "0", "--test-data", str(files["test"]),
-        "--forces", variant, "--max-time", options.budget, "--threads", "1", "--seed", str(options.seed),
-        "--out", str(run),
-    ]  # fmt: skip
+def acetylacetone(folders: Sequence[Path]) -> Problem:
+    """Trained at 300 K (450 + 50 frames), tested at 300 K and 600 K."""
+    hint = "--data FOLDER with the AcAc files train_300K.xyz, test_MD_300K.xyz, test_MD_600K.xyz"
+    train = find_file(folders, "train_300K.xyz", hint)
+    tests = tuple((f"-{t}", find_file((train.parent,), f"test_MD_{t}.xyz", hint)) for t in ("300K", "600K"))
+    return Problem("acac/acetylacetone/300K", train, (450, 50, 0), tests)
+
+
+def coupled_cluster(folders: Sequence[Path]) -> Problem:
+    """Ethanol by CCSD(T): 950 + 50 frames and the test file, else 750 + 50 and the 200 that are left."""
+    hint = "--data FOLDER with ethanol_ccsd_t-train.npz (equimd data list ccsd)"
+    train = find_file(folders, "ethanol_ccsd_t-train.npz", hint)
+    test = train.with_name("ethanol_ccsd_t-test.npz")
+    if test.is_file():
+        return Problem("ccsd/ethanol/published", train, (950, 50, 0), (("", test),))
+    return Problem("ccsd/ethanol/random", train, (750, 50, 200), ())
+
+
+def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
+    """Train one model, or finish or reuse the run that is there; returns its folder.
+
+    Raises:
+        MachineError: the training failed; what it said stands above.
+    """
+    name = problem.name.removeprefix("rmd17/").replace("/", "-")
+    run = options.work / "accuracy" / f"{name}-{variant}-{budget(options)}-seed{seed}"
     if (run / "test.json").exists():
         return run
-    todo = ["train", "--resume", str(run)] if run.exists() else command
-    subprocess.run([sys.executable, "-m", "equimd.cli.main", *todo], check=True)
+    command = ["--data", str(problem.train), "--splits", *map(str, problem.counts)]
+    if problem.tests:
+        command += ["--test-data", str(problem.tests[0][1])]
+    command += ["--forces", variant, "--max-time", budget(options), "--threads", "1", "--seed", str(seed)]
+    _equimd("train", *(["--resume", str(run)] if run.exists() else [*command, "--out", str(run)]))
     return run
+
+
+def _equimd(*arguments: str) -> str:
+    """What an equimd command prints.
+
+    Raises:
+        MachineError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "equimd.cli.main", *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise MachineError(f"failed with exit code {done.returncode}", where="equimd " + shlex.join(arguments))
+    return done.stdout
+
+
+def budget(options: Options) -> str:
+    """The training time as it is written on a command line and in folder names."""
+    return f"{options.budget_s / 60:g}m"
+
+
+def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:
+    """The errors on every test, by the split's full name."""
+    found = {}
+    for number, (suffix, path) in enumerate(problem.tests or (("", problem.train),)):
+        kept = run / ("test.json" if not number else f"test{suffix}.json")
+        if not kept.exists():
+            kept.write_text(_equimd("evaluate", str(run), "--data", str(path), "--json"))
+        found[problem.name + suffix] = json.loads(kept.read_text())
+    return found
 
 
 def settings(run: Path) -> dict[str, Any]:
@@ -87,121 +150,82 @@ def option(key: str, value: Any) -> list[str]:
     """A setting as it is written on the command line, files without their folder."""
     if key == "max_time":
         value = f"{value / 60:g}m"
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{key.replace('_', '-')}"]
     values = value if isinstance(value, list) else [value]
     return [f"--{key.replace('_', '-')}", *(Path(str(v)).name for v in values)]
 
 
-def rows(options: argparse.Namespace, molecule: str, variant: str, run: Path) -> list[Row]:
+def rows(problem: Problem, variant: str, seed: int, run: Path, options: Options) -> list[Row]:
     """The figures of a finished run."""
-    found: dict[str, Any] = json.loads((run / "test.json").read_text())
     stated = settings(run)
     shown = shlex.join(["equimd", "train", *(word for item in stated.items() for word in option(*item))])
     extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
     preset = ", ".join(["default", *extra])
-    name = f"rmd17/{molecule}/{options.split}/{variant}"
-    budget = duration(options)
+    label = variant + (f"-seed{seed}" if seed else "")
     return [
-        Row(f"{name}/{metric}", found[metric], unit, shown, preset, budget, 950, options.seed)
-        for metric, unit in METRICS.items()
+        Row(f"{name}/{label}/{m}", found[m], unit, shown, preset, options.budget_s, problem.counts[0], seed)
+        for name, found in errors(problem, run).items()
+        for m, unit in METRICS.items()
     ]
 
 
-def schnetpack(options: argparse.Namespace, molecule: str) -> list[Row]:
+def schnetpack(problem: Problem, options: Options) -> list[Row]:
     """SchNetPack's PaiNN on the same frames for the same time; a finished training is not repeated."""
-    files = [options.data / f"rmd17_{molecule}_{part}_{options.split}.npz" for part in ("train", "test")]
-    seconds = duration(options)
-    kept = options.runs / f"{molecule}-{options.split}-schnetpack-{options.budget}.json"
+    files = [problem.train, problem.tests[0][1]]
+    name = problem.name.removeprefix("rmd17/").replace("/", "-")
+    kept = options.work / "accuracy" / f"{name}-schnetpack-{budget(options)}.json"
     if not kept.exists():
-        command = [options.schnetpack, str(PEER), *map(str, files), f"{seconds / 60:g}"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        command = [str(peer_python("schnetpack")), str(PEER), *map(str, files), f"{options.budget_s / 60:g}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise MachineError(f"failed with exit code {done.returncode}", where=PEER.name)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(done.stdout)
     found = json.loads(kept.read_text())
-    shown = shlex.join(["python", f"benchmarks/peers/{PEER.name}", *[f.name for f in files], f"{seconds / 60:g}"])
-    name = f"rmd17/{molecule}/{options.split}/schnetpack-painn"
-    preset = f"schnetpack {found['version']}"
-    return [Row(f"{name}/{m}", found[m], unit, shown, preset, seconds, 950, 0) for m, unit in METRICS.items()]
-
-
-def label(variant: str) -> str:
-    """The variant's name in tables and plots."""
-    return "SchNetPack PaiNN, rerun" if variant == "schnetpack-painn" else f"equimd, {variant}"
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """One table: a molecule and variant a line, published figures below, set apart."""
-    values: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for row in results["rows"]:
-        _, molecule, split, variant, metric = row["name"].split("/")
-        values.setdefault((molecule, split, variant), {})[metric] = row
-    lines = [
-        "| molecule | split | model | training time | energy MAE (meV) | forces MAE (meV/A) |",
-        "| --- | --- | --- | --- | --- | --- |",
+    words = ["python", f"benchmarks/peers/{PEER.name}", *[f.name for f in files], f"{options.budget_s / 60:g}"]
+    shown, preset = shlex.join(words), f"schnetpack {found['version']}"
+    row_name = f"{problem.name}/schnetpack-painn"
+    return [
+        Row(f"{row_name}/{m}", found[m], unit, shown, preset, options.budget_s, FULL, 0)
+        for m, unit in METRICS.items()
+        if m in found
     ]
-    for (molecule, split, variant), found in values.items():
-        energy, forces = (found[m]["value"] for m in METRICS)
-        one = found["forces_mae_meV_per_A"]
-        name = label(variant) + one["preset"].removeprefix("default").replace(", --", "; --")
-        minutes = f"{one['budget_s'] / 60:.0f} min, 1 thread"
-        lines.append(f"| {molecule} | {split} | {name} | {minutes} | {energy:.2f} | {forces:.2f} |")
-    for name, table in PUBLISHED.items():
-        for molecule in sorted({key[0] for key in values} & set(table)):
-            energy, forces = table[molecule]
-            lines.append(f"| {molecule} | - | {name}, published | - | {energy} | {forces} |")
-    m = results["machine"]
-    made = f"Made by `python -m equimd.benchmarks.accuracy` on {results['created'][:10]}"
-    about = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
-    return "\n".join(["# Accuracy on rMD17", "", *lines, "", about, ""])
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Bars of the force error, a group a molecule."""
-    import matplotlib
+def run(
+    options: Options,
+    *,
+    splits: Sequence[str] = ("01",),
+    variants: Sequence[str] = ("conservative",),
+    sizes: Sequence[int] = (FULL,),
+    acac: bool = False,
+    ccsd: bool = False,
+) -> Path:
+    """Run the suite; returns the table's path.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Args:
+        splits: of rMD17. variants: of the forces. sizes: training frames of rMD17, for learning curves.
+        acac, ccsd: these data sets, too.
+    """
+    from equimd.benchmarks.accuracy_report import write
 
-    bars: dict[str, dict[str, float]] = {}
-    for row in results["rows"]:
-        _, molecule, _, variant, metric = row["name"].split("/")
-        if metric == "forces_mae_meV_per_A":
-            bars.setdefault(label(variant), {})[molecule] = row["value"]
-    molecules = sorted({m for found in bars.values() for m in found})
-    for name, table in PUBLISHED.items():
-        bars[f"{name}, published"] = {m: table[m][1] for m in molecules if m in table}
-    figure, axes = plt.subplots(figsize=(1.5 + 2.2 * len(molecules), 3.6), layout="constrained")
-    width = 0.8 / len(bars)
-    for k, (name, found) in enumerate(bars.items()):
-        x = [molecules.index(m) + (k - (len(bars) - 1) / 2) * width for m in found]
-        drawn = axes.bar(x, list(found.values()), width * 0.92, label=name)
-        axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8)
-    axes.set_xticks(range(len(molecules)), molecules)
-    axes.set_ylabel("force MAE (meV/Å)")
-    axes.margins(y=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(bars)))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    problems = [rmd17(options.data, m, s, n) for m in options.molecules for s in splits for n in sizes]
+    problems += [acetylacetone(options.data)] if acac else []
+    problems += [coupled_cluster(options.data)] if ccsd else []
+    if set(options.peers) - {"schnetpack"}:
+        say("accuracy: schnetpack is the peer that is trained again; the others stand by their published figures")
+    for problem in problems:
+        files = {p.name: sha256(p) for p in (problem.train, *(path for _, path in problem.tests))}
 
+        def record(new: list[Row], files: dict[str, str] = files) -> None:
+            write(merge(options.out / "accuracy.json", "accuracy", new, files), options.out)
 
-def record(options: argparse.Namespace, molecule: str, found: list[Row]) -> None:
-    """Add rows to the results file, and draw table and plot anew."""
-    files = [options.data / f"rmd17_{molecule}_{part}_{options.split}.npz" for part in ("train", "test")]
-    results = merge(options.out / "accuracy.json", "accuracy", found, {f.name: sha256(f) for f in files})
-    (options.out / "accuracy.md").write_text(markdown(results))
-    plot(results, options.out / "accuracy.png")
-
-
-def main() -> None:
-    """Run the suite."""
-    options = arguments()
-    for molecule in options.molecules:
-        for variant in options.variants:
-            record(options, molecule, rows(options, molecule, variant, train(options, molecule, variant)))
-        if options.schnetpack:
-            record(options, molecule, schnetpack(options, molecule))
-    print((options.out / "accuracy.md").read_text())
-
-
-if __name__ == "__main__":
-    main()
+        for variant in variants:
+            for seed in options.seeds:
+                say(f"accuracy {problem.name}, {variant}, seed {seed}, {budget(options)}")
+                record(rows(problem, variant, seed, train(problem, variant, seed, options), options))
+        if "schnetpack" in options.peers and problem.name.startswith("rmd17/") and problem.counts[0] == FULL:
+            say(f"accuracy {problem.name}, schnetpack, {budget(options)}")
+            record(schnetpack(problem, options))
+    return options.out / "accuracy.md"

@@ -15,9 +15,11 @@ COMMANDS: dict[str, str] = {
     "data": "list, fetch, inspect, convert, generate and label data sets",
     "config": "write a commented YAML file of all training settings",
     "train": "train a potential on energies and forces",
+    "calibrate": "uncertainties that mean what they say, and thresholds, from held-out frames",
     "evaluate": "measure the errors of a trained potential on a data set",
     "simulate": "molecular dynamics that halts or flags frames beyond a calibrated threshold",
     "predict": "energy and forces of the structures in a file",
+    "bench": "benchmark suites: accuracy, speed and more, beside other packages",
 }
 
 

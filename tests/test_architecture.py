@@ -26,10 +26,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "uq"),
     ("md",),
     ("calculator", "plots", "structures"),
+    ("calibration",),
     ("evaluate", "simulation"),
     ("report",),
-    ("cli",),
     ("benchmarks",),
+    ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import accuracy
+from equimd.benchmarks import accuracy_report
 from equimd.benchmarks.results import Row, merge
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -35,14 +35,14 @@ def test_results_keep_the_contract(path: Path) -> None:
 
 def test_the_accuracy_table_is_the_results_file() -> None:
     found = json.loads((RESULTS / "accuracy.json").read_text())
-    assert (RESULTS / "accuracy.md").read_text() == accuracy.markdown(found)
+    assert (RESULTS / "accuracy.md").read_text() == accuracy_report.markdown(found)
 
 
 def test_readme_quotes_the_accuracy_table_and_no_figure_besides(root: Path) -> None:
     readme = (root / "README.md").read_text()
     begin, end = re.search(r"<!-- results:begin.*?-->\n", readme), readme.index("<!-- results:end -->")
     assert begin is not None
-    table = accuracy.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
+    table = accuracy_report.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
     assert table in readme[begin.end() : end]
     rest = readme[: begin.end()] + readme[begin.end() : end].replace(table, "") + readme[end:]
     assert not FIGURE.search(rest), FIGURE.search(rest)

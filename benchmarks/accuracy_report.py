@@ -1,0 +1,123 @@
+"""Table and plot of the accuracy suite, published figures beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from equimd.benchmarks.published import RMD17, figure
+
+MAE, RMSE = ("energy_mae_meV", "forces_mae_meV_per_A"), ("energy_rmse_meV", "forces_rmse_meV_per_A")
+HEAD = ["| molecule | split | model | training time | energy {} (meV) | forces {} (meV/A) |", "|" + " --- |" * 6]
+
+
+def label(variant: str) -> str:
+    """The variant's name in tables and plots."""
+    if variant == "schnetpack-painn":
+        return "SchNetPack PaiNN, rerun"
+    return f"equimd, {variant.replace('-seed', ', seed ')}"
+
+
+def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]:
+    """Rows by (data set, molecule, split, variant), then metric."""
+    found: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in results["rows"]:
+        dataset, molecule, split, variant, metric = row["name"].split("/")
+        found.setdefault((dataset, molecule, split, variant), {})[metric] = row
+    return found
+
+
+def _line(molecule: str, split: str, variant: str, rows: dict[str, dict[str, Any]], metrics: tuple[str, str]) -> str:
+    one = rows[metrics[1]]
+    name = label(variant) + one["preset"].removeprefix("default").replace(", --", "; --")
+    if variant == "schnetpack-painn":
+        name = f"{label(variant)} ({one['preset']})"
+    time = f"{one['budget_s'] / 60:g} min, 1 thread"
+    energy, forces = (rows[m]["value"] for m in metrics)
+    return f"| {molecule} | {split} | {name} | {time} | {energy:.2f} | {forces:.2f} |"
+
+
+def _rmd17(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+    own = {k[1:]: v for k, v in groups.items() if k[0] == "rmd17" and "-n" not in k[2]}
+    lines = [line.format("MAE", "MAE") for line in HEAD]
+    lines += [_line(*key, rows, MAE) for key, rows in own.items()]
+    for name, table in RMD17.items():
+        for molecule in sorted({key[0] for key in own} & set(table)):
+            energy, forces = table[molecule]
+            lines.append(f"| {molecule} | - | {name}, published | - | {energy} | {forces} |")
+    return lines if own else []
+
+
+def _curves(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+    small = {k[1:] for k in groups if k[0] == "rmd17" and "-n" in k[2]}
+    kinds = {(molecule, split.split("-n")[0], variant) for molecule, split, variant in small}
+    lines = ["| molecule | model | training frames | energy MAE (meV) | forces MAE (meV/A) |", "|" + " --- |" * 5]
+    for molecule, split, variant in sorted(kinds):
+        found = []
+        for (dataset, m, s, v), rows in groups.items():
+            if (dataset, m, s.split("-n")[0], v) == ("rmd17", molecule, split, variant):
+                found.append((rows[MAE[1]]["n_train"], rows[MAE[0]]["value"], rows[MAE[1]]["value"]))
+        lines += [f"| {molecule} | {label(variant)} | {n} | {e:.2f} | {f:.2f} |" for n, e, f in sorted(found)]
+    return ["", "Learning curves on rMD17:", "", *lines] if kinds else []
+
+
+def _others(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+    lines = []
+    for dataset, metrics, title in (
+        ("acac", RMSE, "Acetylacetone, trained at 300 K; root-mean-square errors, as its literature prints them"),
+        ("ccsd", MAE, "Ethanol by CCSD(T)"),
+    ):
+        own = {k[1:]: v for k, v in groups.items() if k[0] == dataset}
+        if own:
+            name = "RMSE" if metrics is RMSE else "MAE"
+            lines += ["", f"{title}:", "", *(line.format(name, name) for line in HEAD)]
+            lines += [_line(*key, rows, metrics) for key, rows in own.items()]
+    return lines
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables: rMD17 with published figures below, set apart; learning curves; the other data sets."""
+    groups = _grouped(results)
+    m = results["machine"]
+    made = f"Made by `equimd bench accuracy` on {results['created'][:10]}"
+    about = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    return "\n".join(["# Accuracy", "", *_rmd17(groups), *_curves(groups), *_others(groups), "", about, ""])
+
+
+def plot(results: dict[str, Any], path: Path) -> bool:
+    """Bars of the force error on rMD17, a group a molecule; returns whether there was anything to draw."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    bars: dict[str, dict[str, float]] = {}
+    for (dataset, molecule, split, variant), rows in _grouped(results).items():
+        if dataset == "rmd17" and "-n" not in split and "-seed" not in variant:
+            bars.setdefault(label(variant), {}).setdefault(molecule, rows[MAE[1]]["value"])
+    molecules = sorted({m for found in bars.values() for m in found})
+    if not molecules:
+        return False
+    for name, table in RMD17.items():
+        if known := {m: figure(table[m][1]) for m in molecules if m in table}:
+            bars[f"{name}, published"] = known
+    figure_, axes = plt.subplots(figsize=(1.8 + 2.6 * len(molecules), 3.8), layout="constrained")
+    width = 0.84 / len(bars)
+    for k, (name, found) in enumerate(bars.items()):
+        x = [molecules.index(m) + (k - (len(bars) - 1) / 2) * width for m in found]
+        drawn = axes.bar(x, list(found.values()), width * 0.92, label=name)
+        axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8)
+    axes.set_xticks(range(len(molecules)), molecules)
+    axes.set_ylabel("force MAE (meV/Å)")
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(bars)))
+    figure_.savefig(path, dpi=150)
+    plt.close(figure_)
+    return True
+
+
+def write(results: dict[str, Any], out: Path) -> None:
+    """Table and plot beside the results."""
+    (out / "accuracy.md").write_text(markdown(results))
+    plot(results, out / "accuracy.png")

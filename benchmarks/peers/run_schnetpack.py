@@ -1,0 +1,108 @@
+"""SchNetPack's PaiNN as a worker: 128 features, 3 interactions, 20 Gaussians; see worker.py for the protocol.
+
+Training: the atomistic model, loss and AdamW step of SchNetPack's own training, on batches with their neighbour lists
+made beforehand. Dynamics of one molecule: SchNetPack's ASE calculator with the fastest of its neighbour lists. Of many
+replicas: its model on one batch, the pairs fixed (kinder than its neighbour list).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import schnetpack as spk
+import schnetpack.properties as names
+import torch
+from schnetpack.interfaces import SpkCalculator
+from schnetpack_painn import build
+from worker import Frames, Prepared, ase_dynamics, serve, verlet
+
+ABOUT = "SchNetPack PaiNN, 128 features, 3 interactions, 20 Gaussians, 5 A, eager"
+
+
+def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
+    """A batch in SchNetPack's own keys, all pairs within the cutoff; positions (B, n, 3)."""
+    r = torch.tensor(positions, dtype=torch.float32)
+    count, n = r.shape[:2]
+    distance = torch.cdist(r, r)
+    distance[:, range(n), range(n)] = torch.inf
+    b, i, j = torch.nonzero(distance < 5.0, as_tuple=True)
+    return {
+        names.Z: torch.tensor(frames.numbers).repeat(count),
+        names.R: r.reshape(-1, 3),
+        names.idx_m: torch.arange(count).repeat_interleave(n),
+        names.n_atoms: torch.full((count,), n),
+        names.idx_i: b * n + i,
+        names.idx_j: b * n + j,
+        names.offsets: torch.zeros(len(i), 3),
+        names.cell: torch.zeros(count, 3, 3),
+        names.pbc: torch.zeros(count * 3, dtype=torch.bool),
+    }
+
+
+def train(frames: Frames, task: dict[str, Any]) -> Prepared:
+    """A training step on ``batch`` frames."""
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = []
+    for rows in frames.batches(task["batch"]):
+        targets = torch.tensor(frames.energies[rows], dtype=torch.float32)
+        forces = torch.tensor(frames.forces[rows], dtype=torch.float32).reshape(-1, 3)
+        batches.append((inputs(frames, frames.positions[rows]), targets, forces))
+    turn = iter(range(10**9))
+
+    def step() -> None:
+        given, energies, forces = batches[next(turn) % len(batches)]
+        out = model(dict(given))
+        loss = 0.01 * ((out["energy"] - energies) ** 2).mean() + 0.99 * ((out["forces"] - forces) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return Prepared(step, task["batch"], ABOUT, sum(p.numel() for p in model.parameters()))
+
+
+def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
+    """A step of dynamics of one molecule or of ``batch`` replicas."""
+    model = build()
+    with torch.no_grad():  # an untrained model would tear the molecule apart
+        for p in model.output_modules[0].parameters():
+            p.mul_(1e-4)
+    parameters = sum(p.numel() for p in model.parameters())
+    if task["batch"] == 1:
+        step, name = fastest_calculator(frames, model)
+        return Prepared(step, 1, f"{ABOUT}, SpkCalculator with {name}, ASE VelocityVerlet", parameters)
+    model.eval()
+    batch = inputs(frames, frames.positions[: task["batch"]])
+
+    def forces(positions: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(positions).to(torch.float32).reshape(-1, 3)
+        found = model({**batch, names.R: x})["forces"].detach().numpy()
+        return found.reshape(positions.shape).astype(float)
+
+    return Prepared(verlet(frames, task["batch"], forces), task["batch"], f"{ABOUT}, one batch", parameters)
+
+
+def fastest_calculator(frames: Frames, model: torch.nn.Module) -> tuple[Any, str]:
+    """ASE dynamics with the neighbour list of SchNetPack that takes least CPU time, and the list's name."""
+    found = {}
+    for name in ("ASENeighborList", "MatScipyNeighborList", "TorchNeighborList", "VesinNeighborList"):
+        kind = getattr(spk.transform, name, None)
+        if kind is None:
+            continue
+        calculator = SpkCalculator(
+            model, neighbor_list=kind(cutoff=5.0), energy_unit="eV", position_unit="Ang", dtype=torch.float32
+        )
+        step = ase_dynamics(frames, calculator)
+        for _ in range(20):
+            step()
+        began = time.process_time()
+        for _ in range(40):
+            step()
+        found[time.process_time() - began] = (step, name)
+    return found[min(found)]
+
+
+if __name__ == "__main__":
+    serve({"train": train, "md": dynamics}, ("schnetpack", "ase"))

@@ -1,0 +1,201 @@
+"""``equimd bench``: the benchmark suites. A suite whose module is not there has no command."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from equimd.cli.common import log, sub_app
+
+app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
+
+LISTS = ("--molecules", "--splits", "--variants", "--sizes", "--seeds", "--peers", "--threads", "--parts", "--runs")
+
+
+class _Command(TyperCommand):
+    """A command whose lists may also be written with spaces: ``--molecules ethanol aspirin``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        joined: list[str] = []
+        within = False
+        for word in args:
+            if word.startswith("-"):
+                within = word in LISTS
+                joined += [word, ""] if within else [word]
+            elif within:
+                joined[-1] += f",{word}" if joined[-1] else word
+            else:
+                joined.append(word)
+        return super().parse_args(ctx, [w for k, w in enumerate(joined) if w or joined[k - 1] not in LISTS])
+
+
+_Data = Annotated[
+    Path | None,
+    typer.Option(help="folder of data files; default: what `equimd data fetch` made, data, ../shared/data"),
+]
+_Molecules = Annotated[str, typer.Option(help="molecules of rMD17, or all: the ten of them")]
+_Budget = Annotated[str, typer.Option(help="training time of a model, compilation included: 90s, 45m, 2h")]
+_Peers = Annotated[
+    str | None,
+    typer.Option(help="schnetpack, nequip, mace; none; default: those that `make peers` installed"),
+]
+_Out = Annotated[Path, typer.Option(help="folder of the results: <suite>.json, <suite>.md, plots")]
+_Work = Annotated[
+    Path | None, typer.Option(help="folder of trained models and raw measurements; default: a cache folder")
+]
+_Seeds = Annotated[str, typer.Option(help="seeds of the trainings")]
+RESULTS = Path("benchmarks/results")
+DEFAULT = "ethanol,aspirin"
+
+
+def _options(
+    data: Path | None, molecules: str, budget: str, peers: str | None, out: Path, work: Path | None, seeds: str = "0"
+) -> Any:
+    """The options all suites share, checked."""
+    from equimd.benchmarks.accuracy import MOLECULES
+    from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
+    from equimd.config import parse_duration
+
+    named = MOLECULES if molecules == "all" else _words(molecules)
+    try:
+        seconds = float(str(parse_duration(budget)))
+        numbers = tuple(int(s) for s in _words(seeds))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    chosen = installed_peers() if peers is None else () if peers == "none" else _words(peers)
+    for peer in chosen:
+        peer_python(peer)
+    more = {} if work is None else {"work": work}
+    return Options(data_folders(data), named, seconds, chosen, out, seeds=numbers, **more)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _show(table: Path) -> None:
+    print(table.read_text())
+    log(f"written: {table.parent}")
+
+
+@app.command(cls=_Command)
+def accuracy(
+    data: _Data = None,
+    molecules: _Molecules = DEFAULT,
+    splits: Annotated[str, typer.Option(help="splits of rMD17, 01 to 05; all")] = "01",
+    variants: Annotated[str, typer.Option(help="conservative, direct, or both")] = "conservative",
+    sizes: Annotated[str, typer.Option(help="training frames: learning curves")] = "950",
+    budget: _Budget = "45m",
+    seeds: _Seeds = "0",
+    acac: Annotated[
+        bool, typer.Option("--acac", help="acetylacetone too: trained at 300 K, tested at 300 and 600 K")
+    ] = False,
+    ccsd: Annotated[bool, typer.Option("--ccsd", help="ethanol by CCSD(T) too")] = False,
+    peers: Annotated[str, typer.Option(help="none, or schnetpack: its PaiNN is trained for the same time")] = "none",
+    out: _Out = RESULTS,
+    work: _Work = None,
+) -> None:
+    """Errors on rMD17 and other sets in a fixed training time, beside published figures.
+
+    Each model is trained by `equimd train` on one thread. Finished trainings are kept and interrupted ones resumed.
+    With --peers schnetpack, SchNetPack's PaiNN is trained for the same time on the same frames.
+
+    Examples:
+
+        equimd bench accuracy --molecules ethanol --budget 5m --out bench
+        equimd bench accuracy --molecules all --splits all --budget 90m
+        equimd bench accuracy --molecules ethanol --sizes 50,200,950 --peers schnetpack
+        equimd bench accuracy --acac --ccsd
+    """
+    from equimd.benchmarks import accuracy as suite
+
+    options = _options(data, molecules, budget, peers, out, work, seeds)
+    chosen = suite.SPLITS if splits == "all" else _words(splits)
+    wrong = set(_words(variants)) - {"conservative", "direct"}
+    if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):
+        raise typer.BadParameter("--variants conservative,direct; --sizes 50,200,950")
+    frames = tuple(int(n) for n in _words(sizes))
+    _show(suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd))
+
+
+@app.command(cls=_Command)
+def speed(
+    data: _Data = None,
+    molecules: _Molecules = DEFAULT,
+    threads: Annotated[str | None, typer.Option(help="CPU threads; default: 1, and all cores")] = None,
+    runs: Annotated[str | None, typer.Option(help="molecule=RUN, calibrated runs: measures the guard")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="few and short measurements, on one thread")] = False,
+    parts: Annotated[str, typer.Option(help="steps, memory, compile")] = "steps,memory,compile",
+    peers: _Peers = None,
+    out: _Out = RESULTS,
+    work: _Work = None,
+) -> None:
+    """Time of training and dynamics, peak memory and compile time, beside other packages in one interleaved run.
+
+    `make peers` installs the other packages, each in an environment of its own. Let nothing else run meanwhile. What
+    was measured before by the same code is not measured again.
+
+    Examples:
+
+        equimd bench speed --quick --peers none --out bench
+        equimd bench speed --peers schnetpack,nequip,mace
+        equimd bench speed --molecules ethanol --runs ethanol=runs/ethanol --parts steps
+    """
+    from equimd.benchmarks import speed as suite
+
+    options = _options(data, molecules, "45m", peers, out, work)
+    wrong = set(_words(parts)) - {"steps", "memory", "compile"}
+    numbers = _words(threads or "")
+    if wrong or not all(n.isdigit() and int(n) for n in numbers):
+        raise typer.BadParameter("--parts steps,memory,compile; --threads 1,2")
+    chosen = tuple(int(n) for n in numbers)
+    _show(
+        suite.run(options, threads=chosen, runs=suite.parse_runs(_words(runs or "")), quick=quick, parts=_words(parts))
+    )
+
+
+@app.command(cls=_Command)
+def report(out: _Out = RESULTS) -> None:
+    """Join the tables of all suites that have results into one page, report.md.
+
+    Examples:
+
+        equimd bench report
+        equimd bench report --out bench
+    """
+    from equimd.benchmarks.report import join
+
+    _show(join(out))
+
+
+def _add(name: str, title: str) -> None:
+    """The command of a suite that takes the shared options alone."""
+
+    def command(
+        data: _Data = None,
+        molecules: _Molecules = DEFAULT,
+        budget: _Budget = "45m",
+        seeds: _Seeds = "0",
+        out: _Out = RESULTS,
+        work: _Work = None,
+    ) -> None:
+        module = importlib.import_module(f"equimd.benchmarks.{name}")
+        _show(module.run(_options(data, molecules, budget, "none", out, work, seeds)))
+
+    example = f"Examples:\n\n        equimd bench {name} --molecules ethanol --out bench"
+    command.__doc__ = f"{title}\n\n    {example}\n    "
+    app.command(name, cls=_Command)(command)
+
+
+for _name, _title in {
+    "conservation": "Conservative against direct forces: errors, drift, net force and torque, time until unstable.",
+    "calibration": "How well the uncertainties are calibrated, against baselines.",
+    "detection": "How early and how often the guard notices what the model does not know, against baselines.",
+}.items():
+    if importlib.util.find_spec(f"equimd.benchmarks.{_name}") is not None:
+        _add(_name, _title)
