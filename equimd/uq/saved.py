@@ -40,7 +40,7 @@ class StatePoint:
         score_every: steps between two scores.
     """
 
-    temperature_K: float  # noqa: N815 (a unit)
+    temperature_K: float | None  # noqa: N815 (a unit)
     ensemble: str
     dt_fs: float
     friction_per_fs: float | None = None
@@ -116,12 +116,14 @@ class Calibration:
         threshold = bound / self.error.multiplier
         return StepDecision(self.calibrated, self.screen, self.screen.level_for(threshold)), threshold
 
-    def unlike(self, formula: str) -> str | None:
-        """A sentence if a composition (Hill formula) is none that it was calibrated on; None if it is one."""
-        if formula in self.compositions:
+    def unlike(self, *formulas: str) -> str | None:
+        """A sentence if compositions (Hill formulas) are none that it was calibrated on; None if all are."""
+        strangers = [f for f in dict.fromkeys(formulas) if f not in self.compositions]
+        if not strangers:
             return None
+        names = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
         return (
-            f"{formula} is not a composition the uncertainties were calibrated on ({', '.join(self.compositions)}): "
+            f"{names}: not a composition the uncertainties were calibrated on ({', '.join(self.compositions)}), "
             "their size is a guess"
         )
 

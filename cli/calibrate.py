@@ -1,0 +1,154 @@
+"""``equimd calibrate``: the posterior of a trained run, sigmas that mean what they say, and thresholds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from equimd.calibration.workflow import Prepared
+    from equimd.uq.saved import Calibration
+
+_Unit = Annotated[str | None, typer.Option(help="unit of the data, where the file states none")]
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="run folder of the model")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="frames the model never saw, with forces and energies; may be repeated")
+    ],
+    test_data: Annotated[
+        list[str] | None, typer.Option("--test-data", help="other such frames, to report on; else a part of --data")
+    ] = None,
+    train_data: Annotated[
+        list[str] | None, typer.Option("--train-data", help="where the training frames are, if they have moved")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option("--false-alarm-rate", help="share of ordinary frames that may be flagged")
+    ] = 0.01,
+    false_halt_rate: Annotated[
+        float, typer.Option("--false-halt-rate", help="probability that an ordinary run is halted")
+    ] = 0.1,
+    run_length: Annotated[int, typer.Option("--run-length", min=1, help="steps of such a run")] = 10_000,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="K; by default what the data say they were sampled at")
+    ] = None,
+    ensemble: Annotated[Literal["langevin", "nose-hoover", "nve"], typer.Option("--ensemble")] = "langevin",
+    friction: Annotated[float, typer.Option("--friction", help="of langevin, 1/fs")] = 0.01,
+    tau: Annotated[float, typer.Option("--tau", help="period of the nose-hoover thermostat, fs")] = 50.0,
+    dt: Annotated[float, typer.Option("--dt", help="time step, fs")] = 0.5,
+    score_every: Annotated[int, typer.Option("--score-every", min=1, help="steps between two scores")] = 1,
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=1, help="independent runs of the model for the halt threshold")
+    ] = 19,
+    halt: Annotated[bool, typer.Option("--halt/--no-halt", help="whether to calibrate a halt threshold")] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the parts, the starts, velocities and noise")] = 0,
+    labels: Annotated[
+        Literal["revised", "md17"], typer.Option("--labels", help="which labels of an rMD17 file")
+    ] = "revised",
+    energy_unit: _Unit = None,
+    length_unit: _Unit = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all cores")] = None,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Learn how sure a trained model may be of itself, from frames it never saw.
+
+    Fits the posterior of the last layer to the training frames, recalibrates its sigmas of energies and forces on
+    --data, and sets three thresholds: flag (a share of ordinary frames), halt (the probability that an ordinary run
+    stops, from the model's own molecular dynamics), error (a multiple of sigma that bounds the error). All of it, with
+    plots, goes into RUN/calibration; an interrupted calibration leaves what was there before.
+
+    Examples:
+
+        equimd calibrate runs/ethanol --data bundled:ethanol --test-data bundled:ethanol
+        equimd calibrate runs/aspirin --data held_out.xyz --temperature 500 --blocks 99
+        equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
+    """
+    from equimd.calibration.frames import part_name
+    from equimd.calibration.settings import CalibrationSettings
+    from equimd.calibration.workflow import calibrate as work
+    from equimd.calibration.workflow import prepare, save
+    from equimd.cli.common import echo_json, log, warn
+    from equimd.cli.data import _Bar
+    from equimd.config import parse_config
+    from equimd.run import Run
+    from equimd.train.setup import open_data
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    settings = CalibrationSettings(
+        false_alarm_rate, false_halt_rate, run_length, temperature, ensemble, friction, tau, dt, score_every, blocks,
+        halt, seed,
+    )  # fmt: skip
+
+    def frames(names: list[str], part: str):  # type: ignore[no-untyped-def]
+        found = [part_name(n, part) for n in names]
+        units = {"labels": labels, "energy_unit": energy_unit, "length_unit": length_unit}
+        return open_data(found, parse_config({"data": found, **units}))
+
+    prepared = prepare(
+        Run.open(run),
+        frames(data, "calibration"),
+        settings,
+        test=frames(test_data, "test") if test_data else None,
+        train_data=train_data or (),
+    )
+    for text in prepared.warnings:
+        warn(text)
+    _announce(prepared)
+    bar = _Bar()
+    done = work(prepared, lambda stage, n, total: bar(n, total, stage))
+    bar.close()
+    folder = save(done)
+    if done.outcome.refused and settings.halt:
+        warn(f"{done.outcome.refused}. Flag and error thresholds are there all the same.")
+    if not done.calibration.flag.resolved:
+        warn("the frames are so alike in time that the flag rate is uncertain; see its interval")
+    log(f"calibration: {folder}")
+    if json:
+        echo_json({"run": str(run), "data": list(data), **done.calibration.report})
+    else:
+        typer.echo(_table(done.calibration))
+
+
+def _announce(prepared: Prepared) -> None:
+    """The parts of the frames, and how long it will take about."""
+    from equimd.calibration.workflow import estimate
+    from equimd.cli.common import log
+    from equimd.train.progress import duration
+
+    sizes, how = prepared.parts.sizes, {"trajectory": "whole trajectories", "blocks": "contiguous in time"}
+    log(
+        f"frames: {len(prepared.train)} training; {sizes['fit']} to fit, {sizes['select']} to choose the form, "
+        f"{sizes['threshold']} for thresholds ({how.get(prepared.parts.method, 'at random')})"
+        + (f"; {len(prepared.test)} for the report" if prepared.test is not None else "")
+    )
+    if prepared.no_halt is None:
+        s = prepared.settings
+        log(f"own dynamics: {s.blocks} runs of {s.run_length} steps at {prepared.temperature:g} K, {s.ensemble}")
+    stages = estimate(prepared)
+    each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
+    log(f"this takes about {duration(sum(stages.values()))} ({each})")
+
+
+def _table(calibration: Calibration) -> str:
+    """The report in a few lines."""
+    from equimd.uq.meaning import error_meaning, flag_meaning, halt_meaning
+
+    found = calibration.report
+    lines = [f"{'':<10}{'ZMS':>8}{'50 %':>8}{'68 %':>8}{'90 %':>8}{'95 %':>8}{'ENCE':>8}{'area':>8}{'sigma':>14}"]
+    for kind, unit in (("forces", "meV/A"), ("energy", "meV")):
+        row = found[kind]
+        cells = [row["zms"], *(row[f"coverage_{k}"] for k in (50, 68, 90, 95)), row["ence"], row["miscalibration_area"]]
+        numbers = "".join(f"{x:>8.3f}" for x in cells)
+        lines.append(f"{kind:<10}{numbers}{1e3 * row['sharpness']:>8.1f} {unit}")
+    on = found["reported_on"]
+    lines.append(f"on {on['n']} {on['frames']} frames, form {found['form']}; ideal: ZMS 1, coverage its level, ENCE 0")
+    sentences = [flag_meaning(calibration.flag, calibration), error_meaning(calibration.error)]
+    if calibration.halt is not None:
+        sentences.insert(0, halt_meaning(calibration.halt, calibration))
+    return "\n".join([*lines, "", *sentences])

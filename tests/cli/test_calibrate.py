@@ -1,0 +1,142 @@
+"""The command: the keys of the contract, what is saved, refusals, and that an interruption leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from equimd.cli.main import app
+from equimd.run import Run
+from equimd.uq.meaning import meaning
+from equimd.uq.saved import FOLDER, JSON_FILE, load
+from tests.train.test_training import start
+from tests.train.toy import toy_config, toy_file
+
+runner = CliRunner()
+SHORT = ["--energy-unit", "eV", "--false-alarm-rate", "0.05", "--run-length", "20", "--blocks", "9"]
+METRICS = {"zms", "nll", "crps", "ence", "miscalibration_area", "spearman"} | {
+    f"coverage_{level}" for level in (50, 68, 90, 95)
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrate")
+    data = toy_file(folder / "train.xyz", n=60)
+    start(toy_config(data, num_epochs=12, splits=(50, 10, 0)), folder / "run").fit()
+    toy_file(folder / "new.xyz", n=140, seed=5)
+    toy_file(folder / "test.xyz", n=60, seed=6)
+    return folder
+
+
+def call(folder: Path, *words: str, data: str = "new.xyz") -> Result:
+    return runner.invoke(app, ["calibrate", str(folder / "run"), "--data", str(folder / data), *SHORT, *words])
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> Result:
+    """A whole calibration, with test frames."""
+    return call(folder, "--temperature", "580", "--test-data", str(folder / "test.xyz"), "--json")
+
+
+@pytest.fixture
+def found(told: Result) -> dict[str, Any]:
+    assert told.exit_code == 0, told.output
+    return json.loads(told.stdout)
+
+
+def test_json_has_the_contracts_keys(found: dict[str, Any]) -> None:
+    assert {"form", "forces", "energy", "thresholds", "temperature_K"} <= set(found)
+    assert set(found["forces"]) >= METRICS and set(found["energy"]) >= METRICS
+    assert set(found["forces"]["per_element"]) == {"H", "O"}
+    assert set(found["thresholds"]) == {"flag", "halt", "error"}
+    assert found["thresholds"]["flag"]["alpha"] == 0.05
+    assert found["thresholds"]["error"]["multiplier"] > 0
+    assert found["temperature_K"] == 580.0
+    assert found["reported_on"] == {"frames": "test", "n": 60}
+    assert found["partition"]["frames"] == {"fit": 56, "select": 28, "threshold": 56}
+    halt = found["thresholds"]["halt"]
+    assert halt is not None or found["halt_refused"]
+    if halt is not None:
+        assert set(halt) >= {"value", "unit", "alpha", "run_length", "n_blocks", "n_effective", "interval"}
+
+
+def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], told: Result) -> None:
+    saved = load(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    assert saved.flag.value == found["thresholds"]["flag"]["value"]
+    assert saved.report["forces"]["zms"] == found["forces"]["zms"]
+    assert saved.state_point.temperature_K == 580.0 and saved.compositions == ("H2O",)
+    assert set(saved.data_sha256) == {"train", "calibration", "test"}
+    assert found["meaning"] == meaning(saved)
+    parts = json.loads((folder / "run" / FOLDER / "partition.json").read_text())
+    assert {name: len(rows) for name, rows in parts["rows"].items()} == found["partition"]["frames"]
+    for plot in ("sigmas.png", "thresholds.png"):
+        assert (folder / "run" / FOLDER / plot).read_bytes().startswith(b"\x89PNG")
+    assert "this takes about" in told.stderr
+
+
+def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: Result) -> None:
+    shown = call(folder)
+    assert shown.exit_code == 0, shown.output
+    assert "--temperature" in shown.stderr
+    assert "A frame is flagged when" in shown.stdout and "A run halts" not in shown.stdout
+    saved = load(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    assert saved.halt is None and saved.state_point.temperature_K is None
+
+
+def test_a_model_that_leaves_its_domain_gets_no_halt_threshold(folder: Path) -> None:
+    shown = call(folder, "--temperature", "30000", "--run-length", "200")
+    assert shown.exit_code == 0, shown.output
+    assert "physical check failed" in shown.stderr or "does not look like" in shown.stderr
+    assert "Flag and error thresholds are there all the same" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "message"),
+    [
+        (["--temperature", "300", "--blocks", "8"], "new.xyz", "it takes 9, 1 more"),
+        (["--false-alarm-rate", "0.001"], "new.xyz", "takes 1039"),
+        ([], "train.xyz", "50 of the 60 are training frames and 10 of the 60 are validation frames"),
+        (["--temperature", "-5"], "new.xyz", "a temperature of -5"),
+        (["--train-data", "absent.xyz"], "new.xyz", "absent.xyz"),
+    ],
+)
+def test_refusals(folder: Path, words: list[str], data: str, message: str) -> None:
+    shown = call(folder, *words, data=data)
+    assert shown.exit_code == 2
+    assert message in shown.stderr
+    assert shown.stdout == ""
+
+
+def test_test_frames_must_not_be_calibration_frames(folder: Path) -> None:
+    shown = call(folder, "--test-data", str(folder / "new.xyz"))
+    assert shown.exit_code == 2
+    assert "140 of the 140 are calibration frames" in shown.stderr
+
+
+def test_a_model_of_energies_alone_is_refused(tmp_path: Path) -> None:
+    data = toy_file(tmp_path / "train.xyz", forces=False)
+    start(toy_config(data, forces_weight=0.0), tmp_path / "run").fit()
+    toy_file(tmp_path / "new.xyz", n=140, seed=5)
+    shown = call(tmp_path)
+    assert shown.exit_code == 2
+    assert "energies alone" in shown.stderr
+
+
+def test_an_interruption_leaves_the_earlier_calibration(
+    folder: Path, told: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir()}
+    assert JSON_FILE in before
+
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("equimd.calibration.workflow.run_own_dynamics", interrupted)
+    assert call(folder, "--temperature", "580").exit_code == 130
+    assert {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir()} == before
