@@ -170,6 +170,13 @@ def test_generate_and_label(cluster: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(labelled.forces, made.forces, atol=1e-12)
 
 
+def test_generate_refuses_turns_where_nothing_turns(cluster: Path, tmp_path: Path) -> None:
+    result = _run("generate", cluster, "--calculator", "emt", "--torsion-interval", "20", "--out", tmp_path / "al.h5")
+    assert result.exit_code == 2
+    assert "--torsion-interval" in result.stderr
+    assert not (tmp_path / "al.h5").exists()
+
+
 def test_label_names_the_frame_it_fails_on(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(2, 2, 3))
     write_frames(tmp_path / "hf.xyz", ArrayDataset(Frames.build(np.array([1, 9]), x)))
