@@ -1,19 +1,24 @@
-"""``equimd evaluate``: errors of a trained model on frames with labels."""
+"""``equimd evaluate``: errors of a trained model on frames with labels, and how well it knows them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
+
+if TYPE_CHECKING:
+    from equimd.calculator import LoadedModel
+    from equimd.data.dataset import Dataset
+    from equimd.evaluate import Uncertainties
+
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="run folder of the model")],
+    run: Run,
     data: Annotated[list[str], typer.Option("--data", help="frames with energies and forces; may be repeated")],
-    weights: Annotated[
-        Literal["best", "last"], typer.Option("--weights", help="best by validation, or the last ones")
-    ] = "best",
+    weights: Weights = "best",
     labels: Annotated[
         Literal["revised", "md17"], typer.Option("--labels", help="which labels of an rMD17 file")
     ] = "revised",
@@ -24,40 +29,53 @@ def evaluate(
         str | None, typer.Option("--length-unit", help="unit of the lengths, where the file states none")
     ] = None,
     display_unit: Annotated[
-        Literal["meV", "kcal/mol"], typer.Option("--display-unit", help="of the table; --json is always in meV")
+        Literal["meV", "kcal/mol"], typer.Option("--display-unit", help="of the errors; --json is always in meV")
     ] = "meV",
-    batch_size: Annotated[int, typer.Option("--batch-size-inference", min=1, help="frames computed at once")] = 50,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all cores")] = None,
+    uncertainty: Uncertainty = True,
+    uncertainty_frames: Annotated[
+        int, typer.Option("--uncertainty-frames", min=0, help="at most so many, taken evenly; 0 for all")
+    ] = 1000,
+    batch_size: BatchSize = 50,
+    device: Device = "auto",
+    threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write all frames with predictions, labels and sigmas, extxyz")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG of predicted against true values")] = None,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    json: Json = False,
 ) -> None:
     """Measure the errors of a trained potential: overall, per element, and the frames where it is worst.
+
+    Of a run that `equimd calibrate` went over, also how well its sigmas match those errors: mean squared z (ZMS, ideal
+    1), the share of errors inside regions that should hold 50, 68, 90 and 95 %, negative log likelihood and CRPS (eV,
+    eV/A), ENCE (ideal 0), and the rank correlation of sigma and error. Exact sigmas of conservative forces cost tens of
+    times the predictions themselves.
 
     Examples:
 
         equimd evaluate runs/ethanol --data rmd17_ethanol_test_01.npz
         equimd evaluate runs/ethanol --data bundled:ethanol-600K --json
-        equimd evaluate runs/ethanol --data test.extxyz --plot parity.png
+        equimd evaluate runs/ethanol --data test.extxyz --plot parity.png --out predicted.extxyz
+        equimd evaluate runs/ethanol --data test.extxyz --no-uncertainty
     """
     from equimd import plots
     from equimd.calculator import load
     from equimd.cli.common import echo_json, log, warn
     from equimd.config import parse_config
     from equimd.evaluate import evaluate as measure
-    from equimd.evaluate import table
+    from equimd.evaluate import table, write_evaluated
     from equimd.train.loop import choose_device
     from equimd.train.setup import open_test_data
+    from equimd.uq.assess import table as sigma_table
 
     settings = {"data": data, "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit}
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))
+    with_sigmas = model.gives_uncertainty("auto" if uncertainty else False)
     frames = open_test_data(parse_config(settings))
     found = measure(model, frames, batch_size=batch_size)
-    summary = found.summary()
+    known = _uncertainties(model, frames, uncertainty_frames, batch_size) if with_sigmas else None
+    summary = found.summary() if known is None else known.join(found.summary())
     if summary["n_known_frames"]:
         warn(f"{summary['n_known_frames']} of these frames were used in training or validation: the errors flatter")
     if not model.has_forces:
@@ -65,7 +83,30 @@ def evaluate(
     if plot is not None:
         plots.parity(found, plot, title=f"{run}: {summary['n_frames']} frames")
         log(f"plot: {plot}")
+    if out is not None:
+        write_evaluated(out, frames, found, known)
+        log(f"wrote {summary['n_frames']} frames to {out}")
     if json:
         echo_json({"run": str(run), "data": list(data), **summary})
-    else:
-        typer.echo(table(summary, display_unit))
+        return
+    typer.echo(table(summary, display_unit))
+    if known is not None:
+        typer.echo(sigma_table(summary["uncertainty"]))
+
+
+def _uncertainties(model: LoadedModel, frames: Dataset, max_frames: int, batch_size: int) -> Uncertainties:
+    """With a progress bar: it is the slow part."""
+    from equimd.cli.data import _Bar
+    from equimd.evaluate import uncertainties
+
+    bar = _Bar("frames")
+    try:
+        return uncertainties(
+            model,
+            frames,
+            max_frames=max_frames,
+            batch_size=batch_size,
+            progress=lambda done, total: bar(done, total, "uncertainties"),
+        )
+    finally:
+        bar.close()

@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.calculator import LoadedModel
-from equimd.data.dataset import Dataset
+from equimd.calculator import LoadedModel, Prediction
+from equimd.data.dataset import Dataset, Subset
 from equimd.errors import DataError, ModelError
 from equimd.run import Run, write_atomic
 from equimd.units import KCAL_PER_MOL
+from equimd.uq.assess import DataSigmas
+from equimd.uq.assess import summary as sigma_summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from equimd.uq.predict import Predictions
+    from equimd.uq.saved import Calibration
 
 WORST = 5
 BLOCK = 500
+UNCERTAINTY_FRAMES = 1000  # enough for the rates of a calibrated run; exact covariances are slow
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,83 @@ def evaluate(
     if not (np.isfinite(found.energy_true).any() or np.isfinite(found.forces_true).any()):
         raise DataError("no frame has an energy or forces to compare with", where=data.info.path)
     return found
+
+
+@dataclass(frozen=True)
+class Uncertainties:
+    """Calibrated uncertainties of some frames of a data set, beside their errors.
+
+    Attributes:
+        rows: which frames, in order.
+        predictions: their errors and raw uncertainties.
+        sigmas: the calibrated ones.
+    """
+
+    rows: np.ndarray
+    predictions: Predictions
+    calibration: Calibration
+    sigmas: DataSigmas
+
+    def summary(self) -> dict[str, Any]:
+        """Of :func:`equimd.uq.assess.summary`."""
+        return sigma_summary(self.calibration, self.predictions)
+
+    def join(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """The summary of the errors with ``uncertainty``, the mean sigmas, and those of the worst frames added."""
+        found = self.summary()
+        row_of = {int(row): k for k, row in enumerate(self.rows)}
+        largest = self.predictions.per_frame(self.sigmas.atom_forces_std)[0]
+        worst = []
+        for entry in summary["worst_frames"]:
+            k = row_of.get(entry["frame"])
+            known = {} if k is None else {
+                "energy_std_meV": 1e3 * float(self.sigmas.energy_std[k]),
+                "max_force_std_meV_per_A": 1e3 * float(largest[k]),
+                "flagged": bool(self.sigmas.flagged[k]),
+            }  # fmt: skip
+            worst.append(entry | known)
+        top = {key: found[key] for key in ("energy_std_meV", "forces_std_meV_per_A")}
+        return {**summary, **top, "worst_frames": worst, "uncertainty": found}
+
+
+def uncertainties(
+    model: LoadedModel,
+    data: Dataset,
+    *,
+    max_frames: int = UNCERTAINTY_FRAMES,
+    batch_size: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+) -> Uncertainties:
+    """Uncertainties of ``data`` from a calibrated run, for at most ``max_frames`` frames taken evenly (0: all).
+
+    Raises:
+        UncertaintyError: the run is not calibrated, or its model has changed since.
+    """
+    n = len(data)
+    count = n if max_frames <= 0 else min(n, max_frames)
+    rows = np.arange(n)[np.linspace(0, n - 1, count).round().astype(np.int64)]
+    part = data if count == n else Subset(data, rows)
+    raw, sigmas = model.sigmas(part, batch_size=batch_size, progress=progress)
+    return Uncertainties(rows, raw, model.calibration, sigmas)
+
+
+def write_evaluated(path: Path, data: Dataset, found: Evaluation, known: Uncertainties | None = None) -> None:
+    """Extended XYZ of all frames: predicted energy and forces in the usual places, the labels as ``energy_ref`` and
+    ``forces_ref``, and the uncertainties where they are known."""
+    from equimd.structures import write_predictions
+
+    row_of = {} if known is None else {int(row): k for k, row in enumerate(known.rows)}
+    atoms, predictions = [], []
+    ends = np.cumsum(found.n_atoms)
+    for start in range(0, len(data), BLOCK):
+        atoms += data.frames(np.arange(start, min(start + BLOCK, len(data)))).to_ase()
+    for k, end in enumerate(ends):
+        forces = found.forces[end - found.n_atoms[k] : end]
+        p = Prediction(float(found.energy[k]), forces if np.isfinite(forces).all() else None)
+        if known is not None and k in row_of:
+            p = replace(p, **vars(known.sigmas.structure(row_of[k])))
+        predictions.append(p)
+    write_predictions(path, atoms, predictions, keep_labels=True)
 
 
 def _unseen(elements: set[int], model: LoadedModel) -> tuple[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from equimd.run import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from equimd.evaluate import Evaluation
 
 TRAIN, VAL, TRUE = "#8a8f98", "#0b62a4", "#222222"
 MAX_POINTS = 20_000  # of a scatter plot; more only darken it
@@ -102,7 +100,22 @@ def _plain_log_ticks(ax: Any) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def parity(found: Evaluation, out: Path, *, title: str = "") -> None:
+class Compared(Protocol):
+    """True and predicted values side by side: N frames with M atoms in all, NaN where there is no label."""
+
+    @property
+    def energy_true(self) -> np.ndarray: ...
+    @property
+    def energy(self) -> np.ndarray: ...
+    @property
+    def forces_true(self) -> np.ndarray: ...
+    @property
+    def forces(self) -> np.ndarray: ...
+    @property
+    def numbers(self) -> np.ndarray: ...
+
+
+def parity(found: Compared, out: Path, *, title: str = "") -> None:
     """Predicted against true energies and forces, with their MAE; force components coloured by element."""
     from ase.data import chemical_symbols
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
+from equimd.data.store import formula
 from equimd.model import Potential
+from equimd.run import Run
 from equimd.uq.calibration import fit_form
 from equimd.uq.decision import Screen, StepDecision, exact_scores
 from equimd.uq.laplace import fit_last_layers
@@ -58,3 +62,12 @@ def calibration(
         data_sha256={"train": "1", "calibration": "2"},
         report={"forces": {"zms": 1.0, "ence": None}},
     )
+
+
+def calibrate_run(folder: Path, train: Frames, held_out: Frames) -> Calibration:
+    """Put a calibration of its best weights into a run folder."""
+    model, meta = Run.open(folder).load_model()
+    compositions = tuple(sorted({formula(z[z > 0]) for z in held_out.numbers}))
+    made = calibration(model, train, held_out, model_sha256=meta["sha256"], compositions=compositions)
+    made.save(folder)
+    return made

@@ -116,4 +116,6 @@ def test_an_error_bound_becomes_a_threshold_on_the_score(made) -> None:
 
 def test_other_compositions_are_named(made) -> None:
     assert made.unlike("CH4O") is None
-    assert "C2H6O is not a composition" in str(made.unlike("C2H6O"))
+    text = str(made.unlike("C2H6O", "H2O", "CH4", "C2H6O"))
+    assert text.startswith("C2H6O, CH4: not a composition")
+    assert "(CH4O, H2O)" in text

@@ -1,0 +1,26 @@
+"""Arguments and options that commands which use a trained model share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="run folder of the model")]
+Weights = Annotated[Literal["best", "last"], typer.Option("--weights", help="best by validation, or the last ones")]
+BatchSize = Annotated[int, typer.Option("--batch-size-inference", min=1, help="structures computed at once")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all cores")]
+Uncertainty = Annotated[
+    bool, typer.Option("--uncertainty/--no-uncertainty", help="of a calibrated run, sigmas of energies and forces")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+
+def set_threads(threads: int | None) -> None:
+    """Use that many CPU threads; None leaves torch's default."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
