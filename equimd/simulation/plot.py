@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.md.trajectory import Columns, read_columns
-from equimd.plots import TRAIN, VAL, _save
+from equimd.plots import TRAIN, TRUE, VAL, _save
 
 if TYPE_CHECKING:
     from equimd.md.flags import SuspectFrame
@@ -33,20 +33,22 @@ def simulation(
         return
     figure, axes = _panels(2 if rule is None else 3)
     single = len(columns) == 1
-    alpha = 1.0 if single else max(0.25, 0.8 / len(columns) ** 0.5)
-    by_replica = {h.replica: h for h in halts}
-    for replica, c in columns.items():
-        colour = ALARM if replica in by_replica else VAL
-        look = {"color": colour, "alpha": alpha, "linewidth": 1.0 if single else 0.7}
-        _energies(axes[0], c, look)
+    alpha = 1.0 if single else max(0.3, 1.0 / len(columns) ** 0.5)
+    look = {"color": VAL, "alpha": alpha, "linewidth": 1.0 if single else 0.8}
+    for c in columns.values():
+        for name, colour in (("potential_energy", VAL), ("conserved", TRUE)):
+            values = c.observables[name]
+            axes[0].plot(*_binned(c, values - values[0]), **{**look, "color": colour})
         axes[1].plot(*_binned(c, c.observables["temperature"]), **look)
         if rule is not None:
             _score(axes[2], c, rule, look)
     axes[0].set(ylabel="energy from the start (eV)")
+    for label, colour in (("potential", VAL), ("conserved quantity", TRUE)):
+        axes[0].plot([], [], color=colour, label=label)
     axes[1].set(ylabel="temperature (K)")
     mean = float(np.concatenate([c.observables["temperature"] for c in columns.values()]).mean())
     axes[1].axhline(mean, color=TRAIN, linewidth=0.9, linestyle="--", label=f"mean {mean:.0f} K")
-    _halts(axes, columns, by_replica, rule)
+    _halts(axes, columns, halts, rule)
     if rule is not None:
         _threshold(axes[2], rule, columns)
     axes[-1].set(xlabel="time (ps)")
@@ -82,16 +84,6 @@ def _binned(c: Columns, values: np.ndarray, of: str = "mean") -> tuple[np.ndarra
     return np.add.reduceat(time, edges) / counts, np.maximum.reduceat(values, edges)
 
 
-def _energies(ax: Any, c: Columns, look: Mapping[str, Any]) -> None:
-    """Potential energy and the conserved quantity, from their first frame."""
-    for name, colour, label in (("potential_energy", None, "potential"), ("conserved", "#222222", "conserved")):
-        values = c.observables[name]
-        style = {**look, **({"color": colour} if colour else {})}
-        known = {t.get_text() for t in (ax.get_legend().get_texts() if ax.get_legend() else ())}
-        known |= {line.get_label() for line in ax.lines}
-        ax.plot(*_binned(c, values - values[0]), **style, label=None if label in known else label)
-
-
 def _score(ax: Any, c: Columns, rule: ScoreRule, look: Mapping[str, Any]) -> None:
     values = c.observables[rule.name.replace(" ", "_")]
     ax.plot(*_binned(c, values, "max"), **look)
@@ -109,15 +101,21 @@ def _threshold(ax: Any, rule: ScoreRule, columns: Mapping[int, Columns]) -> None
     ax.set(ylabel=f"{rule.name} ({rule.unit.replace('/A', '/Å')})", ylim=(0, None))
 
 
-def _halts(axes: Any, columns: Mapping[int, Columns], halts: Mapping[int, Any], rule: ScoreRule | None) -> None:
-    """A cross at each refused frame: in the score's panel where it was the score, at the last temperature otherwise."""
-    label: str | None = f"{len(halts)} halted"
-    for replica, h in halts.items():
-        c = columns.get(replica)
+def _halts(axes: Any, columns: Mapping[int, Columns], halts: Sequence[SuspectFrame], rule: ScoreRule | None) -> None:
+    """A cross at each refused frame: at its score where it was the score, else at the last temperature."""
+    early = sum(h.replica not in columns for h in halts)
+    label: str | None = f"{len(halts)} halted" + (f", {early} before the first frame" if early else "")
+    for h in halts:
+        c = columns.get(h.replica)
         if c is None or len(c.time) < 2:
             continue
-        time = c.time[0] / 1000 + h.step * (c.time[-1] - c.time[0]) / (1000 * max(c.step[-1] - c.step[0], 1))
+        time = h.step * (c.time[-1] - c.time[0]) / (1000 * (c.step[-1] - c.step[0]))
         scored = rule is not None and h.code == rule.name and np.isfinite(h.score)
         ax, y = (axes[2], h.score) if scored else (axes[1], c.observables["temperature"][-1])
+        if scored and rule is not None:
+            last = c.observables[rule.name.replace(" ", "_")][-1]
+            ax.plot([c.time[-1] / 1000, time], [last, y], color=ALARM, linewidth=0.8)
         ax.plot(time, y, "x", color=ALARM, markersize=7, markeredgewidth=1.6, zorder=4, label=label)
         label = None
+    if halts and label is not None:
+        axes[1].plot([], [], "x", color=ALARM, label=label)

@@ -48,7 +48,7 @@ def parse_threshold(text: str) -> str | float:
     word = text.strip().lower()
     if word in MODES:
         return word
-    found = re.fullmatch(r"([-+0-9.][-+0-9.e]*?)\s*([a-zåµ][^\s]*)?", word)
+    found = re.fullmatch(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)\s*([a-zåµ]\S*)?", word)
     hint = "auto, halt, flag, off, or a force error in eV/A such as 0.15eV/A"
     try:
         if found is None:

@@ -250,7 +250,7 @@ def _by_how_much(halt: Mapping[str, Any], session: Session) -> str:
     if rule is not None and halt["code"] == rule.name and math.isfinite(score):
         text += f" ({score / halt['threshold']:.2f} times it)"
     if halt["atoms"] and math.isfinite(score):
-        text += ", atoms " + ", ".join(f"{symbols[i]}{i}" for i in halt["atoms"])
+        text += f", atom{'s' * (len(halt['atoms']) > 1)} " + ", ".join(f"{symbols[i]}{i}" for i in halt["atoms"])
     return text
 
 
@@ -258,9 +258,8 @@ def next_commands(folder: Path, run: str) -> str:
     """How the frames that the guard spoke about become training data."""
     from equimd.run import Run
 
-    data = " ".join(f"--data {name}" for name in Run.open(run).config.dataset.data)
-    labelled = folder / "labelled.h5"
-    return (
-        f"equimd data label {folder / SUSPECTS_FILE} --out {labelled} && "
-        f"equimd train --init {run} {data} --data {labelled}".replace("  ", " ")
-    )
+    dataset, labelled = Run.open(run).config.dataset, folder / "labelled.h5"
+    options = [f"--data {name}" for name in (*dataset.data, labelled)]
+    options += [f"--{key}-unit {unit}" for key in ("energy", "length") if (unit := getattr(dataset, f"{key}_unit"))]
+    label = f"equimd data label {folder / SUSPECTS_FILE} --out {labelled}"
+    return f"{label} && equimd train --init {run} {' '.join(options)}"
