@@ -1,8 +1,9 @@
 """equimd: equivariant potentials trained on energies and forces, and molecular dynamics that knows when to stop.
 
     model = equimd.load("runs/ethanol")
-    prediction = model.predict(atoms)      # .energy in eV, .forces in eV/Angstrom
+    prediction = model.predict(atoms)      # .energy in eV, .forces in eV/Angstrom; once calibrated, .energy_std ...
     atoms.calc = model.calculator()        # ASE
+    model.calibration                      # posterior, thresholds and report of a calibrated run
 
 Importing the package imports neither torch nor ASE; using it does.
 """
