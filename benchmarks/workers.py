@@ -16,6 +16,7 @@ from equimd.benchmarks.options import peer_python
 from equimd.errors import EquimdError
 
 FOLDER = Path(__file__).parent / "peers"
+ANSWER = "answer: "  # as in peers/worker.py
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -64,13 +65,14 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            while (line := self._process.stdout.readline()) and not line.startswith(ANSWER):
+                pass
         except BrokenPipeError:
             line = ""
         if not line:
             code = self._process.wait()
             raise WorkerError(f"the worker ended (exit code {code})", where=self.name, hint=f"see {self.log}")
-        answer = json.loads(line)
+        answer = json.loads(line.removeprefix(ANSWER))
         if "error" in answer:
             raise WorkerError(answer["error"], where=self.name, hint=f"see {self.log}")
         return answer

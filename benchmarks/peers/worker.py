@@ -1,6 +1,7 @@
 """A worker: one potential in a process and an environment of its own, asked through lines of JSON.
 
-A request is one line on standard input, its answer one line on standard output; everything else goes to standard error.
+A request is one line on standard input; its answer is the line on standard output that begins with ANSWER (packages
+print to it while they are imported, and to standard error later).
 
     {"op": "prepare", "task": {...}}     build the model, make the first step; what it took
     {"op": "measure", "seconds": 2.0}    make steps for so long: their number, CPU and wall time
@@ -31,6 +32,7 @@ import numpy as np
 KCAL = 0.0433641042  # eV
 DT_FS, COLD_K = 0.5, 0.01
 BATCHES = 8  # different ones, prepared beforehand and cycled through
+ANSWER = "answer: "
 Step = Callable[[], None]
 
 
@@ -230,5 +232,5 @@ def serve(builders: dict[str, Callable[[Frames, dict[str, Any]], Prepared]], pac
             traceback.print_exc()
             text = str(error).strip().splitlines() or [""]
             found = {"error": f"{type(error).__name__}: {text[0][:300]}"}
-        answers.write(json.dumps(found) + "\n")
+        answers.write(ANSWER + json.dumps(found) + "\n")
         answers.flush()
