@@ -1,0 +1,53 @@
+"""The command line of suites run as modules: ``python -m equimd.benchmarks.<suite>``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from equimd.benchmarks.options import Options, data_folders
+from equimd.config import parse_duration
+
+
+def parse(
+    about: str | None,
+    argv: Sequence[str] | None,
+    *,
+    molecules: Sequence[str],
+    seeds: Sequence[int],
+    parts: Sequence[str],
+    **more: Any,
+) -> tuple[Options, dict[str, Any]]:
+    """Options, and the suite's own settings by name.
+
+    Args:
+        about: docstring of the suite.
+        molecules, seeds, parts: their defaults.
+        more: further settings and their defaults, of which the type is taken.
+    """
+    text = (about or "").split("\n")[0]
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of data files")
+    parser.add_argument("--molecules", nargs="+", default=list(molecules), help="molecules of rMD17, acac, bundled")
+    parser.add_argument("--budget", default="45m", help="training time of a model, compilation included")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help="of the trainings")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="what is measured")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks") / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, help="folder of trained models and raw measurements")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, and nothing else")
+    for name, value in more.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    given = vars(parser.parse_args(argv))
+    seconds = float(str(parse_duration(given["budget"])))
+    work = {} if given["work"] is None else {"work": given["work"]}
+    options = Options(
+        data_folders(given["data"]),
+        tuple(given["molecules"]),
+        seconds,
+        out=given["out"],
+        seeds=tuple(given["seeds"]),
+        **work,
+    )
+    return options, {name: given[name] for name in ("parts", "quick", *more)}

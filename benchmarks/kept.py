@@ -1,0 +1,75 @@
+"""Calibrations made once, by the workflow of ``equimd calibrate``, and kept beside the suites' work.
+
+The trained runs are shared by suites and stay as they are: what is calibrated here is saved in a folder of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from equimd.benchmarks.options import say
+from equimd.benchmarks.pieces import fingerprint
+from equimd.calibration.settings import CalibrationSettings
+from equimd.calibration.sigmas import Part, set_screen, set_thresholds
+from equimd.calibration.workflow import Calibrating, calibrate, prepare
+from equimd.data.dataset import Dataset
+from equimd.errors import UncertaintyError
+from equimd.run import MODEL_FILE, Run, load_tensors
+from equimd.uq import saved
+from equimd.uq.decision import StepDecision
+from equimd.uq.predict import predict
+from equimd.uq.saved import Calibration, Levels
+
+
+def calibrations(
+    run_folder: Path, data: Dataset, settings: CalibrationSettings, folder: Path, *, flags: Sequence[float] = ()
+) -> list[Calibration]:
+    """The calibration that the settings ask for, and one like it for each further rate of flags, without halts.
+
+    Raises:
+        UncertaintyError: there is no halt threshold although the settings ask for one; says why.
+    """
+    run = Run.open(run_folder)
+    digest = load_tensors(run_folder / MODEL_FILE, "model")[1]["sha256"]
+    hashes = data.frames().content_hashes()
+    place = folder / fingerprint({**asdict(settings), "model": digest, "data": hashes, "flags": list(flags)})
+    places = [place / "main", *(place / f"flag-{alpha:g}" for alpha in flags)]
+    if not all(saved.is_calibrated(p) for p in places):
+        say(f"calibrating {run_folder.name}")
+        done = calibrate(prepare(run, data, settings), _Told())
+        if settings.halt and done.calibration.halt is None:
+            raise UncertaintyError(f"no halt threshold: {done.outcome.refused}", where=str(run_folder))
+        more = [_with_flags(done, alpha) for alpha in flags]
+        for made, where in reversed(list(zip([done.calibration, *more], places, strict=True))):
+            made.save(where)
+    return [saved.load(p, digest) for p in places]
+
+
+def _with_flags(done: Calibrating, alpha: float) -> Calibration:
+    """The same calibration with another rate of flags."""
+    prepared, found = done.prepared, done.found
+    settings = replace(prepared.settings, false_alarm_rate=alpha)
+    predictions = predict(prepared.model, found.calibrated.layer, prepared.held_out)
+    trajectory = np.asarray(prepared.held_out.trajectory)
+    fit, select = (Part.of(predictions, trajectory, getattr(prepared.parts, name)) for name in ("fit", "select"))
+    scored = set_screen(found.calibrated, (fit, select), settings)
+    limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), done.part, settings)
+    levels = Levels(scored.flag_level, None)
+    return replace(done.calibration, screen=scored.screen, levels=levels, flag=limits.flag, halt=None)
+
+
+class _Told:
+    """Progress of a calibration: a line a stage and tenth."""
+
+    def __init__(self) -> None:
+        self.last = ("", -1)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = (stage, 10 * done // max(total, 1))
+        if now != self.last:
+            self.last = now
+            say(f"  {stage}: {100 * done // max(total, 1)} %")

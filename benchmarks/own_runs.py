@@ -1,0 +1,227 @@
+"""Molecular dynamics of a model with every step scored, in segments that are kept, so that it can be interrupted.
+
+The runs only record: nothing halts them but a failed physical check, and thresholds are applied to the scores
+afterwards. Kept of each step are the screen and, where the screen is at or above a floor, the exact score; so the
+scores of every decision whose level is not below the floor can be told from them (:meth:`OwnRuns.scores`).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.benchmarks.options import say
+from equimd.benchmarks.pieces import fingerprint
+from equimd.data.frames import Frames
+from equimd.md.forcefield import ForceField
+from equimd.md.guard import Guard, Limits
+from equimd.md.integrators import Langevin
+from equimd.md.score import StepScore
+from equimd.md.simulation import Simulation
+from equimd.md.state import System, maxwell_boltzmann
+from equimd.model import Potential
+from equimd.run import write_atomic
+from equimd.uq.decision import StepDecision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        temperature: K, of the Langevin bath and the first velocities. dt: fs. friction: 1/fs.
+        score_every: steps between two scores. keep_every: steps between two frames that are kept.
+        floor: of the screen, eV/Angstrom: below it no exact score is computed.
+        alarm: a score above it ends the scoring of every step of that run; from then on the frames that are kept are
+            scored exactly. None: never.
+        segment: steps between two savings. replicas: runs in one batch. first: number of the first of them, which
+            with the seed names its random numbers.
+    """
+
+    temperature: float
+    steps: int
+    seed: int
+    floor: float
+    dt: float = 0.5
+    friction: float = 0.01
+    score_every: int = 1
+    keep_every: int = 10
+    alarm: float | None = None
+    segment: int = 1000
+    replicas: int = 25
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class OwnRuns:
+    """R runs of n scored steps.
+
+    Attributes:
+        screen, exact: (R, n) eV/Angstrom; NaN where not computed, and after a run was stopped.
+        steps: (n,) number of each scored step.
+        kept: (R, k, atoms, 3) Angstrom, frames at ``kept_steps`` (k,).
+        stopped: run -> the step at which a physical check failed, and why.
+    """
+
+    screen: np.ndarray
+    exact: np.ndarray
+    steps: np.ndarray
+    kept: np.ndarray
+    kept_steps: np.ndarray
+    stopped: dict[int, tuple[int, str]] = field(default_factory=dict)
+
+    def scores(self, level: float) -> np.ndarray:
+        """(R, n) as the decision with this level gives them: the screen where it is below the level, else exact."""
+        return np.where(self.screen < level, self.screen, self.exact)
+
+    def first_above(self, level: float, threshold: float) -> list[int | None]:
+        """The first step of each run whose score exceeds the threshold; a failed physical check counts as one."""
+        over = self.scores(level) > threshold
+        found: list[int | None] = []
+        for run, row in enumerate(over):
+            step = int(self.steps[row.argmax()]) if row.any() else None
+            stop = self.stopped.get(run)
+            found.append(stop[0] if step is None and stop else step)
+        return found
+
+    @staticmethod
+    def concatenate(parts: list[OwnRuns]) -> OwnRuns:
+        """One after the other."""
+        stopped, offset = {}, 0
+        for part in parts:
+            stopped |= {run + offset: why for run, why in part.stopped.items()}
+            offset += len(part.screen)
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("screen", "exact", "kept")}
+        return OwnRuns(**arrays, steps=parts[0].steps, kept_steps=parts[0].kept_steps, stopped=stopped)
+
+
+def run(model: Potential, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> OwnRuns:
+    """All runs, one from each start frame, ``plan.replicas`` at a time; what is in the folder is not made again."""
+    mark = fingerprint({**asdict(plan), "starts": starts.content_hashes(), "level": decision.level})
+    folder = folder / mark
+    batches = [np.arange(k, min(k + plan.replicas, len(starts))) for k in range(0, len(starts), plan.replicas)]
+    return OwnRuns.concatenate([_batch(model, decision, starts.take(rows), rows, plan, folder) for rows in batches])
+
+
+def _batch(
+    model: Potential, decision: StepDecision, starts: Frames, rows: np.ndarray, plan: Plan, folder: Path
+) -> OwnRuns:
+    replicas = tuple(int(plan.first + r) for r in rows)
+    system = System.build(starts.numbers[0])
+    positions = torch.from_numpy(starts.positions.copy())
+    velocities = maxwell_boltzmann(system, positions, plan.temperature, seed=plan.seed, replicas=replicas, bath=True)
+    state: dict[str, Any] = {
+        "positions": positions.numpy(),
+        "velocities": velocities.numpy(),
+        "stop": np.full(len(rows), -1),
+        "why": np.full(len(rows), "", "U200"),
+        "alarmed": np.zeros(len(rows), bool),
+    }
+    limits = Limits.from_reference(system, positions[0])
+    field_ = ForceField(model, system, features=True)
+    parts = []
+    for start in range(0, plan.steps, plan.segment):
+        stop = min(start + plan.segment, plan.steps)
+        path = folder / f"{replicas[0]:05d}-{start:08d}.npz"
+        if not path.exists():
+            say(f"{plan.temperature:g} K, runs {replicas[0]} to {replicas[-1]}, steps {start} to {stop}")
+            segment = _Segment(model, decision, system, plan, start, stop, state)
+            found = segment.run(field_, Guard(limits), replicas)
+            memory = io.BytesIO()
+            np.savez(memory, **found)
+            write_atomic(path, memory.getvalue())
+        with np.load(path, allow_pickle=False) as saved:
+            part = {name: saved[name] for name in saved.files}
+        state = {name: part[name] for name in state}
+        parts.append(part)
+    joined = {name: np.concatenate([p[name] for p in parts], 1) for name in ("screen", "exact", "kept")}
+    times = {name: np.concatenate([p[name] for p in parts]) for name in ("steps", "kept_steps")}
+    stopped = {k: (int(s), str(state["why"][k])) for k, s in enumerate(state["stop"]) if s >= 0}
+    return OwnRuns(**joined, **times, stopped=stopped)
+
+
+class _Segment:
+    """Some steps of one batch of runs."""
+
+    def __init__(
+        self,
+        model: Potential,
+        decision: StepDecision,
+        system: System,
+        plan: Plan,
+        start: int,
+        stop: int,
+        state: dict[str, Any],
+    ) -> None:
+        self.decision, self.plan, self.start, self.stop = decision, plan, start, stop
+        self.score = StepScore(replace(decision, level=0.0), model, system)  # exact whenever it is asked
+        self.before, self.system = state, system
+        count = len(state["stop"])
+        self.steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.score_every) == 0]
+        self.kept_steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.keep_every) == 0]
+        self.screen, self.exact = (np.full((count, len(self.steps)), np.nan) for _ in range(2))
+        self.kept = np.full((count, len(self.kept_steps), system.n_atoms, 3), np.nan)
+        self.alarmed = state["alarmed"].copy()
+        self.rows = np.flatnonzero(state["stop"] < 0)
+
+    def run(self, forces: ForceField, guard: Guard, replicas: tuple[int, ...]) -> dict[str, np.ndarray]:
+        before, plan = self.before, self.plan
+        where, why = before["stop"].copy(), before["why"].copy()
+        positions, velocities = before["positions"].copy(), before["velocities"].copy()
+        if len(self.rows):
+            simulation = Simulation.start(
+                self.system,
+                Langevin(plan.dt, plan.temperature, plan.friction, plan.seed),
+                forces,
+                torch.from_numpy(positions[self.rows]),
+                torch.from_numpy(velocities[self.rows]),
+                dof=3 * self.system.n_atoms,
+                replicas=tuple(replicas[r] for r in self.rows),
+                first_step=self.start,
+                guard=guard,
+            )
+            simulation.run(self.stop, observer=self._note)
+            positions[self.rows] = simulation.state.positions.numpy()
+            velocities[self.rows] = simulation.state.velocities.numpy()
+            for event in simulation.suspects.halts:
+                row = replicas.index(event.replica)
+                where[row], why[row] = event.step, event.reason
+        arrays = {"screen": self.screen, "exact": self.exact, "kept": self.kept}
+        times = {"steps": self.steps, "kept_steps": self.kept_steps}
+        rest = {"positions": positions, "velocities": velocities, "stop": where, "why": why, "alarmed": self.alarmed}
+        return {**arrays, **times, **rest}
+
+    def _note(self, simulation: Simulation) -> None:
+        state, plan = simulation.state, self.plan
+        step, active = state.step, np.array(state.active)
+        rows = self.rows[active]
+        if step % plan.keep_every == 0:
+            self.kept[rows, np.searchsorted(self.kept_steps, step)] = state.positions[torch.from_numpy(active)].numpy()
+        if step % plan.score_every or not len(rows):
+            return
+        column = int(np.searchsorted(self.steps, step))
+        moving = state.moving()
+        screen = self._screen(moving.extras, len(rows))
+        self.screen[rows, column] = screen.numpy()
+        # what is not a number is not below the floor
+        wanted = ~(screen < plan.floor).numpy()
+        if plan.alarm is not None:
+            done = self.alarmed[rows]
+            wanted = np.where(done, step % plan.keep_every == 0, wanted)
+        if wanted.any():
+            index = torch.from_numpy(np.flatnonzero(wanted))
+            values = self.score(moving.positions[index], {"screen": screen[index]})[0].numpy()
+            self.exact[rows[wanted], column] = values
+            if plan.alarm is not None:
+                self.alarmed[rows[wanted]] |= ~(values <= plan.alarm)
+
+    def _screen(self, extras: dict[str, Tensor], count: int) -> Tensor:
+        if "screen" in extras:
+            return extras["screen"].double()
+        return self.decision.screened(extras["features"], torch.full((count,), self.system.n_atoms))
