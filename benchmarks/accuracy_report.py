@@ -103,9 +103,15 @@ def plot(results: dict[str, Any], path: Path) -> bool:
             bars[f"{name}, published"] = known
     figure_, axes = plt.subplots(figsize=(1.8 + 2.6 * len(molecules), 3.8), layout="constrained")
     width = 0.84 / len(bars)
-    for k, (name, found) in enumerate(bars.items()):
-        x = [molecules.index(m) + (k - (len(bars) - 1) / 2) * width for m in found]
-        drawn = axes.bar(x, list(found.values()), width * 0.92, label=name)
+    present = {m: [name for name, found in bars.items() if m in found] for m in molecules}
+    for name, found in bars.items():
+        # a molecule's bars stand side by side, without gaps for models that it lacks
+        x = [
+            k + (present[m].index(name) - (len(present[m]) - 1) / 2) * width
+            for k, m in enumerate(molecules)
+            if m in found
+        ]
+        drawn = axes.bar(x, [found[m] for m in molecules if m in found], width * 0.92, label=name)
         axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8)
     axes.set_xticks(range(len(molecules)), molecules)
     axes.set_ylabel("force MAE (meV/Å)")

@@ -1,0 +1,150 @@
+"""The accuracy suite: protocols as commands, what is not repeated, rows, tables with published figures beside."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from equimd.benchmarks import accuracy, accuracy_report, published, report
+from equimd.benchmarks.options import Options
+from equimd.benchmarks.results import Row, merge
+from equimd.config import RunConfig, config_text, parse_config
+from equimd.errors import DataError, MachineError
+
+ERRORS = {
+    "energy_mae_meV": 1.0,
+    "forces_mae_meV_per_A": 7.5,
+    "energy_rmse_meV": 2.0,
+    "forces_rmse_meV_per_A": 12.25,
+}
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    names = [
+        f"rmd17_{m}_{p}_{s}.npz" for m in ("ethanol", "salicylic") for p in ("train", "test") for s in ("01", "02")
+    ]
+    names += ["train_300K.xyz", "test_MD_300K.xyz", "test_MD_600K.xyz", "ethanol_ccsd_t-train.npz"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    return Options((tmp_path,), ("ethanol",), budget_s=300.0, out=tmp_path / "out", work=tmp_path / "work")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """equimd's commands as they would be called; a training leaves the run folder it would."""
+    called: list[list[str]] = []
+
+    def run(*arguments: str) -> str:
+        called.append(list(arguments))
+        if arguments[0] == "train":
+            folder = Path(arguments[arguments.index("--out" if "--out" in arguments else "--resume") + 1])
+            folder.mkdir(parents=True, exist_ok=True)
+            seed = arguments[arguments.index("--seed") + 1] if "--seed" in arguments else "0"
+            values = {"max_time": "5m", "seed": int(seed), "data": "/somewhere/x_train_01.npz"}
+            (folder / "config.yaml").write_text(config_text(parse_config(values)))
+            if "--test-data" in arguments:
+                (folder / "test.json").write_text(json.dumps(ERRORS))
+        return json.dumps({**ERRORS, "forces_rmse_meV_per_A": 40.0})
+
+    monkeypatch.setattr(accuracy, "_equimd", run)
+    return called
+
+
+def test_rmd17_is_trained_by_the_published_protocol_once(options: Options, commands: list[list[str]]) -> None:
+    table = accuracy.run(options, splits=("01", "02")).read_text()
+    first = " ".join(commands[0])
+    assert (
+        "--splits 950 50 0" in first and "rmd17_ethanol_train_01.npz" in first and "rmd17_ethanol_test_01.npz" in first
+    )
+    assert "--forces conservative --max-time 5m --threads 1 --seed 0" in first
+    assert len(commands) == 2
+    accuracy.run(options, splits=("01", "02"))
+    assert len(commands) == 2  # nothing finished is repeated
+    assert "| ethanol | 02 | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
+    assert "| ethanol | - | NequIP, published | - | 0.4 | 2.8 |" in table
+    rows = json.loads((options.out / "accuracy.json").read_text())["rows"]
+    assert {r["name"] for r in rows if "forces_mae" in r["name"]} == {
+        f"rmd17/ethanol/{s}/conservative/forces_mae_meV_per_A" for s in ("01", "02")
+    }
+    assert rows[0]["command"] == "equimd train --data x_train_01.npz --max-time 5m"
+
+
+def test_an_interrupted_training_is_resumed(options: Options, commands: list[list[str]]) -> None:
+    problem = accuracy.rmd17(options.data, "ethanol")
+    (options.work / "accuracy" / "ethanol-01-direct-5m-seed0").mkdir(parents=True)
+    run = accuracy.train(problem, "direct", 0, options)
+    assert commands == [["train", "--resume", str(run)]]
+
+
+def test_learning_curves_and_seeds_have_rows_of_their_own(options: Options, commands: list[list[str]]) -> None:
+    table = accuracy.run(replace(options, seeds=(0, 3)), sizes=(50, 950)).read_text()
+    names = [r["name"] for r in json.loads((options.out / "accuracy.json").read_text())["rows"]]
+    assert "rmd17/ethanol/01-n50/conservative-seed3/forces_mae_meV_per_A" in names
+    assert len(names) == len(set(names)) == 2 * 2 * 4
+    assert "| ethanol | equimd, conservative | 50 | 1.00 | 7.50 |" in table
+    assert "equimd, conservative, seed 3" in table
+    assert [c[c.index("--splits") + 1] for c in commands] == ["50", "50", "950", "950"]
+    for name in names:
+        assert re.fullmatch(r"[\w-]+(/[\w-]+){4}", name), name
+
+
+def test_acetylacetone_is_tested_hot_and_ccsd_on_what_is_left(options: Options, commands: list[list[str]]) -> None:
+    table = accuracy.run(replace(options, molecules=()), acac=True, ccsd=True).read_text()
+    assert [c[0] for c in commands] == ["train", "evaluate", "train", "evaluate"]
+    assert commands[1][-2].endswith("test_MD_600K.xyz")
+    assert "| acetylacetone | 300K-300K | equimd, conservative | 5 min, 1 thread | 2.00 | 12.25 |" in table
+    assert "| acetylacetone | 300K-600K | equimd, conservative | 5 min, 1 thread | 2.00 | 40.00 |" in table
+    assert "| ethanol | random | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
+    assert " ".join(commands[2]).count("--splits 750 50 200") == 1
+
+
+def test_the_published_test_file_is_used_where_it_is(options: Options) -> None:
+    (options.data[0] / "ethanol_ccsd_t-test.npz").touch()
+    problem = accuracy.coupled_cluster(options.data)
+    assert problem.counts == (950, 50, 0) and problem.tests[0][1].name == "ethanol_ccsd_t-test.npz"
+
+
+def test_unknown_molecules_and_splits_are_refused(options: Options) -> None:
+    with pytest.raises(DataError, match="no water 01"):
+        accuracy.rmd17(options.data, "water")
+    with pytest.raises(DataError, match="splits 01, 02"):
+        accuracy.rmd17(options.data, "ethanol", "06")
+    with pytest.raises(DataError, match="equimd data fetch rmd17 uracil"):
+        accuracy.rmd17(options.data, "uracil")
+
+
+def test_a_command_that_fails_is_named() -> None:
+    with pytest.raises(MachineError, match="equimd config --no-such-option: failed with exit code 2"):
+        accuracy._equimd("config", "--no-such-option")
+
+
+def test_settings_are_written_as_options() -> None:
+    assert accuracy.option("max_time", 2700.0) == ["--max-time", "45m"]
+    assert accuracy.option("data", ["/a/b.npz", "c.npz"]) == ["--data", "b.npz", "c.npz"]
+    assert accuracy.option("tensorboard", True) == ["--tensorboard"]
+    assert RunConfig().training.tensorboard is False
+
+
+def test_published_figures_are_numbers_of_known_molecules() -> None:
+    for table in published.RMD17.values():
+        assert set(table) <= set(accuracy.MOLECULES)
+        for energy, forces in table.values():
+            assert 0 < published.figure(energy) < 10 and 0 < published.figure(forces) < 20
+    assert published.figure("4.1-5.0") == 5.0
+
+
+def test_the_report_joins_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no results here"):
+        report.join(tmp_path)
+    rows = [
+        Row(f"rmd17/ethanol/01/conservative/{m}", v, "meV", "c", "default", 60.0, 950, 0) for m, v in ERRORS.items()
+    ]
+    accuracy_report.write(merge(tmp_path / "accuracy.json", "accuracy", rows, {}), tmp_path)
+    text = report.join(tmp_path).read_text()
+    assert text.startswith("# Benchmarks\n\n## Accuracy\n") and "![accuracy](accuracy.png)" in text
+    assert "speed" not in text

@@ -1,0 +1,83 @@
+"""``equimd bench``: which suites there are, lists written with commas or spaces, errors of use."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from equimd.benchmarks import accuracy, speed
+from equimd.benchmarks.options import Options
+from equimd.cli import main
+
+runner = CliRunner()
+
+
+def test_only_suites_that_are_there_are_listed() -> None:
+    shown = runner.invoke(main.app, ["bench", "--help"]).output
+    for name in ("accuracy", "speed", "conservation", "calibration", "detection"):
+        there = importlib.util.find_spec(f"equimd.benchmarks.{name}") is not None
+        assert (f"  {name} " in shown) == there, name
+    assert "  report " in shown
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options, dict]]:
+    """What the suites are called with."""
+    monkeypatch.setenv("EQUIMD_CACHE", str(tmp_path / "cache"))
+    found: list[tuple[Options, dict]] = []
+
+    def run(options: Options, **more: object) -> Path:
+        found.append((options, more))
+        table = tmp_path / "table.md"
+        table.write_text("a table")
+        return table
+
+    monkeypatch.setattr(accuracy, "run", run)
+    monkeypatch.setattr(speed, "run", run)
+    return found
+
+
+@pytest.mark.parametrize("words", [["ethanol", "aspirin"], ["ethanol,aspirin"]])
+def test_lists_are_written_with_spaces_or_commas(words: list[str], calls: list) -> None:
+    args = ["bench", "accuracy", "--molecules", *words, "--sizes", "50", "950", "--budget", "5m", "--acac"]
+    result = runner.invoke(main.app, args)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == "a table"
+    options, more = calls[0]
+    assert options.molecules == ("ethanol", "aspirin") and options.budget_s == 300.0
+    assert more["sizes"] == (50, 950) and more["acac"] and not more["ccsd"]
+
+
+def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path: Path) -> None:
+    args = ["bench", "speed", "--threads", "1", "2", "--runs", f"ethanol={tmp_path}", "--quick", "--out", str(tmp_path)]
+    result = runner.invoke(main.app, args)
+    assert result.exit_code == 0, result.output
+    options, more = calls[0]
+    assert options.peers == () and options.out == tmp_path
+    assert more == {
+        "threads": (1, 2),
+        "runs": {"ethanol": tmp_path},
+        "quick": True,
+        "parts": ("steps", "memory", "compile"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["accuracy", "--budget", "soon"], "is not a time"),
+        (["accuracy", "--variants", "both"], "--variants"),
+        (["accuracy", "--sizes", "0"], "--sizes"),
+        (["speed", "--peers", "schnetpack"], "make peers"),
+        (["speed", "--peers", "vasp"], "unknown peer"),
+        (["speed", "--parts", "all"], "--parts"),
+        (["report", "--out", "nowhere"], "no results here"),
+    ],
+)
+def test_errors_of_use_exit_2(args: list[str], said: str, calls: list) -> None:
+    result = runner.invoke(main.app, ["bench", *args])
+    assert result.exit_code == 2 and not calls
+    assert said in result.stderr
