@@ -2,13 +2,16 @@
 
 The model is written once against two verbs, ``send`` (atoms -> pairs) and ``collect`` (pairs -> atoms). In the dense
 layout they are a broadcast and a sum, which a compiler fuses; with an edge list they are a gather and a scatter-add.
-Both give the same result, since a pair beyond the cutoff contributes exactly zero.
+A third layout holds each pair of the dense one once, for the kernels of :mod:`equimd.model.pairs`. All give the same
+result, since a pair beyond the cutoff contributes exactly zero.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +68,25 @@ class EdgeGraph:
         return x.new_zeros(self.num_atoms, *x.shape[1:]).index_add(0, self.target, x)
 
 
-Graph = DenseGraph | EdgeGraph
+@dataclass(frozen=True)
+class PairGraph:
+    """The P = n(n-1)/2 unordered pairs i < j within each of B structures of n slots, i outermost.
+
+    Attributes:
+        vectors: (B*P, 3) r_j - r_i in Angstrom; far beyond the cutoff for padded slots.
+    """
+
+    vectors: Tensor
+    num_structures: int
+    num_slots: int
+
+    @property
+    def num_pairs(self) -> int:
+        """P."""
+        return self.num_slots * (self.num_slots - 1) // 2
+
+
+Graph = DenseGraph | EdgeGraph | PairGraph
 
 
 def dense_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max: float) -> DenseGraph:
@@ -85,6 +106,29 @@ def dense_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max
     far = positions.new_tensor([2.0 * r_max, 0.0, 0.0])
     vectors = torch.where(pair[..., None], r[:, None, :, :] - r[:, :, None, :], far)
     return DenseGraph(vectors.reshape(-1, 3), r.shape[0], n)
+
+
+@functools.lru_cache(maxsize=64)
+def _incidence(n: int) -> np.ndarray:
+    """(P, n): -1 at i and 1 at j of each pair i < j."""
+    i, j = np.triu_indices(n, 1)
+    rows = np.arange(len(i))
+    out = np.zeros((len(i), n))
+    out[rows, i], out[rows, j] = -1.0, 1.0
+    return out
+
+
+def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max: float) -> PairGraph:
+    """Unordered pairs of B structures. Arguments as in :func:`dense_graph`."""
+    n = num_slots
+    r = positions.view(-1, n, 3)
+    # differences as a product: the gradient is then a product as well, and no scatter
+    ends = torch.from_numpy(_incidence(n)).to(positions)
+    real = (atomic_numbers > 0).view(-1, n).to(positions.dtype)
+    pair = real @ ends.abs().T > 1.5
+    far = positions.new_tensor([2.0 * r_max, 0.0, 0.0])
+    vectors = torch.where(pair[..., None], ends @ r, far)
+    return PairGraph(vectors.reshape(-1, 3), r.shape[0], n)
 
 
 def edge_graph(positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None) -> EdgeGraph:

@@ -19,7 +19,8 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from equimd.model.graph import Graph
+from equimd.model import pairs
+from equimd.model.graph import Graph, PairGraph
 from equimd.model.radial import RadialBasis, polynomial_cutoff
 
 _NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
@@ -94,7 +95,7 @@ def learning_rate_factors(module: nn.Module) -> dict[str, float]:
 class Message(nn.Module):
     """ds_i = sum_j phi_s W_s;  dV_i = sum_j V_j phi_vv W_vv + Y(r_ij) phi_vs W_vs  (eqs. 7 and 8).
 
-    phi = MLP(s_j); W = linear(radial(r_ij)) fcut(r_ij).
+    phi = MLP(s_j); W = linear(radial(r_ij)) fcut(r_ij), one product since the basis carries fcut.
     """
 
     def __init__(self, num_features: int, num_rbf: int, lmax: int, *, first: bool) -> None:
@@ -107,11 +108,15 @@ class Message(nn.Module):
         self.filter = o3.Linear(scalars(num_rbf), scalars(width), biases=True)
 
     def forward(
-        self, s: Tensor, v: list[Tensor], radial: Tensor, cutoff: Tensor, harmonics: list[Tensor], graph: Graph
+        self, s: Tensor, v: list[Tensor], basis: Tensor, harmonics: list[Tensor], graph: Graph
     ) -> tuple[Tensor, list[Tensor]]:
-        """s (N, F), v[l-1] (N, 2l+1, F), radial (E, R), cutoff (E,), harmonics[l-1] (E, 2l+1) -> ds, dv."""
+        """s (N, F), v[l-1] (N, 2l+1, F), basis (E, R+1), harmonics[l-1] (E, 2l+1) -> ds, dv."""
         phi = scalar_linear(self.phi, F.silu(scalar_linear(self.hidden, s)))
-        w = scalar_linear(self.filter, radial) * cutoff[:, None]
+        linear = self.filter
+        weight = linear.weight.view(-1, phi.shape[1]) * linear.instructions[0].path_weight
+        w = basis @ torch.cat([weight, linear.bias[None]])
+        if isinstance(graph, PairGraph):
+            return self._over_pairs(phi, w, v, harmonics, graph)
         message = graph.send(phi) * graph.pairs(w)
         parts = message.chunk(1 + self.lmax * (1 if self.first else 2), dim=-1)
         ds = graph.collect(parts[0])
@@ -122,6 +127,20 @@ class Message(nn.Module):
                 m = m + graph.send(v[k]) * parts[1 + self.lmax + k].unsqueeze(-2)
             dv.append(graph.collect(m))
         return ds, dv
+
+    def _over_pairs(
+        self, phi: Tensor, w: Tensor, v: list[Tensor], harmonics: list[Tensor], graph: PairGraph
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same sums, each unordered pair held once."""
+        b, n, f = graph.num_structures, graph.num_slots, self.hidden.irreps_in.dim
+        sent = phi.view(b * n, -1, f)
+        if not self.first:
+            tensors_ = [v[k] * sent[:, 1 + self.lmax + k, None] for k in range(self.lmax)]
+            sent = torch.cat([sent[:, : 1 + self.lmax], *tensors_], dim=1)
+        y = torch.cat(harmonics, dim=1).view(b, graph.num_pairs, -1)
+        out = pairs.message(sent.view(b, n, -1, f), w.view(b, graph.num_pairs, -1, f), y).flatten(0, 1)
+        ds, *dv = out.split([2 * ell + 1 for ell in range(self.lmax + 1)], dim=1)
+        return ds.squeeze(1), dv
 
 
 class Update(nn.Module):
@@ -174,9 +193,7 @@ class PaiNN(nn.Module):
         self.embedding = nn.Embedding(119, num_features, padding_idx=0)
         self.radial = RadialBasis(radial_basis, num_rbf, r_max)
         last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
-        self.messages = nn.ModuleList(
-            Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers)
-        )
+        self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
         self.updates = nn.ModuleList(Update(num_features, lmax, last=flag) for flag in last)
 
     def extra_repr(self) -> str:
@@ -193,8 +210,8 @@ class PaiNN(nn.Module):
             s (N, F) and v, a list of (N, 2l+1, F) for l = 1..lmax.
         """
         lengths = graph.vectors.norm(dim=-1)
-        radial = self.radial(lengths)
-        cutoff = polynomial_cutoff(lengths, self.r_max)
+        cutoff = polynomial_cutoff(lengths, self.r_max)[:, None]
+        basis = torch.cat([self.radial(lengths) * cutoff, cutoff], dim=1)
         harmonics = [
             o3.spherical_harmonics(ell, graph.vectors, normalize=True, normalization="norm")
             for ell in range(1, self.lmax + 1)
@@ -204,7 +221,7 @@ class PaiNN(nn.Module):
             s = s + state
         v: list[Tensor] = []
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
-            ds, dv = message(s, v, radial, cutoff, harmonics, graph)
+            ds, dv = message(s, v, basis, harmonics, graph)
             s = s + ds
             v = dv if k == 0 else [a + b for a, b in zip(v, dv, strict=True)]
             ds, dv = update(s, v)

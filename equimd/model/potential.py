@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.errors import ModelError
-from equimd.model.graph import Graph, dense_graph, edge_graph
+from equimd.model.graph import Graph, dense_graph, edge_graph, pair_graph
 from equimd.model.painn import PaiNN, initialize, scalar_linear, scalars, tensor_linear, tensors
 
 MAX_CHARGE = 10  # charges -10..10 and multiplicities 0 (not stated)..11 have an embedding
@@ -107,10 +107,15 @@ class Potential(nn.Module):
         edge_shifts: Tensor | None = None,
         charge: Tensor | None = None,
         spin: Tensor | None = None,
+        pair_kernels: bool = False,
     ) -> Output:
-        """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`."""
+        """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`.
+
+        ``pair_kernels``: sum messages of a dense layout by the native kernels of :mod:`equimd.model.pairs`.
+        """
         if num_slots:
-            graph: Graph = dense_graph(positions, atomic_numbers, num_slots, self.config.cutoff)
+            layout = pair_graph if pair_kernels else dense_graph
+            graph: Graph = layout(positions, atomic_numbers, num_slots, self.config.cutoff)
         elif edge_index is None:
             raise ModelError("a batch without padding needs its edges", where="edge_index")
         else:

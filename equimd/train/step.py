@@ -10,13 +10,14 @@ AdamW: Loshchilov and Hutter 2019, algorithm 2. EMA: Polyak averaging with the w
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +88,16 @@ class FlatParameters:
     def views(self, vector: Tensor) -> list[Tensor]:
         """The parameters inside a vector of this layout."""
         return [part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)]
+
+
+class State(NamedTuple):
+    """What a step moves, and the factor on the rate of each parameter: vectors as long as all parameters."""
+
+    parameters: Tensor
+    moment1: Tensor
+    moment2: Tensor
+    ema: Tensor
+    factors: Tensor
 
 
 class TrainStep:
@@ -204,8 +215,8 @@ class TrainStep:
             statistics = run(*self._state(), hyper, *inputs)
         return dict(zip(STATISTICS, statistics.unbind(), strict=True))
 
-    def _state(self) -> tuple[Tensor, ...]:
-        return self.flat.vector, self._moment1, self._moment2, self._ema, self._factors
+    def _state(self) -> State:
+        return State(self.flat.vector, self._moment1, self._moment2, self._ema, self._factors)
 
     def _padded(self, batch: Batch) -> Batch:
         n = batch.num_slots
@@ -237,8 +248,8 @@ class TrainStep:
         sizes = (batch.num_structures, batch.num_slots)
         present = tuple(x is not None for x in inputs)
 
-        def whole(*args: Tensor) -> Tensor:
-            return self._whole(*args, sizes=sizes)
+        def whole(*args: Tensor, pair_kernels: bool = False) -> Tensor:
+            return self._whole(*args, sizes=sizes, pair_kernels=pair_kernels)
 
         if not (self.compile and batch.num_slots):
             return whole
@@ -247,24 +258,21 @@ class TrainStep:
             if len(self._graphs) >= MAX_GRAPHS:
                 return whole
             log.info("compiling the training step for %d structures of up to %d atoms", *sizes)
-            self._graphs[key] = _compiled(whole, (*self._state(), hyper, *inputs))
+            native = batch.num_slots > 1 and batch.positions.device.type == "cpu"
+            traced = functools.partial(whole, pair_kernels=native)
+            self._graphs[key] = _compiled(traced, (*self._state(), hyper, *inputs))
         return self._graphs[key]
 
-    def _whole(
-        self,
-        vector: Tensor,
-        moment1: Tensor,
-        moment2: Tensor,
-        ema: Tensor,
-        factors: Tensor,
-        hyper: Tensor,
-        *inputs: Tensor | None,
-        sizes: tuple[int, int],
-    ) -> Tensor:
-        gradient, statistics = self.gradients(vector, hyper[6], hyper[7], inputs, sizes)
+    def _whole(self, *tensors: Any, sizes: tuple[int, int], pair_kernels: bool) -> Tensor:
+        """A step on the tensors of a State, ``hyper`` and ``_inputs``, one after the other."""
+        k = len(State._fields)
+        state, hyper, inputs = State(*tensors[:k]), tensors[k], tensors[k + 1 :]
+        gradient, statistics = self.gradients(
+            state.parameters, hyper[6], hyper[7], inputs, sizes, pair_kernels=pair_kernels
+        )
         norm = gradient.norm()
         gradient = gradient * (hyper[5] / (norm + 1e-6)).clamp(max=1.0)
-        self.update(vector, moment1, moment2, ema, factors, hyper, gradient)
+        self.update(state, hyper, gradient)
         return torch.cat([statistics, norm.detach()[None]])
 
     def gradients(
@@ -274,6 +282,8 @@ class TrainStep:
         forces_weight: Tensor,
         inputs: tuple[Any, ...],
         sizes: tuple[int, int],
+        *,
+        pair_kernels: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """d loss / d weights as one vector, and the statistics but the last. ``inputs`` as in ``_inputs``."""
         positions, numbers, structure, n_atoms, edge_index, edge_shifts, charge, spin, energy, forces = inputs
@@ -292,6 +302,7 @@ class TrainStep:
                     "edge_shifts": edge_shifts,
                     "charge": charge,
                     "spin": spin,
+                    "pair_kernels": pair_kernels,
                 },
             )
             loss = positions.new_zeros(())
@@ -323,29 +334,21 @@ class TrainStep:
         statistics = [loss.detach(), energy_abs, energy_sq, forces_abs, forces_sq, n_frames, n_components]
         return gradient.detach(), torch.stack(statistics)
 
-    def update(
-        self,
-        vector: Tensor,
-        moment1: Tensor,
-        moment2: Tensor,
-        ema: Tensor,
-        factors: Tensor,
-        hyper: Tensor,
-        gradient: Tensor,
-    ) -> None:
+    def update(self, state: State, hyper: Tensor, gradient: Tensor) -> None:
         """AdamW and EMA in place.
 
         ``hyper`` = learning rate, 1 - beta1^t, sqrt(1 - beta2^t), EMA weight, decay factor, largest gradient norm,
         lambda_E, lambda_F.
         """
         lr, correction1, correction2, weight, decay = hyper[:5].unbind()
-        m = moment1 * BETA1 + gradient * (1 - BETA1)
-        v = moment2 * BETA2 + gradient.square() * (1 - BETA2)
-        moved = vector * decay - (lr / correction1) * factors * m / (v.sqrt() / correction2 + EPS)
-        ema.copy_(ema + (moved - ema) * weight)
-        moment1.copy_(m)
-        moment2.copy_(v)
-        vector.copy_(moved)
+        m = state.moment1 * BETA1 + gradient * (1 - BETA1)
+        v = state.moment2 * BETA2 + gradient.square() * (1 - BETA2)
+        step = (lr / correction1) * state.factors * m / (v.sqrt() / correction2 + EPS)
+        moved = state.parameters * decay - step
+        state.ema.copy_(state.ema + (moved - state.ema) * weight)
+        state.moment1.copy_(m)
+        state.moment2.copy_(v)
+        state.parameters.copy_(moved)
 
 
 class _Network(torch.nn.Module):

@@ -1,0 +1,140 @@
+"""The message of PaiNN over unordered pairs: native kernels, with the derivatives that training on forces needs.
+
+For small molecules, where nearly every pair is within the cutoff. The filter W_ij = W_ji is computed and stored once
+for i < j, and the sums of eqs. 7 and 8 (Schuett et al. 2021), their derivatives and the derivatives of those run as
+the loops of ``pairs.cpp``, which keep every partial sum in registers; a graph compiler left to itself writes and reads
+tensors of all (i, j, feature) instead.
+
+The kernels are built by the C++ compiler that the graph compiler uses, once per precision and lmax, and cached with
+its other products. They can be differentiated twice, the second time with respect to features and filters only: what
+the gradient of a loss on forces takes.
+
+Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i < j, i outermost:
+
+- x (B, n, 1+lmax[+M], F) of the sender: its scalar, its weight for each Y_l, and (not in the first layer) its tensors;
+- w (B, P, 1+lmax[+lmax], F) the filter of a pair, for each of these;
+- y (B, P, M) harmonics of r_j - r_i;
+- message, and g the derivative of a scalar with respect to it: (B, n, 1+M, F).
+
+``xd, wd, yd`` are directions: with them a kernel returns its derivative along them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SCALARS = {torch.float32: "float", torch.float64: "double"}
+_LIBRARY = torch.library.Library("equimd", "FRAGMENT")
+
+
+@functools.cache
+def _kernels(dtype: torch.dtype, lmax: int) -> Any:
+    from torch._inductor.codecache import CppCodeCache
+
+    source = Path(__file__).with_name("pairs.cpp").read_text()
+    return CppCodeCache.load(f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{source}")
+
+
+def _degree(m: int) -> int:
+    """lmax from M = (lmax+1)^2 - 1."""
+    return math.isqrt(m + 1) - 1
+
+
+def _run(name: str, out: Tensor, lmax: int, features: Tensor, vv: bool, *inputs: Tensor | None) -> Tensor:
+    held = [None if x is None else x.contiguous() for x in inputs]
+    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (*held, out)]
+    b, n, _, f = features.shape
+    sizes = [ctypes.c_int64(k) for k in (b, n, f, vv, torch.get_num_threads())]
+    getattr(_kernels(out.dtype, lmax), name)(*pointers, *sizes)
+    return out
+
+
+def _gather_out(x: Tensor, xd: Tensor | None, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], 1 + y.shape[2], x.shape[3])
+
+
+def _gather(x: Tensor, xd: Tensor | None, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    lmax = _degree(y.shape[2])
+    out = _gather_out(x, xd, w, wd, y, yd)
+    return _run("gather", out, lmax, x, x.shape[2] > 1 + lmax, x, xd, w, wd, y, yd)
+
+
+def _sender_out(g: Tensor, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    lmax = _degree(y.shape[2])
+    return g.new_empty(*g.shape[:2], 1 + lmax + (y.shape[2] if w.shape[2] > 1 + lmax else 0), g.shape[3])
+
+
+def _sender(g: Tensor, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    lmax = _degree(y.shape[2])
+    return _run("sender", _sender_out(g, w, wd, y, yd), lmax, g, w.shape[2] > 1 + lmax, g, w, wd, y, yd)
+
+
+def _filter_out(g: Tensor, x: Tensor, xd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    lmax = _degree(y.shape[2])
+    return g.new_empty(*y.shape[:2], 1 + lmax + (lmax if x.shape[2] > 1 + lmax else 0), g.shape[3])
+
+
+def _filter(g: Tensor, x: Tensor, xd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+    lmax = _degree(y.shape[2])
+    return _run("filter", _filter_out(g, x, xd, y, yd), lmax, g, x.shape[2] > 1 + lmax, g, x, xd, y, yd)
+
+
+def _harmonic_out(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    return g.new_empty(*w.shape[:2], g.shape[2] - 1)
+
+
+def _harmonic(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    lmax = _degree(g.shape[2] - 1)
+    return _run("harmonic", _harmonic_out(g, x, w), lmax, g, x.shape[2] > 1 + lmax, g, x, w)
+
+
+def _register(name: str, arguments: str, function: Any, shape: Any) -> Any:
+    _LIBRARY.define(f"{name}({arguments}) -> Tensor")
+    _LIBRARY.impl(name, function, "CPU")
+    torch.library.register_fake(f"equimd::{name}", shape, lib=_LIBRARY)
+    return getattr(torch.ops.equimd, name)
+
+
+gather = _register("gather", "Tensor x, Tensor? xd, Tensor w, Tensor? wd, Tensor y, Tensor? yd", _gather, _gather_out)
+sender = _register("sender", "Tensor g, Tensor w, Tensor? wd, Tensor y, Tensor? yd", _sender, _sender_out)
+filter_ = _register("filter", "Tensor g, Tensor x, Tensor? xd, Tensor y, Tensor? yd", _filter, _filter_out)
+harmonic = _register("harmonic", "Tensor g, Tensor x, Tensor w", _harmonic, _harmonic_out)
+
+
+class _Message(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w, y)
+        return gather(x, None, w, None, y, None)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _MessageBackward.apply(g, *ctx.saved_tensors)
+
+
+class _MessageBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(g, x, w, y)
+        return sender(g, w, None, y, None), filter_(g, x, None, y, None), harmonic(g, x, w)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, xd: Tensor, wd: Tensor, yd: Tensor) -> Any:
+        g, x, w, y = ctx.saved_tensors
+        return gather(x, xd, w, wd, y, yd), sender(g, w, wd, y, yd), filter_(g, x, xd, y, yd), None
+
+
+def message(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """sum_j of w_ij, x_j and y_ij: (B, n, 1+M, F) = [ds | dV_m]; see the module docstring for shapes.
+
+    ds_i = sum_j x0_j w0_ij;  dV_im = sum_j Y_ijm xl_j wl_ij + x(1+lmax+m)_j w(lmax+l)_ij, l the degree of m.
+    """
+    return _Message.apply(x, w, y)  # type: ignore[no-untyped-call]

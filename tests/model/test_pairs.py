@@ -1,0 +1,89 @@
+"""The native pair kernels against the same sums in plain torch, and inside the model against the e3nn reference."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from equimd.data.batch import Batch
+from equimd.model import Potential
+from equimd.model.graph import dense_graph, pair_graph
+from equimd.model.pairs import message
+from equimd.model.reference import ReferencePotential
+from equimd.train.step import has_compiler
+from tests.model.test_reference import CASES, assert_same, build, compare, molecules
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+
+SHAPES = [
+    # structures, atoms, features (vectors of 8 and a rest), lmax, first layer
+    (2, 2, 1, 1, True),
+    (1, 4, 9, 1, False),
+    (3, 5, 16, 1, False),
+    (2, 4, 17, 2, True),
+    (2, 5, 8, 2, False),
+    (1, 4, 11, 3, False),
+]
+
+
+def plain(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The sums as they are documented, over ordered pairs."""
+    b, n, _, f = x.shape
+    lmax = int((y.shape[2] + 1) ** 0.5) - 1
+    i, j = torch.triu_indices(n, n, 1)
+    out = x.new_zeros(b, n, (lmax + 1) ** 2, f)
+    for target, source, odd in ((i, j, 1.0), (j, i, -1.0)):
+        xs = x[:, source]
+        parts = [xs[:, :, 0] * w[:, :, 0]]
+        for m in range(y.shape[2]):
+            ell = int((m + 1) ** 0.5)
+            part = y[:, :, m, None] * odd**ell * xs[:, :, ell] * w[:, :, ell]
+            if x.shape[2] > 1 + lmax:
+                part = part + xs[:, :, 1 + lmax + m] * w[:, :, lmax + ell]
+            parts.append(part)
+        out = out.index_add(1, target, torch.stack(parts, 2))
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_message_and_its_derivatives_equal_the_plain_sums(shape: tuple[int, int, int, int, bool]) -> None:
+    b, n, f, lmax, first = shape
+    generator = torch.Generator().manual_seed(n)
+    m, p = (lmax + 1) ** 2 - 1, n * (n - 1) // 2
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, f, generator=generator, dtype=torch.float64)
+
+    x = random(b, n, 1 + lmax + (0 if first else m)).requires_grad_()
+    w = random(b, p, 1 + lmax + (0 if first else lmax)).requires_grad_()
+    y = random(b, p, m)[..., 0].contiguous().requires_grad_()
+    weight = random(b, n, 1 + m)
+    directions = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, w, y)]
+    found, expected = [], []
+    for function, results in ((message, found), (plain, expected)):
+        out = function(x, w, y)
+        # g depends on out, so that the derivative of the derivative with respect to g counts
+        slopes = torch.autograd.grad((weight * out.square()).sum(), (x, w, y), create_graph=True)
+        along = sum((d * s).sum() for d, s in zip(directions, slopes, strict=True))
+        results += [out, *slopes, *torch.autograd.grad(along, (x, w))]
+    for k, (a, e) in enumerate(zip(found, expected, strict=True)):
+        assert_same(a.detach(), e.detach(), str(k))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_model_over_pairs_equals_the_reference(case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(case).train()
+    monkeypatch.setattr(Potential, "network", functools.partialmethod(Potential.network, pair_kernels=True))
+    batch = Batch.from_frames(molecules(sum(case[:4])), model.config.cutoff, dtype=torch.float64, neighbors="dense")
+    compare(model, ReferencePotential(model), batch)
+
+
+def test_pairs_are_those_of_the_dense_layout() -> None:
+    batch = Batch.from_frames(molecules(2), 4.0, dtype=torch.float64, neighbors="dense")
+    n = batch.num_slots
+    dense = dense_graph(batch.positions, batch.atomic_numbers, n, 4.0).vectors.view(-1, n, n, 3)
+    pairs = pair_graph(batch.positions, batch.atomic_numbers, n, 4.0)
+    i, j = torch.triu_indices(n, n, 1)
+    assert torch.equal(pairs.vectors.view(-1, pairs.num_pairs, 3), dense[:, i, j])
