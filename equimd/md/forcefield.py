@@ -4,13 +4,22 @@ The dynamics is in float64; the model computes in its own precision. Positions a
 they are rounded to it, so that a molecule that has drifted far away keeps its digits, and energies get their reference
 energies in float64.
 
-Small open molecules: all pairs, replicas in blocks small enough for the edge tensors to stay in cache. Larger and
-periodic systems: a neighbour list with a skin, made anew when an atom has moved half of it.
+Small open molecules: all pairs, replicas in blocks small enough for the edge tensors to stay in cache; eager, or as one
+compiled graph (:mod:`equimd.md.compiled`). Larger and periodic systems: a neighbour list with a skin, made anew when an
+atom has moved half of it; these always run eager, as do models on other devices than the CPU.
+
+Compiled and eager agree to rounding: relative to the largest force, 1e-5 in float32 and 1e-12 in float64. They are not
+the same bits, so a run keeps the one it began with.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,17 +27,33 @@ from torch import Tensor
 from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.data.neighbors import neighbor_list
 from equimd.errors import ModelError
+from equimd.md.compiled import CompiledForces, build, load
 from equimd.md.state import System
 from equimd.model.potential import Potential, batch_arguments
+from equimd.uq.decision import StepDecision
 
+log = logging.getLogger(__name__)
+
+Compile = Literal["auto", "on", "off"]
 #: Bytes of edge tensors in flight that still fit the second-level cache of one core.
 CACHE_BYTES = 1 << 20
+COMPILED_BYTES = 1 << 20  # compiled, several such tensors are one loop
+CALL_COST = 4.0  # of a compiled call, in atoms whose work takes as long
 SKIN = 1.0  # Angstrom
+COMPILE_SECONDS = 60.0  # what compiling takes; two to three times less on an idle machine
+SAVED = 0.6  # at least this part of the time of an eager call is saved by the compiled one
 
 
 def block_size(n_atoms: int, num_features: int, itemsize: int) -> int:
     """Replicas evaluated at once in the dense layout: their messages (n^2 pairs, 3 F channels) fit the cache."""
     return max(1, CACHE_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
+
+
+def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: int) -> int:
+    """Replicas of one compiled call: a power of two that fits the cache and leaves few places of the last one empty."""
+    largest = max(1, COMPILED_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
+    sizes = [1 << k for k in range(min(largest, count).bit_length())]
+    return min(sizes, key=lambda b: (-(-count // b)) * (b + CALL_COST / n_atoms))
 
 
 @dataclass(frozen=True)
@@ -48,7 +73,14 @@ class ForceField:
         system: the structure all replicas share.
         charge, spin: of the structure; used by models that see them.
         features: put the pooled features phi (A, p), eV, into the extras, for scores that need them.
+        decision: put its screen (A,), eV/Angstrom, into the extras.
         block: replicas at once in the dense layout; None: as many as the cache takes.
+        compile: ``off``: eager. ``on``: compiled, wherever possible. ``auto``: compiled if the cache has the artefact,
+            or if ``steps`` are so many that compiling pays.
+        steps: how many calls are to be expected; None for not known, that is few.
+
+    Attributes:
+        compiled: whether it runs compiled; None before the first call, which decides it.
 
     Raises:
         ModelError: the model was trained on energies alone, never saw an element, or the charge or multiplicity is out
@@ -63,18 +95,23 @@ class ForceField:
         charge: int = 0,
         spin: int = 0,
         features: bool = False,
+        decision: StepDecision | None = None,
         block: int | None = None,
+        compile: Compile = "auto",
+        steps: int | None = None,
     ) -> None:
         if model.config.energy_only:
             raise ModelError(
                 "the model was trained on energies alone: its forces are unreliable", hint="train with a forces weight"
             )
-        self.model, self.system, self.features = model, system, features
+        self.model, self.system, self.features, self.decision = model, system, features, decision
         self.device = model.last_layer.weight.device
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
-        itemsize = torch.finfo(model.dtype).bits // 8
-        self.block = block or block_size(n, model.config.num_features, itemsize)
+        self.compile: Compile = compile
+        self.steps, self.block = steps, block
+        self.compiled: bool | None = None
+        self._compiled: CompiledForces | None = None
         self._template = self._structures(1, charge, spin)
         model.check(self._template)
         self.reference = float(model.reference_energy(self._template)[0])
@@ -111,14 +148,55 @@ class ForceField:
         """
         if not self.dense:
             return self._with_list(positions)
-        parts = [self._compute(x, self._batch(len(x))) for x in positions.split(self.block)]
-        if len(parts) == 1:
-            return parts[0]
+        if self.compiled is None:
+            self._begin(positions)
+        call = self._compute if self._compiled is None else partial(self._call, self._compiled)
+        if self.block is None or len(positions) <= self.block:
+            return call(positions)
+        parts = [call(x) for x in positions.split(self.block)]
         extras = {k: torch.cat([p[2][k] for p in parts]) for k in parts[0][2]}
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), extras
 
-    def _compute(self, positions: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """One call of the network."""
+    def _begin(self, positions: Tensor) -> None:
+        """Decide how this and all later calls are computed."""
+        n, width = self.system.n_atoms, self.model.config.num_features
+        itemsize = torch.finfo(self.model.dtype).bits // 8
+        given, count = self.block, len(positions)
+        self.block = given or compiled_block_size(count, n, width, itemsize)
+        if self.compile != "off" and self.device.type == "cpu":
+            self._compiled = load(self.model, self._batch(self.block), self.decision)
+            if self._compiled is None and (self.compile == "on" or self._pays(positions)):
+                log.info("compiling the potential for blocks of %d x %d atoms, once", self.block, n)
+                self._compiled = build(self.model, self._batch(self.block), self.decision)
+        self.compiled = self._compiled is not None
+        if not self.compiled:
+            self.block = given or block_size(n, width, itemsize)
+
+    def _pays(self, positions: Tensor) -> bool:
+        """Whether what compiling would save is worth twice what it takes."""
+        if not self.steps:
+            return False
+        block = positions[: self.block]
+        self._compute(block)  # the first call of all warms up
+        start = time.perf_counter()
+        self._compute(block)
+        eager = (time.perf_counter() - start) * self.steps * math.ceil(len(positions) / len(block))
+        return SAVED * eager > 2 * COMPILE_SECONDS
+
+    def _call(self, compiled: CompiledForces, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One call of the compiled graph; a block that is not full is filled up with its last replica."""
+        count, empty = len(positions), (self.block or 0) - len(positions)
+        if empty > 0:
+            positions = torch.cat([positions, positions[-1:].expand(empty, -1, -1)])
+        energy, forces, features, *screen = (out[:count] for out in compiled(positions))
+        extras = {"features": features} if self.features else {}
+        if screen:
+            extras["screen"] = screen[0]
+        return energy, forces, extras
+
+    def _compute(self, positions: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One eager call of the network."""
+        batch = self._batch(len(positions)) if batch is None else batch
         centred = positions.detach() - positions.detach().mean(1, keepdim=True)
         x = centred.to(self.device, self.model.dtype).reshape(-1, 3)
         conservative = self.model.force_head is None
@@ -131,7 +209,10 @@ class ForceField:
             else:
                 forces = out.direct_forces
         energy = out.energy.detach().to(positions.device, torch.float64) + self.reference
-        extras = {"features": out.features.detach().to(positions.device)} if self.features else {}
+        features = out.features.detach()
+        extras = {"features": features.to(positions.device)} if self.features else {}
+        if self.decision is not None:
+            extras["screen"] = self.decision.screened(features, batch.n_atoms).to(positions.device)
         return energy, forces.to(positions.device, torch.float64).reshape(positions.shape), extras
 
     def _with_list(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -155,7 +236,10 @@ class ForceField:
         if not bool(finite.any()):
             empty = positions.new_full(positions.shape[:1], torch.nan)
             features = positions.new_full((len(positions), self.model.config.num_readout), torch.nan)
-            return empty, torch.full_like(positions, torch.nan), {"features": features} if self.features else {}
+            extras = {"features": features} if self.features else {}
+            if self.decision is not None:
+                extras["screen"] = empty.clone()
+            return empty, torch.full_like(positions, torch.nan), extras
         energy, forces, extras = self._with_list(positions[finite])
         return spread(energy), spread(forces), {k: spread(v) for k, v in extras.items()}
 
@@ -183,10 +267,23 @@ class ForceField:
         return _SkinList(positions.detach().clone(), index.to(self.device), shifts)
 
     def arrays(self) -> dict[str, Tensor]:
-        """What a restart needs to compute the same bits again: the positions the neighbour list was made for."""
-        return {} if self._list is None else {"list_positions": self._list.made_for.clone()}
+        """What a restart needs to compute the same bits again: whether compiled and in which blocks, and the positions
+        the neighbour list was made for."""
+        out = {} if self._list is None else {"list_positions": self._list.made_for.clone()}
+        if self.compiled is not None and self.block is not None:
+            out["mode"] = torch.tensor([int(self.compiled), self.block])
+        return out
 
     def load(self, arrays: dict[str, Tensor]) -> None:
         """Go on from :meth:`arrays`."""
         if "list_positions" in arrays:
             self._list = self._make_list(arrays["list_positions"].to(self.system.masses.device))
+        if "mode" in arrays:
+            compiled, self.block = (int(x) for x in arrays["mode"])
+            self._compiled = None
+            if compiled:
+                batch = self._batch(self.block)
+                self._compiled = load(self.model, batch, self.decision) or build(self.model, batch, self.decision)
+            self.compiled = self._compiled is not None
+            if self.compiled != bool(compiled):
+                log.warning("the run was compiled and goes on uncompiled: the same to rounding, not bit for bit")

@@ -205,7 +205,7 @@ def kinetic_energy(system: System, velocities: Tensor) -> Tensor:
 
 
 def kinetic_change(system: System, before: Tensor, after: Tensor) -> Tensor:
-    """Velocities (..., n, 3) Angstrom/fs -> (...) eV: sum_i m_i (v_i'^2 - v_i^2) / 2 = sum_i m_i (v_i' - v_i)(v_i' + v_i) / 2."""
+    """Two sets of velocities (..., n, 3) Angstrom/fs -> (...) eV: sum_i m_i (v'_i - v_i).(v'_i + v_i) / 2."""
     return ((after - before) * (after + before) * system.inertial_masses).sum((-2, -1))
 
 

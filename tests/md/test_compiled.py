@@ -1,0 +1,213 @@
+"""The compiled force function against the eager one, and its cache.
+
+Compiling takes tens of seconds of a processor, so one artefact a precision serves all tests that need one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from equimd.md import compiled, forcefield
+from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
+from equimd.md.forcefield import ForceField, compiled_block_size
+from equimd.md.state import System
+from equimd.train.step import has_compiler
+from equimd.uq.calibration import Recalibration
+from equimd.uq.decision import Screen, StepDecision
+from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
+from equimd.uq.predict import Calibrated
+
+from .potentials import METHANOL
+from .test_forcefield import potential, replicas
+
+SYSTEM = System.build(METHANOL)
+#: Relative to the largest of the values compared.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+
+
+def decision(seed: int = 0) -> StepDecision:
+    """A screen with a random posterior over the 5 features of the models here."""
+    rng = np.random.default_rng(seed)
+    scale = torch.tensor(np.tril(rng.normal(size=(5, 5))))
+    posterior = Posterior(torch.zeros(5, dtype=torch.float64), scale, torch.eye(5, dtype=torch.float64) / 5)
+    distance = FeatureDistance(torch.tensor(rng.normal(size=5)), torch.tensor(rng.normal(size=(5, 5))))
+    layer = LastLayer(posterior, posterior, distance)
+    same = Recalibration("scale", {0: 1.0}, {0: 0.0})
+    return StepDecision(Calibrated(layer, same, same), Screen(0.3 + seed, 0.4, 0.2, 0.1, 50), 0.1)
+
+
+def field(dtype: str = "float64", compile: str = "on", **more: object) -> ForceField:
+    model = more.pop("model", None) or potential(dtype)
+    more = {"features": True, "decision": decision(), "block": 2, **more}
+    return ForceField(model, SYSTEM, compile=compile, **more)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    scale = float(expected.detach().abs().max())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EQUIMD_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the artefacts of both precisions."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def compiled_field(artefacts: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, **more: object) -> ForceField:
+    monkeypatch.setenv("EQUIMD_CACHE", str(artefacts))
+    made = field(dtype, **more)
+    made(replicas(2))
+    assert made.compiled
+    return made
+
+
+@pytest.mark.parametrize("forces", ["conservative", "direct"])
+def test_the_graph_is_the_model(forces: str) -> None:
+    """Traced with one model and run with the weights of another: nothing of a model or molecule is in the graph."""
+    model = potential(forces=forces)
+    eager = field(model=model, compile="off")
+    batch = eager._batch(2)
+    graph = trace(force_function(model, batch, decision()), replicas(2), graph_inputs(model, batch, decision()))
+    other = potential(forces=forces)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= 1.1
+    x = replicas(2, seed=3)
+    for weights, judge in ((model, decision()), (other, decision(1))):
+        constants = evaluate_once(graph.once, graph.attributes, graph_inputs(weights, batch, judge))
+        energy, force, features, screen = graph.each(x, *constants)
+        expected = field(model=weights, compile="off", decision=judge)(x)
+        for actual, wanted in (
+            (energy, expected[0]),
+            (force, expected[1]),
+            (features, expected[2]["features"]),
+            (screen, expected[2]["screen"]),
+        ):
+            close(actual, wanted, 1e-12)
+            assert actual.dtype == wanted.dtype == torch.float64
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_equals_eager(dtype: str, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In full blocks and one that is not; a broken replica disturbs nobody."""
+    fast, eager = compiled_field(artefacts, monkeypatch, dtype), field(dtype, "off")
+    x = replicas(5)
+    energy, force, extras = fast(x)
+    expected = eager(x)
+    close(energy - eager.reference, expected[0] - eager.reference, TOLERANCE[dtype])
+    close(force, expected[1], TOLERANCE[dtype])
+    close(extras["features"], expected[2]["features"], TOLERANCE[dtype])
+    close(extras["screen"], expected[2]["screen"], 10 * TOLERANCE[dtype])
+    assert energy.dtype == force.dtype == extras["screen"].dtype == torch.float64
+    broken = x.clone()
+    broken[1, 2, 0] = torch.nan
+    again, force_again, _ = fast(broken)
+    assert torch.isnan(again).tolist() == [False, True, False, False, False]
+    assert torch.equal(force_again[[0, 2, 3, 4]], force[[0, 2, 3, 4]])
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_one_artefact_serves_other_weights_and_restarts(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compiled_field(artefacts, monkeypatch, "float64")
+    monkeypatch.setattr(compiled, "_compile", lambda *args: pytest.fail("compiled again"))
+    x = replicas(3)
+    resumed = field("float64", "auto", block=None)
+    resumed.load(first.arrays())
+    for a, b in zip(first(x)[:2], resumed(x)[:2], strict=True):
+        assert torch.equal(a, b)
+    assert resumed.compiled
+    assert resumed.block == 2
+    other = potential()
+    with torch.no_grad():
+        other.last_layer.weight *= 2.0
+    doubled = compiled_field(artefacts, monkeypatch, "float64", model=other)
+    close(doubled(x)[1], 2.0 * first(x)[1], 1e-12)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_broken_artefact_is_removed(
+    artefacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = compiled_field(artefacts, monkeypatch, "float64")
+    folder = made._compiled.folder
+    copy = tmp_path / "compiled" / folder.name
+    copy.mkdir(parents=True)
+    (copy / compiled.ONCE_FILE).write_bytes((folder / compiled.ONCE_FILE).read_bytes())
+    (copy / compiled.GRAPH_FILE).write_bytes((folder / compiled.GRAPH_FILE).read_bytes()[:1000])
+    monkeypatch.setenv("EQUIMD_CACHE", str(tmp_path))
+    eager = field("float64", "auto")
+    eager(replicas(1))
+    assert eager.compiled is False
+    assert not copy.exists()
+    assert "broken" in caplog.text
+
+
+def test_without_a_compiler_it_runs_eager(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    made = field()
+    energy, _, _ = made(replicas(3))
+    assert made.compiled is False
+    assert len(caplog.records) == 1
+    assert "no C++ compiler" in caplog.text
+    torch.testing.assert_close(energy, field(compile="off")(replicas(3))[0], rtol=1e-12, atol=0)
+
+
+def test_a_failing_compiler_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the compiler crashed")
+
+    monkeypatch.setattr(compiled, "_compile", fail)
+    monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+    made = field()
+    made(replicas(1))
+    assert made.compiled is False
+    assert "the compiler crashed" in caplog.text
+    assert not list((tmp_path / "compiled").iterdir())  # nothing half made is left
+
+
+@pytest.mark.parametrize(("steps", "built"), [(None, False), (10, False), (10**9, True)])
+def test_auto_compiles_only_what_pays(steps: int | None, built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(forcefield, "build", lambda *args: asked.append(args))
+    made = field(compile="auto", steps=steps)
+    made(replicas(3))
+    assert bool(asked) == built
+    assert made.compiled is False
+
+
+def test_the_key_tells_what_code_depends_on() -> None:
+    def key(dtype: str = "float64", count: int = 2, judge: StepDecision | None = None, **config: object) -> str:
+        model = potential(dtype, **config)
+        batch = field(model=model)._batch(count)
+        return compiled.artefact_key(model, graph_inputs(model, batch, judge), count, SYSTEM.n_atoms)
+
+    same = key()
+    assert key() == same
+    assert key(elements=(1, 6, 8, 9)) == same
+    others = [key("float32"), key(count=4), key(judge=decision()), key(cutoff=3.5), key(num_rbf=7)]
+    assert len({same, *others}) == 1 + len(others)
+    assert key(judge=decision(1)) == key(judge=decision())
+
+
+def test_blocks_leave_few_places_empty() -> None:
+    assert compiled_block_size(1, 9, 128, 4) == 1
+    assert compiled_block_size(32, 9, 128, 4) == 8
+    assert compiled_block_size(9, 9, 128, 4) in (1, 2)
+    assert compiled_block_size(32, 21, 128, 4) == 1
