@@ -231,10 +231,10 @@ def run(
     chosen = threads or ((1,) if quick else tuple(sorted({1, os.cpu_count() or 1})))
     trained = dict(runs or {})
     options.work.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
+    if (load := os.getloadavg()[0]) > 0.5:
+        say(f"warning: other processes are running (load {load:.1f}); wall times will show it")
 
     def record(new: list[Row]) -> None:
-        rows.extend(new)
         files = [p for m in options.molecules for p in rmd17_files(options.data, m)[:1]]
         results = merge(options.out / "speed.json", "speed", new, {f.name: sha256(f) for f in files})
         speed_report.write(results, options.out)

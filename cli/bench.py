@@ -178,16 +178,18 @@ def _add(name: str, title: str) -> None:
 
     def command(
         data: _Data = None,
-        molecules: _Molecules = DEFAULT,
+        molecules: Annotated[str | None, typer.Option(help="data sets; default: those the suite is made for")] = None,
         budget: _Budget = "45m",
         seeds: _Seeds = "0",
+        quick: Annotated[bool, typer.Option("--quick", help="few frames and short runs: shows that it works")] = False,
         out: _Out = RESULTS,
         work: _Work = None,
     ) -> None:
         module = importlib.import_module(f"equimd.benchmarks.{name}")
-        _show(module.run(_options(data, molecules, budget, "none", out, work, seeds)))
+        named = ",".join(getattr(module, "MOLECULES", ("ethanol",))) if molecules is None else molecules
+        _show(module.run(_options(data, named, budget, "none", out, work, seeds), quick=quick))
 
-    example = f"Examples:\n\n        equimd bench {name} --molecules ethanol --out bench"
+    example = f"Examples:\n\n        equimd bench {name}\n        equimd bench {name} --molecules ethanol --out bench"
     command.__doc__ = f"{title}\n\n    {example}\n    "
     app.command(name, cls=_Command)(command)
 

@@ -1,37 +1,40 @@
 """equimd as a worker; see worker.py for the protocol.
 
 Training: the step of ``equimd train`` by its defaults (loss, clipping, AdamW, average of the weights), compiled.
-Dynamics: the loop of ``equimd simulate``, trajectory and restart files included. A task may name a ``run``, whose model
-and first temperature are then real (300 K); without one the model is untrained and scaled to almost nothing, as for the
-peers. ``guard`` adds the physical checks and the uncertainty decision of every step; it needs a run that is calibrated.
+Dynamics: the loop of ``equimd simulate``, compiled, physical checks, trajectory and restart files included. A task may
+name a ``run``, whose molecule then moves at 300 K; without one the model is untrained and scaled to almost nothing, as
+the peers' are. ``guard`` adds the uncertainty decision of every step; it needs a run that is calibrated.
 """
 
 from __future__ import annotations
 
 import atexit
-import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
+from ase.io import write
 from worker import DT_FS, Frames, Prepared, serve
 
 from equimd.config import ModelConfig, parse_config
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits, ScoreRule
+from equimd.md.guard import Guard, Limits
 from equimd.md.integrators import VelocityVerlet
-from equimd.md.score import SCORE_NAME, SCORE_UNIT, score_function
 from equimd.md.simulation import Output, Simulation
-from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann
+from equimd.md.state import System, degrees_of_freedom
 from equimd.model.potential import Potential
 from equimd.run import Run
+from equimd.simulation.session import begin
+from equimd.simulation.session import prepare as session_of
+from equimd.simulation.settings import SimulationSettings
 from equimd.train.loop import Trainer
 from equimd.train.setup import complete, prepare
-from equimd.uq import saved
 
-TEMPERATURE_K = 300.0
+#: PaiNN as published, whatever the defaults are: the width of the peers, and of the work that is counted
+WIDTH = {"num_features": 128, "num_layers": 3, "num_rbf": 20, "cutoff": 5.0, "lmax": 1, "radial_basis": "gaussian"}
 
 
 def scratch() -> Path:
@@ -50,6 +53,7 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
         "max_time": "45m",
         "threads": task["threads"],
         "compile": task.get("compile", "on"),
+        **WIDTH,
         **task.get("settings", {}),
     }
     config = complete(parse_config(settings))
@@ -67,54 +71,56 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
 
 def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
     """A step of dynamics of ``batch`` replicas."""
-    model, digest = potential(frames, task)
-    system = System.build(frames.numbers)
-    replicas = range(task["batch"])
-    positions = torch.from_numpy(frames.positions[: len(replicas)])
-    if task.get("run"):
-        velocities = maxwell_boltzmann(system, positions, TEMPERATURE_K, seed=0, replicas=replicas, bath=False)
-    else:
-        velocities = torch.from_numpy(frames.cold_velocities(len(replicas)))
-    guard, options = Guard(), {}
-    if task.get("guard"):
-        calibration = saved.load(task["run"], digest)
-        decision, threshold = calibration.decision("flag")
-        rule = ScoreRule(score_function(decision, model, system), threshold, "flag", SCORE_NAME, SCORE_UNIT)
-        guard = Guard(Limits.from_reference(system, positions[0]), rule)
-        options = {"features": True}
-    accepted = inspect.signature(ForceField).parameters
-    if "compile" in accepted:
-        options["compile"] = task.get("compile", "on")
-    if "screen" in accepted and guard.rule is not None:
-        options["screen"] = (decision.screen, decision.calibrated.layer)
-    simulation = Simulation.start(
-        system,
-        VelocityVerlet(DT_FS),
-        ForceField(model, system, **options),
-        positions,
-        velocities,
-        dof=degrees_of_freedom(system, positions[0], bath=False),
-        guard=guard,
-        output=Output(scratch()),
-    )
+    simulation, config = (of_run if task.get("run") else untrained)(frames, task)
 
     def step() -> None:
         with torch.no_grad():
             simulation.advance()
 
-    how = "with guard" if guard.rule else "without guard"
-    what = "trained" if task.get("run") else "untrained"
-    return Prepared(step, len(replicas), f"equimd, {about(model.config)}, {what}, {how}", count(model))
+    step()  # decides whether the forces are compiled
+    forces = simulation.forces
+    parts = ["trained" if task.get("run") else "untrained", "compiled" if forces.compiled else "eager"]
+    parts += ["guard on"] if simulation.guard.rule else []
+    return Prepared(step, task["batch"], f"equimd, {about(config)}, {', '.join(parts)}", count(forces.model))
 
 
-def potential(frames: Frames, task: dict[str, Any]) -> tuple[Potential, str]:
-    """The model of the task's run, or an untrained one, and its hash."""
-    if task.get("run"):
-        model, meta = Run.open(task["run"]).load_model()
-        return model, meta["sha256"]
-    model = Potential(ModelConfig(elements=tuple(int(z) for z in np.unique(frames.numbers)))).eval()
+def of_run(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
+    """What ``equimd simulate RUN`` runs at constant energy, with the calibrated flag threshold or without."""
+    folder = scratch()
+    start = folder / "start.xyz"
+    write(start, [Atoms(frames.numbers, positions=x) for x in frames.positions[: task["batch"]]])
+    settings = SimulationSettings(
+        run=task["run"],
+        structure=str(start),
+        ensemble="nve",
+        replicas=task["batch"],
+        steps=10**6,
+        uq_threshold="flag" if task.get("guard") else "off",
+        threads=task["threads"],
+    )
+    session = session_of(settings)
+    session.forces.compile = task.get("compile", "on")
+    return begin(session, folder / "simulation"), session.forces.model.config
+
+
+def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
+    """The same loop with fresh weights, scaled so that the molecule stays together, and the physical checks."""
+    config = ModelConfig.model_validate({**WIDTH, "elements": [int(z) for z in np.unique(frames.numbers)]})
+    model = Potential(config).eval()
     model.scale.fill_(1e-4)
-    return model, ""
+    system = System.build(frames.numbers)
+    positions = torch.from_numpy(frames.positions[: task["batch"]])
+    simulation = Simulation.start(
+        system,
+        VelocityVerlet(DT_FS),
+        ForceField(model, system, compile=task.get("compile", "on")),
+        positions,
+        torch.from_numpy(frames.cold_velocities(task["batch"])),
+        dof=degrees_of_freedom(system, positions[0], bath=False),
+        guard=Guard(Limits.from_reference(system, positions[0])),
+        output=Output(scratch()),
+    )
+    return simulation, config
 
 
 def about(config: ModelConfig) -> str:
