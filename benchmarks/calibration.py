@@ -60,7 +60,12 @@ def _sigmas(case: models.Case, options: Options, seed: int, members: int, quick:
     own = models.trained(case, options, seed)
     others = [models.trained(case, options, k) for k in seeds[:members]]
     limit = QUICK_FRAMES if quick else None
-    settings = {"run": _identity(own), "members": [_identity(m) for m in others], "seed": seed, "limit": limit}
+    settings = {
+        "run": models.weights_sha256(own),
+        "members": [models.weights_sha256(m) for m in others],
+        "seed": seed,
+        "limit": limit,
+    }
     name = f"sigmas-{case.name}-seed{seed}"
     return piece(_work(options), name, settings, lambda: sigmas.measure(case, own, others, options, seed, limit))
 
@@ -68,7 +73,7 @@ def _sigmas(case: models.Case, options: Options, seed: int, members: int, quick:
 def _rates(case: models.Case, options: Options, seed: int, quick: bool) -> dict[str, Any]:
     own = models.trained(case, options, seed)
     size = rates.QUICK if quick else rates.Size()
-    settings = {"run": _identity(own), "seed": seed, **vars(size)}
+    settings = {"run": models.weights_sha256(own), "seed": seed, **vars(size)}
     return piece(
         _work(options), f"rates-{case.name}-seed{seed}", settings, lambda: rates.measure(case, own, options, seed, size)
     )
@@ -78,20 +83,13 @@ def _costs(case: models.Case, options: Options, quick: bool) -> dict[str, Any]:
     seed = options.seeds[0]
     own = models.trained(case, options, seed)
     size: dict[str, Any] = {"frames": 50, "compiled": False} if quick else {"frames": 1000, "compiled": True}
-    settings = {"run": _identity(own), "seed": seed, **size}
+    settings = {"run": models.weights_sha256(own), "seed": seed, **size}
     name = f"costs-{case.name}-seed{seed}"
     return piece(_work(options), name, settings, lambda: costs.measure(case, own, options, seed, **size))
 
 
 def _work(options: Options) -> Path:
     return options.work / "calibration"
-
-
-def _identity(run: Path) -> str:
-    """Hash of the weights: a piece belongs to a model."""
-    from equimd.run import MODEL_FILE, load_tensors
-
-    return load_tensors(run / MODEL_FILE, "model")[1]["sha256"]
 
 
 def _row(

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from equimd.benchmarks import models, own_runs
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
+from equimd.calibration.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
 from equimd.calibration.settings import CalibrationSettings
 from equimd.calibration.sigmas import Part, set_screen, set_thresholds
 from equimd.calibration.workflow import Calibrating, calibrate, prepare
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
-from equimd.run import MODEL_FILE, Run, load_tensors
+from equimd.run import Run
 from equimd.uq import saved
 from equimd.uq.decision import StepDecision
 from equimd.uq.predict import predict
@@ -34,19 +36,49 @@ def calibrations(
         UncertaintyError: there is no halt threshold although the settings ask for one; says why.
     """
     run = Run.open(run_folder)
-    digest = load_tensors(run_folder / MODEL_FILE, "model")[1]["sha256"]
+    digest = models.weights_sha256(run_folder)
     hashes = data.frames().content_hashes()
     place = folder / fingerprint({**asdict(settings), "model": digest, "data": hashes, "flags": list(flags)})
     places = [place / "main", *(place / f"flag-{alpha:g}" for alpha in flags)]
     if not all(saved.is_calibrated(p) for p in places):
         say(f"calibrating {run_folder.name}")
-        done = calibrate(prepare(run, data, settings), _Told())
-        if settings.halt and done.calibration.halt is None:
-            raise UncertaintyError(f"no halt threshold: {done.outcome.refused}", where=str(run_folder))
+        done = calibrate(prepare(run, data, replace(settings, halt=False)), _Told())
         more = [_with_flags(done, alpha) for alpha in flags]
-        for made, where in reversed(list(zip([done.calibration, *more], places, strict=True))):
+        main = _with_halts(done, settings, place) if settings.halt else done.calibration
+        for made, where in reversed(list(zip([main, *more], places, strict=True))):
             made.save(where)
     return [saved.load(p, digest) for p in places]
+
+
+def _with_halts(done: Calibrating, settings: CalibrationSettings, folder: Path) -> Calibration:
+    """The halt threshold as the workflow finds it, from runs that are kept while they are made."""
+    prepared, level = done.prepared, done.scored.halt_level
+    if settings.temperature is None:
+        raise UncertaintyError("a halt threshold needs a temperature")
+    decision = StepDecision(done.found.calibrated, done.scored.screen, level)
+    starts = prepared.held_out.frames(
+        prepared.parts.threshold[start_rows(len(prepared.parts.threshold), settings.blocks)]
+    )
+    plan = own_runs.Plan(
+        temperature=settings.temperature,
+        steps=settings.run_length,
+        seed=settings.seed + SEED_OFFSET,
+        floor=level,
+        dt=settings.dt,
+        friction=settings.friction,
+        score_every=settings.score_every,
+        keep_every=settings.run_length,
+    )
+    found = own_runs.run(prepared.model, decision, starts, plan, folder / "runs")
+    share = float((found.screen >= level).mean())
+    broken = tuple(f"{why} at step {step}" for step, why in found.stopped.values())
+    own = OwnRuns(found.scores(level), broken, share, settings.temperature, 0.0)
+    outcome = verdict(own, decision.of_predictions(done.part.predictions).score, level, settings)
+    if outcome.threshold is None:
+        raise UncertaintyError(f"no halt threshold: {outcome.refused}", where=str(prepared.run.path))
+    point = replace(done.calibration.state_point, temperature_K=settings.temperature)
+    levels = Levels(done.scored.flag_level, level)
+    return replace(done.calibration, halt=outcome.threshold, levels=levels, state_point=point)
 
 
 def _with_flags(done: Calibrating, alpha: float) -> Calibration:
@@ -73,3 +105,8 @@ class _Told:
         if now != self.last:
             self.last = now
             say(f"  {stage}: {100 * done // max(total, 1)} %")
+
+
+def always_exact(decision: StepDecision) -> StepDecision:
+    """The same decision without a screen: every score is exact."""
+    return replace(decision, level=0.0)

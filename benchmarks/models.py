@@ -126,6 +126,13 @@ def load_model(run: Path) -> Potential:
     return Run.open(run).load_model()[0]
 
 
+def weights_sha256(run: Path) -> str:
+    """Hash of the weights that :func:`load_model` gives: what is measured belongs to them."""
+    from equimd.run import MODEL_FILE, load_tensors
+
+    return load_tensors(run / MODEL_FILE, "model")[1]["sha256"]
+
+
 def held_out(case: Case, options: Options, seed: int, limit: int | None = None) -> HeldOut:
     """Calibration and test frames; the seed decides the halves of rMD17's test frames and nothing else.
 

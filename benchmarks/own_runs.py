@@ -40,6 +40,7 @@ class Plan:
         floor: of the screen, eV/Angstrom: below it no exact score is computed.
         alarm: a score above it ends the scoring of every step of that run; from then on the frames that are kept are
             scored exactly. None: never.
+        mark: frames that score above it are kept, too: the first of every ``mark_gap`` steps, and that of the alarm.
         segment: steps between two savings. replicas: runs in one batch. first: number of the first of them, which
             with the seed names its random numbers.
     """
@@ -53,6 +54,8 @@ class Plan:
     score_every: int = 1
     keep_every: int = 10
     alarm: float | None = None
+    mark: float | None = None
+    mark_gap: int = 200
     segment: int = 1000
     replicas: int = 25
     first: int = 0
@@ -66,6 +69,7 @@ class OwnRuns:
         screen, exact: (R, n) eV/Angstrom; NaN where not computed, and after a run was stopped.
         steps: (n,) number of each scored step.
         kept: (R, k, atoms, 3) Angstrom, frames at ``kept_steps`` (k,).
+        marked: (m, atoms, 3) further frames, of the runs ``marked_run`` (m,) at ``marked_step`` (m,).
         stopped: run -> the step at which a physical check failed, and why.
     """
 
@@ -74,6 +78,9 @@ class OwnRuns:
     steps: np.ndarray
     kept: np.ndarray
     kept_steps: np.ndarray
+    marked: np.ndarray
+    marked_run: np.ndarray
+    marked_step: np.ndarray
     stopped: dict[int, tuple[int, str]] = field(default_factory=dict)
 
     def scores(self, level: float) -> np.ndarray:
@@ -93,12 +100,15 @@ class OwnRuns:
     @staticmethod
     def concatenate(parts: list[OwnRuns]) -> OwnRuns:
         """One after the other."""
-        stopped, offset = {}, 0
+        stopped, offset, owner = {}, 0, []
         for part in parts:
             stopped |= {run + offset: why for run, why in part.stopped.items()}
+            owner.append(part.marked_run + offset)
             offset += len(part.screen)
-        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("screen", "exact", "kept")}
-        return OwnRuns(**arrays, steps=parts[0].steps, kept_steps=parts[0].kept_steps, stopped=stopped)
+        names = ("screen", "exact", "kept", "marked", "marked_step")
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        arrays |= {"steps": parts[0].steps, "kept_steps": parts[0].kept_steps, "marked_run": np.concatenate(owner)}
+        return OwnRuns(**arrays, stopped=stopped)
 
 
 def run(model: Potential, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> OwnRuns:
@@ -122,6 +132,7 @@ def _batch(
         "stop": np.full(len(rows), -1),
         "why": np.full(len(rows), "", "U200"),
         "alarmed": np.zeros(len(rows), bool),
+        "last_mark": np.full(len(rows), -plan.mark_gap),
     }
     limits = Limits.from_reference(system, positions[0])
     field_ = ForceField(model, system, features=True)
@@ -141,7 +152,8 @@ def _batch(
         state = {name: part[name] for name in state}
         parts.append(part)
     joined = {name: np.concatenate([p[name] for p in parts], 1) for name in ("screen", "exact", "kept")}
-    times = {name: np.concatenate([p[name] for p in parts]) for name in ("steps", "kept_steps")}
+    names = ("steps", "kept_steps", "marked", "marked_run", "marked_step")
+    times = {name: np.concatenate([p[name] for p in parts]) for name in names}
     stopped = {k: (int(s), str(state["why"][k])) for k, s in enumerate(state["stop"]) if s >= 0}
     return OwnRuns(**joined, **times, stopped=stopped)
 
@@ -167,7 +179,8 @@ class _Segment:
         self.kept_steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.keep_every) == 0]
         self.screen, self.exact = (np.full((count, len(self.steps)), np.nan) for _ in range(2))
         self.kept = np.full((count, len(self.kept_steps), system.n_atoms, 3), np.nan)
-        self.alarmed = state["alarmed"].copy()
+        self.alarmed, self.last_mark = state["alarmed"].copy(), state["last_mark"].copy()
+        self.marks: list[tuple[int, int, np.ndarray]] = []
         self.rows = np.flatnonzero(state["stop"] < 0)
 
     def run(self, forces: ForceField, guard: Guard, replicas: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -194,8 +207,11 @@ class _Segment:
                 where[row], why[row] = event.step, event.reason
         arrays = {"screen": self.screen, "exact": self.exact, "kept": self.kept}
         times = {"steps": self.steps, "kept_steps": self.kept_steps}
-        rest = {"positions": positions, "velocities": velocities, "stop": where, "why": why, "alarmed": self.alarmed}
-        return {**arrays, **times, **rest}
+        frames = np.array([x for _, _, x in self.marks]).reshape(-1, *positions.shape[1:])
+        numbers = np.array([m[:2] for m in self.marks], np.int64).reshape(-1, 2)
+        marks = {"marked": frames, "marked_run": numbers[:, 0], "marked_step": numbers[:, 1]}
+        rest = {"positions": positions, "velocities": velocities, "stop": where, "why": why}
+        return {**arrays, **times, **marks, **rest, "alarmed": self.alarmed, "last_mark": self.last_mark}
 
     def _note(self, simulation: Simulation) -> None:
         state, plan = simulation.state, self.plan
@@ -218,8 +234,21 @@ class _Segment:
             index = torch.from_numpy(np.flatnonzero(wanted))
             values = self.score(moving.positions[index], {"screen": screen[index]})[0].numpy()
             self.exact[rows[wanted], column] = values
-            if plan.alarm is not None:
-                self.alarmed[rows[wanted]] |= ~(values <= plan.alarm)
+            self._mark(rows[wanted], values, step, moving.positions[index].numpy())
+
+    def _mark(self, rows: np.ndarray, values: np.ndarray, step: int, positions: np.ndarray) -> None:
+        plan = self.plan
+        first = np.zeros(len(rows), bool)
+        if plan.alarm is not None:
+            over = ~(values <= plan.alarm)
+            first = over & ~self.alarmed[rows]
+            self.alarmed[rows] |= over
+        if plan.mark is None:
+            return
+        due = ~(values <= plan.mark) & (step - self.last_mark[rows] >= plan.mark_gap)
+        for k in np.flatnonzero(first | due):
+            self.last_mark[rows[k]] = step
+            self.marks.append((int(rows[k]), step, positions[k]))
 
     def _screen(self, extras: dict[str, Tensor], count: int) -> Tensor:
         if "screen" in extras:

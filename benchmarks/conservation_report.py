@@ -1,0 +1,113 @@
+"""Table and plot of the conservation suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LINES = (
+    ("energy_mae_meV", "energy MAE (meV)", "{:.2f}"),
+    ("forces_mae_meV_per_A", "force MAE (meV/A)", "{:.2f}"),
+    ("net_force", "net force, rms (meV/A)", "{:.2g}"),
+    ("torque", "torque, rms (meV)", "{:.2g}"),
+    ("step_eager", "step, eager (ms)", "{:.2f}"),
+    ("step_compiled", "step, compiled (ms)", "{:.2f}"),
+    ("nve_float64_drift", "drift, float64 (meV/atom/ps)", "{:+.2g}"),
+    ("nve_float32_drift", "drift, float32 (meV/atom/ps)", "{:+.2g}"),
+    ("nve_float64_stable", "stable, constant energy, float64 (ps)", "{:.1f}"),
+    ("nve_float32_stable", "stable, constant energy, float32 (ps)", "{:.1f}"),
+    ("nvt_stable", "stable, 500 K (ps)", "{:.1f}"),
+    ("nvt_h_error", "h(r) error, 500 K", "{:.3f}"),
+)
+COLOURS = {"conservative": "tab:blue", "direct": "tab:orange"}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """One table, a column a model."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in results["rows"]:
+        _, molecule, _, variant, metric = row["name"].split("/")
+        found.setdefault((molecule, variant), {})[metric] = row
+    lines = ["| | " + " | ".join(", ".join(key) for key in found) + " |", "|" + " --- |" * (1 + len(found))]
+    for metric, title, form in LINES:
+        if any(metric in rows for rows in found.values()):
+            lines.append(f"| {title} | " + " | ".join(_cell(rows.get(metric), form) for rows in found.values()) + " |")
+    lengths = {
+        part: next(
+            (r["preset"].removeprefix("default, ") for rows in found.values() for m, r in rows.items() if m == key), ""
+        )
+        for part, key in (("constant energy at 300 K", "nve_float64_stable"), ("500 K (Nose-Hoover)", "nvt_stable"))
+    }
+    told = "; ".join(f"{part}: {length}" for part, length in lengths.items() if length)
+    notes = (
+        f"Time step 0.5 fs; {told}. Drift: of the total energy while stable, mean over replicas ± two standard errors. "
+        "Stable: mean over replicas of the time until a bond differs by more than 0.5 A from its mean length. h(r) "
+        "error: integral of the absolute difference to the distribution of distances in the test frames."
+    )  # fmt: skip
+    m = results["machine"]
+    made = f"Made by `equimd bench conservation` on {results['created'][:10]}"
+    end = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    return "\n".join(["# Conservation", "", *lines, "", notes, "", end, ""])
+
+
+def _cell(row: Mapping[str, Any] | None, form: str) -> str:
+    if row is None:
+        return "-"
+    text = form.format(row["value"])
+    if row.get("interval"):
+        low, high = row["interval"]
+        text += f" ± {(high - low) / 2:.1g}"
+    return text
+
+
+def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """A row a molecule: energies of constant-energy runs, and distances at 500 K where they were run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    keys = [k for k in ("nve-float64", "nve-float32", "nvt") if any(k in parts for parts in found.values())]
+    if not keys:
+        return
+    figure, axes = plt.subplots(
+        len(found), len(keys), figsize=(4.2 * len(keys), 2.9 * len(found) + 0.4), layout="constrained", squeeze=False
+    )
+    for line, (molecule, parts) in zip(axes, found.items(), strict=True):
+        for axis, key in zip(line, keys, strict=True):
+            draw = _distances if key == "nvt" else _energies
+            draw(axis, parts.get(key, {}))
+            title = "h(r), 500 K" if key == "nvt" else f"constant energy, {key.removeprefix('nve-')}"
+            axis.set_title(f"{molecule}, {title}", fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _energies(axis: Any, variants: Mapping[str, Any]) -> None:
+    """Total energy against time; where it leaves linear size, on a logarithmic scale."""
+    largest = 0.0
+    for variant, values in variants.items():
+        for replica in values["replicas"]:
+            if replica["curve"]:
+                t, e = replica["curve"]
+                axis.plot(t, e, color=COLOURS[variant], lw=1, label=variant)
+                largest = max(largest, *(abs(x) for x in e))
+    if largest > 20:
+        axis.set_yscale("symlog", linthresh=1.0)
+    axis.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)")
+
+
+def _distances(axis: Any, variants: Mapping[str, Any]) -> None:
+    known = {variant: values["h"] for variant, values in variants.items() if "h" in values}
+    for variant, h in known.items():
+        axis.plot(h["r"], h["own"], color=COLOURS[variant], lw=1, label=variant)
+    if known:
+        h = next(iter(known.values()))
+        axis.plot(h["r"], h["data"], color="black", lw=1, ls="--", label="data")
+    axis.set(xlabel="r (Å)", ylabel="h(r) (1/Å)")

@@ -1,0 +1,228 @@
+"""The measurements of the conservation suite: forces that should sum to nothing, energies that should stay, bonds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from equimd.benchmarks.detection_runs import predicted
+from equimd.benchmarks.options import say
+from equimd.benchmarks.pieces import fingerprint
+from equimd.data.dataset import Dataset
+from equimd.md.equilibration import Equilibrated
+from equimd.md.forcefield import Compile, ForceField
+from equimd.md.guard import Guard, Limits
+from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.observables import bond_stability, distance_distribution, linear_drift
+from equimd.md.simulation import RESTART_FILE, Output, Simulation
+from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann
+from equimd.md.trajectory import read, trajectory_path
+from equimd.model import Potential
+from equimd.uq.features import double_precision
+
+DT, EQUILIBRATION_PS, FRICTION = 0.5, 2.0, 0.01  # fs, ps, 1/fs
+BINS = 500  # of h(r)
+POINTS = 200  # of a curve in a plot
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """One kind of run.
+
+    Attributes:
+        ensemble: ``nve``, equilibrated by a Langevin bath first, or ``nose-hoover``.
+        temperature: K. steps: of 0.5 fs. replicas: different starts and velocities.
+        dtype: of the model. save_every: steps between two frames.
+    """
+
+    ensemble: str
+    temperature: float
+    steps: int
+    replicas: int
+    dtype: str
+    save_every: int = 10
+    seed: int = 0
+    compile: Compile = "on"
+
+    @property
+    def equilibration(self) -> int:
+        """Steps before step 0."""
+        return round(1e3 * EQUILIBRATION_PS / DT) if self.ensemble == "nve" else 0
+
+    def integrator(self, dof: int) -> Integrator:
+        if self.ensemble == "nose-hoover":
+            return NoseHoover(DT, self.temperature, dof)
+        before = Langevin(DT, self.temperature, FRICTION, self.seed)
+        return Equilibrated(before, VelocityVerlet(DT), self.equilibration)
+
+
+def net(model: Potential, data: Dataset) -> dict[str, float]:
+    """Root mean squared net force (meV/Angstrom) and torque (meV) of a molecule: zero for what has an energy."""
+    block = data.frames()
+    system = System.build(block.numbers[0])
+    forces = predicted(model, system, block.positions)
+    centred = block.positions - block.positions.mean(1, keepdims=True)
+    total, torque = forces.sum(1), np.cross(centred, forces).sum(1)
+    return {
+        "net_force": 1e3 * float(np.sqrt(np.square(total).sum(1).mean())),
+        "torque": 1e3 * float(np.sqrt(np.square(torque).sum(1).mean())),
+    }
+
+
+def step_times(
+    potentials: Mapping[str, Potential], data: Dataset, steps: int, modes: Sequence[Compile]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of an NVE step of one molecule, by mode and variant, the variants in turns of ten steps."""
+    frame = data.frames([0])
+    system, positions = System.build(frame.numbers[0]), torch.from_numpy(frame.positions.copy())
+    velocities = maxwell_boltzmann(system, positions, 300.0, seed=0, replicas=(0,), bath=False)
+    dof = degrees_of_freedom(system, positions[0], bath=False)
+    found: dict[str, dict[str, float]] = {}
+    for mode in modes:
+        runs = {
+            name: Simulation.start(
+                system,
+                VelocityVerlet(DT),
+                ForceField(model, system, compile=mode),
+                positions,
+                velocities,
+                dof=dof,
+                guard=Guard(Limits.from_reference(system, positions[0])),
+            )
+            for name, model in potentials.items()
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(max(2, steps // 10)):
+            for name, run in runs.items():
+                began = time.perf_counter()
+                run.run(run.state.step + 10)
+                seconds[name].append((time.perf_counter() - began) / 10)
+        name = "compiled" if mode == "on" else "eager"
+        found[name] = {variant: 1e3 * float(np.median(s[1:])) for variant, s in seconds.items()}
+    return found
+
+
+def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> Simulation:
+    """Run, or go on with, or look at, the dynamics in a folder of its own; frames are in its trajectories."""
+    if kind.dtype == "float64":
+        model = double_precision(model)
+    starts = data.frames(np.linspace(0, len(data) - 1, kind.replicas).round().astype(np.int64))
+    system, positions = System.build(starts.numbers[0]), torch.from_numpy(starts.positions.copy())
+    dof = degrees_of_freedom(system, positions[0], bath=False)
+    forces = ForceField(model, system, compile=kind.compile, steps=kind.steps * kind.replicas)
+    integrator, guard = kind.integrator(dof), Guard(Limits.from_reference(system, positions[0]))
+    output = Output(folder, kind.save_every)
+    if (folder / RESTART_FILE).exists():
+        simulation = Simulation.resume(system, integrator, forces, output, dof=dof, guard=guard)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("traj*.h5"):  # of a start that was killed before anything could be gone on with
+            old.unlink()
+        velocities = maxwell_boltzmann(
+            system,
+            positions,
+            kind.temperature,
+            seed=kind.seed,
+            replicas=range(kind.replicas),
+            bath=kind.ensemble == "nve",
+        )
+        simulation = Simulation.start(
+            system,
+            integrator,
+            forces,
+            positions,
+            velocities,
+            dof=dof,
+            first_step=-kind.equilibration,
+            guard=guard,
+            output=output,
+        )
+    every = max(1, kind.steps // 20)
+
+    def tell(s: Simulation) -> None:
+        if s.state.step % every == 0:
+            say(f"{folder.name}: {1e-3 * DT * s.state.step:g} of {1e-3 * DT * kind.steps:g} ps")
+
+    simulation.run(kind.steps, observer=tell)
+    return simulation
+
+
+def name_of(kind: Dynamics, model_sha256: str) -> str:
+    """Of the folder of a run."""
+    mark = fingerprint({**vars(kind), "model": model_sha256})
+    return f"{kind.ensemble}-{kind.temperature:g}K-{kind.dtype}-{mark}"
+
+
+def mean_bonds(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Bonds (b, 2) of the first frame, and their mean lengths (b,) over the data, Angstrom."""
+    block = data.frames()
+    limits = Limits.from_reference(System.build(block.numbers[0]), torch.from_numpy(block.positions[0].copy()))
+    i, j = limits.bonds.T
+    return limits.bonds, np.linalg.norm(block.positions[:, i] - block.positions[:, j], axis=-1).mean(0)
+
+
+def judge(simulation: Simulation, data: Dataset, kind: Dynamics, folder: Path) -> dict[str, Any]:
+    """Drift, stable time and h(r) of the replicas of a finished run.
+
+    A replica is stable until a bond differs by more than 0.5 Angstrom from its mean length in the data (Fu et al.
+    2022), or a physical check fails. Drift and h(r) are of the frames until then; h(r) is compared with the data's.
+    """
+    bonds, lengths = mean_bonds(data)
+    stopped = {e.replica: e for e in simulation.suspects.halts}
+    replicas: list[dict[str, Any]] = []
+    stable_positions = []
+    n_atoms = simulation.system.n_atoms
+    for replica in range(kind.replicas):
+        found = read(trajectory_path(folder, replica, kind.replicas))
+        good = int(bond_stability(found.positions, bonds, lengths).stable_frames) if len(found) else 0
+        end = kind.steps * DT if good == len(found) and replica not in stopped else _time(found.time, good)
+        time_ps, energy = 1e-3 * found.time[:good], found.observables["conserved"][:good]
+        drift = linear_drift(time_ps, 1e3 * energy / n_atoms) if good >= 8 else None
+        thin = max(1, good // POINTS)
+        replicas.append(
+            {
+                "stable_ps": 1e-3 * end,
+                "drift": None if drift is None else drift.slope,
+                "drift_error": None if drift is None else drift.error,
+                "stopped": stopped[replica].reason if replica in stopped else None,
+                "temperature": float(found.observables["temperature"][:good].mean()) if good else None,
+                "curve": [time_ps[::thin], (1e3 * (energy - energy[0]) / n_atoms)[::thin]] if good else None,
+            }
+        )
+        stable_positions.append(found.positions[:good])
+    out: dict[str, Any] = {"replicas": replicas, "length_ps": 1e-3 * DT * kind.steps}
+    together = np.concatenate(stable_positions)
+    if kind.ensemble == "nose-hoover" and len(together):
+        out["h"] = h_error(together, data)
+    return out
+
+
+def _time(times: np.ndarray, good: int) -> float:
+    """fs, of the last stable frame."""
+    return float(times[good - 1]) if good else 0.0
+
+
+def h_error(positions: np.ndarray, data: Dataset) -> dict[str, Any]:
+    """Integral of |h(r) - h_data(r)|, 0 to 2, and both curves."""
+    reference = data.frames().positions
+    longest = 1.1 * max(float(np.linalg.norm(np.ptp(x.reshape(-1, 3), axis=0))) for x in (reference, positions))
+    r, own = distance_distribution(positions, r_max=longest, bins=BINS)
+    _, true = distance_distribution(reference, r_max=longest, bins=BINS)
+    return {"error": float(np.abs(own - true).sum() * (r[1] - r[0])), "r": r, "own": own, "data": true}
+
+
+def pooled(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Mean drift of the replicas and its standard error: the larger of what single errors and their scatter give."""
+    known = [r for r in replicas if r["drift"] is not None]
+    if not known:
+        return None
+    slopes, errors = (np.array([r[key] for r in known]) for key in ("drift", "drift_error"))
+    inner = float(np.sqrt(np.square(errors).sum()) / len(slopes))
+    outer = float(slopes.std(ddof=1) / np.sqrt(len(slopes))) if len(slopes) > 1 else 0.0
+    return {"drift": float(slopes.mean()), "error": max(inner, outer)}

@@ -1,0 +1,159 @@
+"""Whether the guard speaks before the model is wrong: runs at the training temperature and far above it.
+
+From a model trained on the bundled 300 K ethanol, with thresholds calibrated for the length of these runs:
+
+- runs at 300 K and at 1000 K, from 300 K frames, that only record; flag and halt rules are applied to them afterwards;
+- GFN2-xTB forces on every 10th frame, on the first frame of every flagged event, and on the frame that would halt;
+- a frame is bad where its largest force error exceeds tau, the 99 % quantile of that of the 300 K calibration frames,
+  fixed before any of these runs;
+- some runs again in real halt mode.
+
+Everything is kept in pieces: an interrupted suite goes on. Writes detection.json, detection.md and detection.png.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimd.benchmarks import models
+from equimd.benchmarks.arguments import parse
+from equimd.benchmarks.detection_runs import QUICK, Bench, Size, measure, prepare, real, record
+from equimd.benchmarks.options import Options
+from equimd.benchmarks.pieces import MeasuredRow, piece
+from equimd.benchmarks.results import merge, sha256
+
+PARTS = ("runs", "real")
+
+
+def run(
+    options: Options,
+    *,
+    parts: Sequence[str] = PARTS,
+    quick: bool = False,
+    runs: int | None = None,
+    time_ps: float | None = None,
+    label_every: int | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Run the suite with the first of the seeds; returns the table's path.
+
+    Args:
+        runs, time_ps, label_every: of :class:`Size`, where they are not as there.
+        workers: processes that label; None: one a core.
+    """
+    size = QUICK if quick else Size()
+    changed = {"runs": runs, "label_every": label_every, "steps": None if time_ps is None else round(2000 * time_ps)}
+    size = Size(**{**asdict(size), **{k: v for k, v in changed.items() if v}})
+    case, seed = models.case(models.BUNDLED), options.seeds[0]
+    bench = prepare(case, options, seed, size)
+    work = options.work / "detection"
+    settings = {"model": bench.calibration.model_sha256, "created": bench.calibration.created, **asdict(size)}
+    found: dict[float, Any] = {}
+    for temperature in size.temperatures:
+        recorded = record(bench, temperature, size, work)
+        found[temperature] = piece(
+            work,
+            f"runs-{temperature:g}K-seed{seed}",
+            {**settings, "temperature": temperature},
+            lambda t=temperature, r=recorded: measure(bench, t, r, size, work, workers),  # type: ignore[misc]
+        )
+        if "real" in parts and temperature != size.temperatures[0]:
+            found[temperature]["real"] = piece(
+                work,
+                f"real-{temperature:g}K-seed{seed}",
+                {**settings, "temperature": temperature},
+                lambda t=temperature, r=recorded: real(bench, t, r, size),  # type: ignore[misc]
+            )["runs"]
+    return _write(bench, found, case, options)
+
+
+def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Iterator[MeasuredRow]:
+    """The figures of all temperatures."""
+    for temperature, piece_ in found.items():
+        name, stories, frames = case.row_of(f"{temperature:g}K"), piece_["runs"], piece_["frames"]
+        bad = [s for s in stories if s["bad"] is not None]
+        ahead = [s for s in bad if s["alarm"] is not None and s["alarm"] <= s["bad"]]
+        leads = [s["lead_fs"] for s in bad if s["lead_fs"] is not None]
+        values: dict[str, tuple[float | None, str, Any]] = {
+            "runs": (len(stories), "runs", None),
+            "runs_with_alarm": (sum(s["alarm"] is not None for s in stories), "runs", piece_["expected_halts"]),
+            "runs_with_bad_frame": (len(bad), "runs", None),
+            "alarm_before_bad": (len(ahead), "runs", None),
+            "alarm_missing": (sum(s["alarm"] is None for s in bad), "runs", None),
+            "alarm_without_bad": (
+                sum(s["alarm"] is not None and s["bad"] is None for s in stories), "runs", None,
+            ),
+            "lead_median": (float(np.median(leads)) if leads else None, "fs", None),
+            "lead_least": (min(leads) if leads else None, "fs", None),
+            "flagged_share": (_share(stories), "1", None),
+            "sampled_frames": (frames["n"], "frames", None),
+            "bad_share": (frames["bad_share"], "1", None),
+            "missed_share": (frames["missed_share"], "1", None),
+            "false_flag_share": (frames["false_share"], "1", None),
+            "auroc_bad": (frames["auroc"], "1", None),
+            "spearman": (frames["spearman"], "1", None),
+            "physical_halts": (sum(s["physical"] is not None for s in stories), "runs", None),
+            "labelled_frames": (sum(s["labelled"] for s in stories), "frames", None),
+        }  # fmt: skip
+        if "real" in piece_:
+            same = [r for r in piece_["real"] if r["halted"] == r["alarm"]]
+            values["real_runs"] = (len(piece_["real"]), "runs", None)
+            values["real_halts_at_alarm"] = (len(same), "runs", None)
+        if temperature == next(iter(found)):
+            values |= {
+                "tau": (bench.tau, "eV/A", None),
+                "halt_threshold": (piece_["halt"], "eV/A", None),
+                "flag_threshold": (piece_["flag"], "eV/A", None),
+            }
+        for metric, (value, unit, interval) in values.items():
+            if value is not None:
+                yield _row(f"{name}/guard/{metric}", value, unit, interval, case, options, bench.seed)
+
+
+def _share(stories: Sequence[dict[str, Any]]) -> float:
+    return sum(s["flagged"] for s in stories) / max(sum(s["scored"] for s in stories), 1)
+
+
+def _row(
+    name: str, value: float, unit: str, interval: Any, case: models.Case, options: Options, seed: int
+) -> MeasuredRow:
+    command = f"equimd bench detection --budget {options.budget_s / 60:g}m --seeds {seed}"
+    return MeasuredRow(name, value, unit, command, "default", options.budget_s, case.n_train, seed, interval=interval)
+
+
+def _write(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Path:
+    from equimd.benchmarks import detection_report
+
+    hashes = {path.name: sha256(path) for path in models.files(case, options)}
+    merge(options.out / "detection.json", "detection", rows(bench, found, case, options), hashes)
+    results = json.loads((options.out / "detection.json").read_text())
+    table = options.out / "detection.md"
+    table.write_text(detection_report.markdown(results))
+    detection_report.plot(found, options.out / "detection.png")
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options, more = parse(
+        __doc__,
+        argv,
+        molecules=(models.BUNDLED,),
+        seeds=(0,),
+        parts=PARTS,
+        runs=0,
+        time_ps=0.0,
+        label_every=0,
+        workers=0,
+    )
+    print(run(options, **{k: v or None if k not in ("parts", "quick") else v for k, v in more.items()}).read_text())
+
+
+if __name__ == "__main__":
+    main()
