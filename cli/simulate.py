@@ -30,12 +30,28 @@ _HELP = """Molecular dynamics that halts or flags the frame whose predicted forc
     """
 
 
+def _show_notices() -> None:
+    """What the library notes on the way, such as that the potential is being compiled, as lines on stderr."""
+    import logging
+
+    from equimd.cli.common import log, warn
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            (warn if record.levelno >= logging.WARNING else log)(record.getMessage())
+
+    logger = logging.getLogger("equimd.md")
+    logger.handlers, logger.propagate = [Lines()], False
+    logger.setLevel(logging.INFO)
+
+
 def simulate(**options: Any) -> None:
     from equimd.cli.common import log, warn
     from equimd.simulation.settings import parse_settings, read_settings, settings_text
 
     source, out, resume, template, json = (options.pop(k) for k in ("source", "out", "resume", "template", "json"))
     given = {k: v for k, v in options.items() if v is not None}
+    _show_notices()
     if template:
         typer.echo(settings_text(), nl=False)
         return

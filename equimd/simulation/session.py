@@ -145,7 +145,15 @@ def _assemble(
     formula = str(Formula.from_list(list(Symbols(start.numbers.numpy()))).format("hill"))
     shown = settings if shown_run is None else settings.model_copy(update={"run": shown_run})
     watch = make_watch(shown, potential, sha256, system, formula, charge=start.charge, spin=start.spin)
-    forces = ForceField(potential, system, charge=start.charge, spin=start.spin, features=watch.rule is not None)
+    forces = ForceField(
+        potential,
+        system,
+        charge=start.charge,
+        spin=start.spin,
+        decision=watch.decision,
+        compile=settings.compile,
+        steps=settings.n_steps + settings.equilibration_steps,
+    )
     dof = degrees_of_freedom(system, reference, bath=settings.ensemble == "langevin")
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
     too_large = checks.time_step_warning(system, settings.dt)

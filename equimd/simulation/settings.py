@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from equimd.config import Settings, read_config
 from equimd.errors import ConfigError
 
-DEFAULT_STEPS = 20_000
+DEFAULT_STEPS = 10_000
 TIME_UNITS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3}  # in ps
 #: What may change when a run goes on: how long it is, and what is written at its end.
 RESUMABLE = ("steps", "time", "extxyz")
@@ -77,6 +77,9 @@ class SimulationSettings(Settings):
     )
     dtype: Literal["float32", "float64"] | None = Field(None, description="precision of the model, if not its own")
     device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the potential; auto: where it was compiled before or pays back"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; by default 1 for small molecules, else all cores")
 
     @model_validator(mode="after")

@@ -29,12 +29,14 @@ class Watch:
 
     Attributes:
         rule: None with ``off``.
+        decision: behind the rule's score, None with ``off``.
         about: for summary.json: mode, action, threshold, unit, alpha ...
         notes, warnings: sentences for the person who starts the run.
     """
 
     rule: ScoreRule | None
     about: dict[str, Any]
+    decision: StepDecision | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -86,11 +88,11 @@ def make_watch(
             "the run is not calibrated: the physical checks alone watch this simulation; "
             f"`equimd calibrate {settings.run} --data FRAMES` makes it know its errors"
         )
-        return Watch(None, {"mode": "off"}, [], [text])
+        return Watch(None, {"mode": "off"}, warnings=[text])
     if mode == "off":
         if settings.on_exceed is not None:
             raise ConfigError("on-exceed has no threshold to act on: uq-threshold is off", hint="leave one of them out")
-        return Watch(None, {"mode": "off"}, ["threshold: off, the physical checks alone watch"])
+        return Watch(None, {"mode": "off"}, notes=["threshold: off, the physical checks alone watch"])
     calibration = saved.load(settings.run, model_sha256)
     if mode == "auto":
         mode = "flag" if calibration.halt is None else "halt"
@@ -113,7 +115,7 @@ def make_watch(
                 f"the union bound the probability of a false halt of a replica is at most "
                 f"{_percent(calibration.halt.bound(steps))} instead of {_percent(calibration.halt.alpha)}"
             )
-    return Watch(rule, about, notes, warnings)
+    return Watch(rule, about, decision, notes, warnings)
 
 
 def _rule(
@@ -168,7 +170,7 @@ def state_point_warnings(calibration: Calibration, settings: SimulationSettings,
     if unlike is not None:
         out.append(unlike)
     differs: list[tuple[str, str]] = []
-    if abs(point.temperature_K - settings.temperature) > 1e-6 * max(1.0, point.temperature_K):
+    if point.temperature_K and abs(point.temperature_K - settings.temperature) > 1e-6 * max(1.0, point.temperature_K):
         differs.append((f"{point.temperature_K:g} K", f"{settings.temperature:g} K"))
     if point.ensemble != settings.ensemble:
         differs.append((point.ensemble, settings.ensemble))

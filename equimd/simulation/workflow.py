@@ -112,6 +112,7 @@ def _summary(
         "n_atoms": session.system.n_atoms,
         "degrees_of_freedom": session.dof,
         "conserved_quantity": CONSERVED[s.ensemble],
+        "compiled": bool(session.forces.compiled),
         "uncertainty": {**session.watch.about, **_exact_share(session)},
         "warnings": session.warnings,
         "settings": s.model_dump(mode="json"),

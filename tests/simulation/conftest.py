@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.io import write
 
 from equimd.run import Run
+from equimd.simulation import plot
 from equimd.simulation.settings import SimulationSettings, parse_settings
 from tests.train.test_training import start
 from tests.train.toy import WATER, toy_config, toy_file, toy_frames
@@ -41,6 +42,12 @@ def calibrated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = calibration(model, toy_frames(), toy_frames(60, 7), model_sha256=meta["sha256"], compositions=("H2O",))
     found.save(folder)
     return folder
+
+
+@pytest.fixture
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr(plot, "simulation", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from equimd.simulation import progress, session, workflow
 from equimd.simulation.settings import SimulationSettings
 from tests.md.test_simulation import assert_same_run
 
+pytestmark = pytest.mark.usefixtures("no_plot")
 runner = CliRunner()
 OF_THE_CLOCK = ("ns_per_day", "ns_per_day_total", "uncertainty")
 
@@ -44,6 +45,7 @@ def test_killed_at_random_moments(calibrated: Path, molecule: Path, tmp_path: Pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert_same_run(whole, killed)
     assert_same_summary(whole, killed)
+    assert (whole / "simulation.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert summary["n_flagged"] > 0
