@@ -9,6 +9,7 @@ VENV ?= .venv
 CACHE ?= $(or $(EQUIMD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/equimd)
 JOBS ?= 2
 DEMO_TIME ?= 4m
+DEMO_STEPS ?= 2000
 # which peers `make peers` installs; where and for how long `make bench` works
 PEERS ?= schnetpack nequip mace
 BENCH ?= bench
@@ -27,7 +28,7 @@ export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    set up, train on the bundled data and print the test errors"
+	@echo "make demo    set up, train on the bundled data, calibrate, simulate at 300 K and at 1000 K"
 	@echo "make test    set up, static checks, all tests"
 	@echo "make lint    static checks alone"
 	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
@@ -51,6 +52,11 @@ demo: setup
 	$(BIN)/equimd train --data bundled:ethanol --max-time $(DEMO_TIME) --out demo/run
 	$(BIN)/equimd predict demo/run demo/ethanol.xyz --out demo/ethanol.extxyz
 	$(BIN)/equimd evaluate demo/run --data bundled:ethanol-test --plot demo/parity.png
+	$(BIN)/equimd calibrate demo/run --data bundled:ethanol --test-data bundled:ethanol --run-length $(DEMO_STEPS)
+	$(BIN)/equimd simulate demo/run demo/ethanol.xyz --relax --steps $(DEMO_STEPS) --out demo/300K
+	@echo "the same at 1000 K, where the model was not trained: the guard halts it (exit code 3)"
+	$(BIN)/equimd simulate demo/run demo/ethanol.xyz --relax --steps $(DEMO_STEPS) --temperature 1000 --out demo/1000K; \
+		test $$? -eq 3
 
 lint: setup-tests
 	$(BIN)/ruff check .
