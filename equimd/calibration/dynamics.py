@@ -94,10 +94,11 @@ class Molecule:
         charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
         return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
 
-    def field(self) -> ForceField:
-        return ForceField(self.model, self.system, charge=self.charge, spin=self.spin, features=True)
+    def field(self, decision: StepDecision | None = None, steps: int | None = None) -> ForceField:
+        """Forces, and the screen of a decision; for many steps a compiled one, where that pays."""
+        return ForceField(self.model, self.system, charge=self.charge, spin=self.spin, decision=decision, steps=steps)
 
-    def simulation(self, settings: CalibrationSettings, temperature_K: float) -> Simulation:
+    def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
         """Ready for the first step."""
         reference = self.positions[0]
         bath = settings.ensemble == "langevin"
@@ -113,7 +114,7 @@ class Molecule:
         return Simulation.start(
             self.system,
             make_integrator(settings, temperature_K, dof),
-            self.field(),
+            self.field(decision, settings.run_length),
             self.positions,
             velocities,
             dof=dof,
@@ -143,7 +144,7 @@ def run_own_dynamics(
     for number, rows in enumerate(groups):
         molecule = Molecule.of(model, starts, rows)
         score = score_function(decision, model, molecule.system, charge=molecule.charge, spin=molecule.spin)
-        simulation = molecule.simulation(settings, temperature_K)
+        simulation = molecule.simulation(settings, temperature_K, decision)
 
         def note(s: Simulation, score=score, rows=rows, number=number) -> None:  # type: ignore[no-untyped-def]
             state = s.state

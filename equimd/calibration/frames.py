@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,6 @@ def temperature_of(data: Dataset) -> float | None:
         return found.pop() if len(found) == 1 else None
     for key in ("temperature", "temperature_K"):
         value = data.info.extra.get(key)
-        if isinstance(value, int | float) and value > 0:
+        if isinstance(value, Real) and value > 0:
             return float(value)
     return None

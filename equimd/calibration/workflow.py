@@ -36,7 +36,6 @@ from equimd.uq.decision import StepDecision
 from equimd.uq.features import design_rows, double_precision
 from equimd.uq.meaning import meaning
 from equimd.uq.predict import Predictions, predict
-from equimd.uq.rows import BATCH_SIZE
 from equimd.uq.saved import FOLDER, Calibration, Levels, StatePoint
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from equimd.uq.posterior import LastLayer
 
 Progress = Callable[[str, int, int], None]
+PROBE = 8  # frames that the time estimate is made with
 PARTITION_FILE = "partition.json"
 NO_TEMPERATURE = (
     "no halt threshold: the data do not say at which temperature they were sampled; give --temperature, in K, "
@@ -141,7 +141,7 @@ def estimate(prepared: Prepared) -> dict[str, float]:
     """Seconds that each stage will take about, from a few calls of each kind."""
     model, settings = prepared.model, prepared.settings
     n_test = 0 if prepared.test is None else len(prepared.test)
-    rows = np.arange(min(BATCH_SIZE, len(prepared.held_out)))
+    rows = np.arange(min(PROBE, len(prepared.held_out)))
     frames = prepared.held_out.frames(rows)
 
     def seconds(call: Callable[[], Any], repeat: int) -> float:
@@ -163,8 +163,9 @@ def estimate(prepared: Prepared) -> dict[str, float]:
     if prepared.no_halt is None:
         starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
         groups = [Molecule.of(model, starts, r) for r in same_system(starts)]
-        step = sum(seconds(lambda m=m, f=m.field(): f(m.positions), 5) for m in groups)  # type: ignore[misc]
-        found["own dynamics"] = 1.25 * step * settings.run_length  # the integrator, and the exact scores now and then
+        each = [(m.field(), m.positions) for m in groups]
+        eager = sum(seconds(lambda f=f, x=x: f(x), 5) for f, x in each)  # type: ignore[misc]
+        found["own dynamics"] = 1.3 * eager * settings.run_length  # the integrator, and exact scores now and then
     return found
 
 

@@ -60,6 +60,7 @@ FORMS: dict[str, Form] = {
         Form("isotropic_distance_total", distance=True, total=True, isotropic=True),
         Form("per_element", per_element=True),
         Form("per_element_distance_total", distance=True, total=True, per_element=True),
+        Form("per_element_power_distance_total", power=True, distance=True, total=True, per_element=True),
     )
 }
 

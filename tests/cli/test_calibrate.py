@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
@@ -34,18 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(folder: Path, *words: str, data: str = "new.xyz") -> Result:
+def call(folder: Path, *words: str, data: str = "new.xyz") -> Any:
     return runner.invoke(app, ["calibrate", str(folder / "run"), "--data", str(folder / data), *SHORT, *words])
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path) -> Result:
+def told(folder: Path) -> Any:
     """A whole calibration, with test frames."""
     return call(folder, "--temperature", "580", "--test-data", str(folder / "test.xyz"), "--json")
 
 
 @pytest.fixture
-def found(told: Result) -> dict[str, Any]:
+def found(told: Any) -> dict[str, Any]:
     assert told.exit_code == 0, told.output
     return json.loads(told.stdout)
 
@@ -66,7 +65,7 @@ def test_json_has_the_contracts_keys(found: dict[str, Any]) -> None:
         assert set(halt) >= {"value", "unit", "alpha", "run_length", "n_blocks", "n_effective", "interval"}
 
 
-def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], told: Result) -> None:
+def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], told: Any) -> None:
     saved = load(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
     assert saved.flag.value == found["thresholds"]["flag"]["value"]
     assert saved.report["forces"]["zms"] == found["forces"]["zms"]
@@ -80,7 +79,7 @@ def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], tol
     assert "this takes about" in told.stderr
 
 
-def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: Result) -> None:
+def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: Any) -> None:
     shown = call(folder)
     assert shown.exit_code == 0, shown.output
     assert "--temperature" in shown.stderr
@@ -129,7 +128,7 @@ def test_a_model_of_energies_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_interruption_leaves_the_earlier_calibration(
-    folder: Path, told: Result, monkeypatch: pytest.MonkeyPatch
+    folder: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir()}
     assert JSON_FILE in before
