@@ -39,7 +39,10 @@ def _kernels(dtype: torch.dtype, lmax: int) -> Any:
     from torch._inductor.codecache import CppCodeCache
 
     source = Path(__file__).with_name("pairs.cpp").read_text()
-    return CppCodeCache.load(f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{source}")
+    library = CppCodeCache.load(f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{source}")
+    for name, tensors in (("gather", 7), ("sender", 6), ("filter", 6), ("harmonic", 4)):
+        getattr(library, name).argtypes = [ctypes.c_void_p] * tensors + [ctypes.c_int64] * 5
+    return library
 
 
 def _degree(m: int) -> int:
@@ -49,10 +52,10 @@ def _degree(m: int) -> int:
 
 def _run(name: str, out: Tensor, lmax: int, features: Tensor, vv: bool, *inputs: Tensor | None) -> Tensor:
     held = [None if x is None else x.contiguous() for x in inputs]
-    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (*held, out)]
+    pointers = [None if x is None else x.data_ptr() for x in held]
     b, n, _, f = features.shape
-    sizes = [ctypes.c_int64(k) for k in (b, n, f, vv, torch.get_num_threads())]
-    getattr(_kernels(out.dtype, lmax), name)(*pointers, *sizes)
+    kernel = getattr(_kernels(out.dtype, lmax), name)
+    kernel(*pointers, out.data_ptr(), b, n, f, vv, torch.get_num_threads())
     return out
 
 
