@@ -194,7 +194,8 @@ class _Worker:
             self.prepared = self.builders[task["what"]](Frames.read(task["data"]), task)
         self.prepared.step()
         found = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
-        _measure(self.prepared.step, task.get("seconds", 0.0))
+        if task.get("seconds"):
+            _measure(self.prepared.step, task["seconds"])
         about = {"model": self.prepared.model, "parameters": self.prepared.parameters, "frames": self.prepared.frames}
         return {**found, **about, "versions": {**self.versions, "torch": torch.__version__}}
 
