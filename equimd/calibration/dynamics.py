@@ -151,7 +151,7 @@ def run_own_dynamics(
             if state.step % every == 0:
                 values, _ = score(state.positions, state.extras)
                 found[rows, state.step // every - 1] = values.cpu().numpy()
-            if state.step % 50 == 0:
+            if state.step % 50 == 0 or state.step == steps:
                 heat.append(float(temperature(s.system, state.velocities, s.dof).mean()))
                 if progress is not None:
                     progress(number * steps + state.step, len(groups) * steps)

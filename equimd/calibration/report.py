@@ -140,7 +140,7 @@ def dynamics(own: OwnRuns, result: Verdict) -> dict[str, Any]:
         "runs": len(own.scores),
         "steps_scored": int(np.isfinite(own.scores).all(0).sum()),
         "exact_share": own.exact_share,
-        "temperature_K_mean": own.temperature_K,
+        "temperature_K_mean": own.temperature_K if np.isfinite(own.temperature_K) else None,
         "seconds": own.seconds,
         "match": None
         if match is None
