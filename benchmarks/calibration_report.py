@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.ticks import plain_log
+
 #: In the order of the tables: name in rows, label, colour.
 METHODS = {
     "last-layer": ("last layer, energies and forces", "tab:blue"),
@@ -180,8 +182,6 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
 
 
 def _panel(axis: Any, methods: Mapping[str, Any], split: str) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     ends = []
     for name, method in methods.items():
         label, colour = METHODS[str(method_of(name))]
@@ -192,9 +192,6 @@ def _panel(axis: Any, methods: Mapping[str, Any], split: str) -> None:
     low, high = 0.8 * min(ends), 1.25 * max(ends)
     axis.plot([low, high], [low, high], "--", color="0.5", lw=1, label="ideal")
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        scale.set_major_formatter("{x:g}")
-        scale.set_minor_formatter(NullFormatter())
+    plain_log(axis)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -91,7 +91,7 @@ def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Opti
             ),
             "lead_median": (float(np.median(leads)) if leads else None, "fs", None),
             "lead_least": (min(leads) if leads else None, "fs", None),
-            "flagged_share": (_share(stories), "1", None),
+            "flagged_share": (frames["flagged_share"], "1", None),
             "sampled_frames": (frames["n"], "frames", None),
             "bad_share": (frames["bad_share"], "1", None),
             "missed_share": (frames["missed_share"], "1", None),
@@ -114,10 +114,6 @@ def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Opti
         for metric, (value, unit, interval) in values.items():
             if value is not None:
                 yield _row(f"{name}/guard/{metric}", value, unit, interval, case, options, bench.seed)
-
-
-def _share(stories: Sequence[dict[str, Any]]) -> float:
-    return sum(s["flagged"] for s in stories) / max(sum(s["scored"] for s in stories), 1)
 
 
 def _row(
