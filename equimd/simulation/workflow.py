@@ -263,4 +263,6 @@ def next_commands(folder: Path, run: str) -> str:
     options = [f"--data {name}" for name in (*dataset.data, labelled)]
     options += [f"--{key}-unit {unit}" for key in ("energy", "length") if (unit := getattr(dataset, f"{key}_unit"))]
     label = f"equimd data label {folder / SUSPECTS_FILE} --out {labelled}"
+    if not all(name.startswith("bundled:") for name in dataset.data):
+        label += " --calculator METHOD_OF_THE_TRAINING_DATA"  # labels of two methods in one data set spoil a model
     return f"{label} && equimd train --init {run} {' '.join(options)}"
