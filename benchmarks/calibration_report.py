@@ -16,6 +16,7 @@ METHODS = {
     "mahalanobis": ("feature distance", "tab:green"),
     "gmm": ("atomic features, a Gaussian an element", "tab:red"),
 }
+TITLES = {"acac": "acetylacetone", "bundled": "bundled ethanol"}  # of panels; else the molecule of rMD17
 COLUMNS = (
     ("forces_zms", "ZMS", 2, True),
     ("forces_coverage_95", "in 95 %", 3, False),
@@ -170,7 +171,7 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
     for axis, (case, split, methods) in zip(axes.flat, panels, strict=False):
         _panel(axis, methods, split)
         where = "" if case == split else f", {split.replace('K', ' K')}" if split.endswith("K") else ""
-        axis.set_title(f"{case}{where}", fontsize=9)
+        axis.set_title(f"{TITLES.get(case, case)}{where}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("predicted σ (meV/Å)")
     for row in axes:
