@@ -171,5 +171,6 @@ def _compile(
     constants = evaluate_once(graph.once, graph.attributes, inputs)
     with torch.no_grad():
         program = torch.export.export(graph.each, (positions, *constants))
-        aoti_compile_and_package(program, package_path=str(folder / GRAPH_FILE), inductor_configs=OPTIONS)
+        # a copy of the options: torch adds its own
+        aoti_compile_and_package(program, package_path=str(folder / GRAPH_FILE), inductor_configs=dict(OPTIONS))
     save_tensors(folder / ONCE_FILE, graph.attributes, {"once": graph.once}, KIND)
