@@ -28,6 +28,7 @@ from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import merge, sha256
 from equimd.data.dataset import Dataset
 
+MOLECULES = ("ethanol", "aspirin")
 PARTS = ("errors", "steps", "nve", "nvt")
 VARIANTS = ("conservative", "direct")
 DTYPES = ("float64", "float32")
@@ -189,9 +190,7 @@ def _write(found: Mapping[str, Any], options: Options) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, more = parse(
-        __doc__, argv, molecules=("ethanol", "aspirin"), seeds=(0,), parts=PARTS, nve_ps=0.0, nvt_ps=0.0
-    )
+    options, more = parse(__doc__, argv, molecules=MOLECULES, seeds=(0,), parts=PARTS, nve_ps=0.0, nvt_ps=0.0)
     print(run(options, **more).read_text())
 
 

@@ -29,6 +29,7 @@ from equimd.uq.features import double_precision
 DT, EQUILIBRATION_PS, FRICTION = 0.5, 2.0, 0.01  # fs, ps, 1/fs
 BINS = 500  # of h(r)
 POINTS = 200  # of a curve in a plot
+NOTHING = ("drift", "drift_error", "temperature", "curve")  # what is not known of a replica that never began
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,10 @@ def judge(simulation: Simulation, data: Dataset, kind: Dynamics, folder: Path) -
     stable_positions = []
     n_atoms = simulation.system.n_atoms
     for replica in range(kind.replicas):
+        reason = stopped[replica].reason if replica in stopped else None
+        if not trajectory_path(folder, replica, kind.replicas).exists():  # it broke before step 0
+            replicas.append({"stable_ps": 0.0, "stopped": reason, **dict.fromkeys(NOTHING)})
+            continue
         found = read(trajectory_path(folder, replica, kind.replicas))
         good = int(bond_stability(found.positions, bonds, lengths).stable_frames) if len(found) else 0
         end = kind.steps * DT if good == len(found) and replica not in stopped else _time(found.time, good)
@@ -190,16 +195,15 @@ def judge(simulation: Simulation, data: Dataset, kind: Dynamics, folder: Path) -
                 "stable_ps": 1e-3 * end,
                 "drift": None if drift is None else drift.slope,
                 "drift_error": None if drift is None else drift.error,
-                "stopped": stopped[replica].reason if replica in stopped else None,
+                "stopped": reason,
                 "temperature": float(found.observables["temperature"][:good].mean()) if good else None,
                 "curve": [time_ps[::thin], (1e3 * (energy - energy[0]) / n_atoms)[::thin]] if good else None,
             }
         )
         stable_positions.append(found.positions[:good])
     out: dict[str, Any] = {"replicas": replicas, "length_ps": 1e-3 * DT * kind.steps}
-    together = np.concatenate(stable_positions)
-    if kind.ensemble == "nose-hoover" and len(together):
-        out["h"] = h_error(together, data)
+    if kind.ensemble == "nose-hoover" and sum(map(len, stable_positions)):
+        out["h"] = h_error(np.concatenate(stable_positions), data)
     return out
 
 

@@ -28,6 +28,7 @@ from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
 from equimd.benchmarks.results import merge, sha256
 
+MOLECULES = (models.BUNDLED,)
 PARTS = ("runs", "real")
 
 
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, more = parse(
         __doc__,
         argv,
-        molecules=(models.BUNDLED,),
+        molecules=MOLECULES,
         seeds=(0,),
         parts=PARTS,
         runs=0,
