@@ -39,7 +39,7 @@ VALIDATION_SHARE = 0.02  # of the training time, where the interval is not state
 FORWARD_COST = 1 / 3  # of energy and forces, against a training step, per frame
 CHECKPOINT_SHARE = 0.01  # of the time, at most
 COMPILE_SECONDS = 90.0  # one cold compilation of the step
-COMPILE_PAYS = 5.0  # a compiled step takes about half as long, so this leaves some margin
+COMPILE_PAYS = 2.5  # a compiled step takes about a third of the time, so this leaves some margin
 SECONDS_PER_PAIR = 6e-5  # of an eager training step, 128 features, 3 layers, on one core
 
 
