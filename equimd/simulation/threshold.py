@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from equimd.errors import ConfigError
 from equimd.md.guard import Action, ScoreRule
 from equimd.uq import saved
+from equimd.uq.meaning import flag_meaning, halt_meaning, percent
 
 if TYPE_CHECKING:
     from equimd.md.state import System
@@ -113,7 +114,7 @@ def make_watch(
             warnings.append(
                 f"{steps} steps are more than the {calibration.halt.run_length} the threshold was calibrated for: by "
                 f"the union bound the probability of a false halt of a replica is at most "
-                f"{_percent(calibration.halt.bound(steps))} instead of {_percent(calibration.halt.alpha)}"
+                f"{percent(calibration.halt.bound(steps))} instead of {percent(calibration.halt.alpha)}"
             )
     return Watch(rule, about, decision, notes, warnings)
 
@@ -139,28 +140,18 @@ def _meaning(
         about |= {"mode": "error", "error_bound": mode, "multiplier": e.multiplier, "coverage": e.coverage}
         text = (
             f"{head}, where the bound on the largest force error is {mode:g} eV/A; in domain it holds for "
-            f"{_percent(e.coverage)} of frames, out of domain for fewer"
+            f"{percent(e.coverage)} of frames, out of domain for fewer"
         )
         return [text], about
-    if mode == "flag":
+    if mode == "flag" or calibration.halt is None:
         rate = calibration.flag
         about |= {"alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)}
-        text = (
-            f"{head}: in domain {_percent(rate.alpha)} of frames ({_range(rate.interval)} for this calibration, "
-            f"{rate.n_effective:.0f} effective frames)"
-        )
-        return [text], about
+        return [head, flag_meaning(rate, calibration)], about
     halt = calibration.halt
-    if halt is None:
-        return [head], about
     about |= {
         "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
     }  # fmt: skip
-    text = (
-        f"{head}: a false one in {_percent(halt.alpha)} of runs of {halt.run_length} steps "
-        f"({_range(halt.interval)} for this calibration)"
-    )
-    return [text], about
+    return [head, halt_meaning(halt, calibration)], about
 
 
 def state_point_warnings(calibration: Calibration, settings: SimulationSettings, formula: str) -> list[str]:
@@ -189,11 +180,3 @@ def state_point_warnings(calibration: Calibration, settings: SimulationSettings,
             "alarms are more frequent than stated"
         )
     return out
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.3g} %"
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return f"{100 * interval[0]:.2g} to {100 * interval[1]:.2g} %"
