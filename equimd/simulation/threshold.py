@@ -151,7 +151,8 @@ def _meaning(
     about |= {
         "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
     }  # fmt: skip
-    return [head, halt_meaning(halt, calibration)], about
+    means = halt_meaning(halt, calibration)
+    return [head, means if action == "halt" else f"calibrated for the action halt: {means}"], about
 
 
 def state_point_warnings(calibration: Calibration, settings: SimulationSettings, formula: str) -> list[str]:

@@ -164,7 +164,8 @@ def test_auto_takes_the_calibrated_halt_threshold_else_flags(calibrated: Path, m
     for more in ((), ("--uq-threshold", "auto")):
         found, text = about(calibrated, *more)
         assert (found["mode"], found["action"], found["alpha"], found["false_halt_bound"]) == ("halt", "halt", 0.1, 0.1)
-        assert "in 10 % of runs of 4 steps" in text
+        assert "in a run of 4 steps" in text
+        assert "by mistake with a probability of at most 10 %" in text
         assert "warning" not in text
     found, text = about(calibrated, "--on-exceed", "flag")
     assert (found["mode"], found["action"]) == ("halt", "flag")
