@@ -23,7 +23,7 @@ from equimd.model import pairs
 from equimd.model.graph import Graph, PairGraph
 from equimd.model.radial import RadialBasis, polynomial_cutoff
 
-_NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
+NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
 
 
 def scalars(mul: int) -> o3.Irreps:
@@ -157,7 +157,7 @@ class Update(nn.Module):
     def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """s (N, F), v[l-1] (N, 2l+1, F) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
         uv = [x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)]
-        norms = [(b.square().sum(1) + _NORM_EPS).sqrt() for _, b in uv]
+        norms = [(b.square().sum(1) + NORM_EPS).sqrt() for _, b in uv]
         gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
         a = gates.chunk(1 + self.lmax * (1 if self.last else 2), dim=-1)
         ds = a[0]

@@ -3,7 +3,8 @@
 E = phi . w (+ reference energies), so F = -dE/dx = J w with J = -dphi/dx; the direct force head is F = V w'. These rows
 are all that an exact posterior over the last layer, and any variance from it, needs.
 
-Everything here runs the eager network: batched reverse mode does not work through ``torch.compile``.
+J of small molecules comes from :mod:`equimd.uq.tangents`, all coordinates at once in forward mode; that of others, and
+rows in a few directions of the weights, from batched reverse passes through the eager network.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from equimd.data.batch import Batch
 from equimd.errors import UncertaintyError
 from equimd.model import Potential, batch_arguments
+from equimd.uq.tangents import feature_slopes
 
 CHUNK = 8  # features of one batched reverse pass: more fall out of the processor's cache, fewer repeat overhead
 
@@ -49,9 +51,9 @@ def energy_rows(model: Potential, batch: Batch) -> Tensor:
 def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
     """Energy rows and force rows of a batch.
 
-    For conservative models all of J comes from p vector-Jacobian products, ``chunk`` of them at a time in one
-    vectorised reverse pass. Structures do not see each other: the derivative of the sum of phi over the batch holds
-    every one's own.
+    For conservative models J comes from :mod:`equimd.uq.tangents`, if the layout is dense; else from p vector-Jacobian
+    products, ``chunk`` of them at a time in one vectorised reverse pass. Structures do not see each other: the
+    derivative of the sum of phi over the batch holds every one's own.
 
     Raises:
         ModelError: elements the model was not trained on.
@@ -61,6 +63,10 @@ def design_rows(model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Rows:
         with torch.no_grad():
             out = model.network(batch.positions.to(model.dtype), **batch_arguments(batch))
         return Rows(out.features, cast("Tensor", out.vectors))
+    if batch.num_slots:
+        model.check(batch)
+        features, slopes = feature_slopes(model, batch)
+        return Rows(features, slopes.neg_())
     return Rows(*projected_rows(model, batch, None, chunk=chunk))
 
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from equimd.config import ModelConfig
 from equimd.errors import UncertaintyError
+from equimd.model import Potential
+from equimd.uq import tangents
 from equimd.uq.features import design_rows, double_precision, energy_rows, projected_rows, real_atoms
 
 LAYOUTS = ["dense", "vesin"]
@@ -85,3 +88,21 @@ def test_a_single_atom_has_no_force_rows(conservative, make_frames, to_batch) ->
         rows = design_rows(conservative, to_batch(make_frames((1, 1)), layout))
         assert not rows.forces.any()
         assert torch.isfinite(rows.energy).all()
+
+
+@pytest.mark.parametrize("settings", [{"lmax": 2}, {"num_layers": 1}, {"charge_spin": True, "radial_basis": "bessel"}])
+@pytest.mark.parametrize("cache", [1, 1 << 20])  # a tangent of a structure at a time, and all at once
+def test_forward_and_reverse_mode_agree(settings, cache, frames, to_batch, monkeypatch) -> None:
+    monkeypatch.setattr(tangents, "CACHE_BYTES", cache)
+    config = ModelConfig(**{"num_features": 8, "num_layers": 3, "num_rbf": 8, "num_readout": 10} | settings, cutoff=3.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = double_precision(Potential(config))
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    batch = replace(to_batch(frames), charge=torch.arange(8) - 3, spin=torch.arange(8) % 3)
+    features, reverse = projected_rows(model, batch, None)
+    rows = design_rows(model, batch)
+    assert reverse.abs().max() > 0.01
+    torch.testing.assert_close(rows.energy, features, rtol=0, atol=1e-10)
+    torch.testing.assert_close(rows.forces, reverse, rtol=0, atol=1e-10 * float(reverse.abs().max()))
