@@ -221,7 +221,7 @@ def real(bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size) 
     simulation = Simulation.start(
         system,
         Langevin(DT, temperature, FRICTION, SEED + bench.seed),
-        ForceField(bench.model, system, features=True, compile="off"),
+        ForceField(bench.model, system, decision=decision, steps=size.steps),
         positions,
         maxwell_boltzmann(system, positions, temperature, seed=SEED + bench.seed, replicas=replicas, bath=True),
         dof=3 * system.n_atoms,

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
@@ -135,7 +134,7 @@ def _batch(
         "last_mark": np.full(len(rows), -plan.mark_gap),
     }
     limits = Limits.from_reference(system, positions[0])
-    field_ = ForceField(model, system, features=True)
+    field_ = ForceField(model, system, decision=decision, steps=plan.steps)
     parts = []
     for start in range(0, plan.steps, plan.segment):
         stop = min(start + plan.segment, plan.steps)
@@ -171,7 +170,7 @@ class _Segment:
         stop: int,
         state: dict[str, Any],
     ) -> None:
-        self.decision, self.plan, self.start, self.stop = decision, plan, start, stop
+        self.plan, self.start, self.stop = plan, start, stop
         self.score = StepScore(replace(decision, level=0.0), model, system)  # exact whenever it is asked
         self.before, self.system = state, system
         count = len(state["stop"])
@@ -223,7 +222,7 @@ class _Segment:
             return
         column = int(np.searchsorted(self.steps, step))
         moving = state.moving()
-        screen = self._screen(moving.extras, len(rows))
+        screen = moving.extras["screen"].double()
         self.screen[rows, column] = screen.numpy()
         # what is not a number is not below the floor
         wanted = ~(screen < plan.floor).numpy()
@@ -249,8 +248,3 @@ class _Segment:
         for k in np.flatnonzero(first | due):
             self.last_mark[rows[k]] = step
             self.marks.append((int(rows[k]), step, positions[k]))
-
-    def _screen(self, extras: dict[str, Tensor], count: int) -> Tensor:
-        if "screen" in extras:
-            return extras["screen"].double()
-        return self.decision.screened(extras["features"], torch.full((count,), self.system.n_atoms))
