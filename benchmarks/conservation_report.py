@@ -100,6 +100,8 @@ def _energies(axis: Any, variants: Mapping[str, Any]) -> None:
                 largest = max(largest, *(abs(x) for x in e))
     if largest > 20:
         axis.set_yscale("symlog", linthresh=1.0)
+    if not axis.lines:
+        axis.text(0.5, 0.5, "none stable", transform=axis.transAxes, ha="center")
     axis.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)")
 
 
@@ -110,4 +112,6 @@ def _distances(axis: Any, variants: Mapping[str, Any]) -> None:
     if known:
         h = next(iter(known.values()))
         axis.plot(h["r"], h["data"], color="black", lw=1, ls="--", label="data")
+        seen = [r for h in known.values() for r, a, b in zip(h["r"], h["own"], h["data"], strict=True) if a or b]
+        axis.set_xlim(0.9 * min(seen), 1.05 * max(seen))
     axis.set(xlabel="r (Å)", ylabel="h(r) (1/Å)")
