@@ -26,6 +26,7 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import merge, sha256
+from equimd.comparison.measures import pooled
 from equimd.data.dataset import Dataset
 
 MOLECULES = ("ethanol", "aspirin")
@@ -168,7 +169,7 @@ def _nve_rows(variant: str, key: str, values: Mapping[str, Any], row: Any) -> It
     preset = f"default, {len(replicas)} replicas of {values['length_ps']:g} ps"
     stable = {str(k): r["stable_ps"] for k, r in enumerate(replicas)}
     yield row(variant, f"{name}_stable", float(np.mean(list(stable.values()))), "ps", preset, per_seed=stable)
-    drift = measured.pooled(replicas)
+    drift = pooled(replicas)
     if drift is None:
         return
     slope, error = drift["drift"], drift["error"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +13,22 @@ import torch
 from equimd.benchmarks.detection_runs import predicted
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
+from equimd.comparison import measures
+from equimd.comparison.measures import judge_replica, net_force_and_torque, rms
 from equimd.data.dataset import Dataset
 from equimd.md.equilibration import Equilibrated
 from equimd.md.forcefield import Compile, ForceField
 from equimd.md.guard import Guard, Limits
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
-from equimd.md.observables import bond_stability, distance_distribution, linear_drift
+from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann
-from equimd.md.trajectory import read, trajectory_path
+from equimd.md.trajectory import trajectory_path
 from equimd.model import Potential
 from equimd.uq.features import double_precision
 
 DT, EQUILIBRATION_PS, FRICTION = 0.5, 2.0, 0.01  # fs, ps, 1/fs
 BINS = 500  # of h(r)
-POINTS = 200  # of a curve in a plot
-NOTHING = ("drift", "drift_error", "temperature", "curve")  # what is not known of a replica that never began
 
 
 @dataclass(frozen=True)
@@ -67,46 +66,17 @@ def net(model: Potential, data: Dataset) -> dict[str, float]:
     """Root mean squared net force (meV/Angstrom) and torque (meV) of a molecule: zero for what has an energy."""
     block = data.frames()
     system = System.build(block.numbers[0])
-    forces = predicted(model, system, block.positions)
-    centred = block.positions - block.positions.mean(1, keepdims=True)
-    total, torque = forces.sum(1), np.cross(centred, forces).sum(1)
-    return {
-        "net_force": 1e3 * float(np.sqrt(np.square(total).sum(1).mean())),
-        "torque": 1e3 * float(np.sqrt(np.square(torque).sum(1).mean())),
-    }
+    force, torque = net_force_and_torque(block.positions, predicted(model, system, block.positions))
+    return {"net_force": rms(force), "torque": rms(torque)}
 
 
 def step_times(
     potentials: Mapping[str, Potential], data: Dataset, steps: int, modes: Sequence[Compile]
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of an NVE step of one molecule, by mode and variant, the variants in turns of ten steps."""
+    """Milliseconds of an NVE step of one molecule, by mode and variant."""
     frame = data.frames([0])
     system, positions = System.build(frame.numbers[0]), torch.from_numpy(frame.positions.copy())
-    velocities = maxwell_boltzmann(system, positions, 300.0, seed=0, replicas=(0,), bath=False)
-    dof = degrees_of_freedom(system, positions[0], bath=False)
-    found: dict[str, dict[str, float]] = {}
-    for mode in modes:
-        runs = {
-            name: Simulation.start(
-                system,
-                VelocityVerlet(DT),
-                ForceField(model, system, compile=mode),
-                positions,
-                velocities,
-                dof=dof,
-                guard=Guard(Limits.from_reference(system, positions[0])),
-            )
-            for name, model in potentials.items()
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(max(2, steps // 10)):
-            for name, run in runs.items():
-                began = time.perf_counter()
-                run.run(run.state.step + 10)
-                seconds[name].append((time.perf_counter() - began) / 10)
-        name = "compiled" if mode == "on" else "eager"
-        found[name] = {variant: 1e3 * float(np.median(s[1:])) for variant, s in seconds.items()}
-    return found
+    return measures.step_times(potentials, system, positions, steps, modes, dt=DT)
 
 
 def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> Simulation:
@@ -178,38 +148,21 @@ def judge(simulation: Simulation, data: Dataset, kind: Dynamics, folder: Path) -
     stopped = {e.replica: e for e in simulation.suspects.halts}
     replicas: list[dict[str, Any]] = []
     stable_positions = []
-    n_atoms = simulation.system.n_atoms
     for replica in range(kind.replicas):
-        reason = stopped[replica].reason if replica in stopped else None
-        if not trajectory_path(folder, replica, kind.replicas).exists():  # it broke before step 0
-            replicas.append({"stable_ps": 0.0, "stopped": reason, **dict.fromkeys(NOTHING)})
-            continue
-        found = read(trajectory_path(folder, replica, kind.replicas))
-        good = int(bond_stability(found.positions, bonds, lengths).stable_frames) if len(found) else 0
-        end = kind.steps * DT if good == len(found) and replica not in stopped else _time(found.time, good)
-        time_ps, energy = 1e-3 * found.time[:good], found.observables["conserved"][:good]
-        drift = linear_drift(time_ps, 1e3 * energy / n_atoms) if good >= 8 else None
-        thin = max(1, good // POINTS)
-        replicas.append(
-            {
-                "stable_ps": 1e-3 * end,
-                "drift": None if drift is None else drift.slope,
-                "drift_error": None if drift is None else drift.error,
-                "stopped": reason,
-                "temperature": float(found.observables["temperature"][:good].mean()) if good else None,
-                "curve": [time_ps[::thin], (1e3 * (energy - energy[0]) / n_atoms)[::thin]] if good else None,
-            }
+        told, positions = judge_replica(
+            trajectory_path(folder, replica, kind.replicas),
+            bonds,
+            lengths,
+            length_fs=kind.steps * DT,
+            stopped=stopped[replica].reason if replica in stopped else None,
         )
-        stable_positions.append(found.positions[:good])
+        replicas.append(told)
+        if len(positions):
+            stable_positions.append(positions)
     out: dict[str, Any] = {"replicas": replicas, "length_ps": 1e-3 * DT * kind.steps}
     if kind.ensemble == "nose-hoover" and sum(map(len, stable_positions)):
         out["h"] = h_error(np.concatenate(stable_positions), data)
     return out
-
-
-def _time(times: np.ndarray, good: int) -> float:
-    """fs, of the last stable frame."""
-    return float(times[good - 1]) if good else 0.0
 
 
 def h_error(positions: np.ndarray, data: Dataset) -> dict[str, Any]:
@@ -219,14 +172,3 @@ def h_error(positions: np.ndarray, data: Dataset) -> dict[str, Any]:
     r, own = distance_distribution(positions, r_max=longest, bins=BINS)
     _, true = distance_distribution(reference, r_max=longest, bins=BINS)
     return {"error": float(np.abs(own - true).sum() * (r[1] - r[0])), "r": r, "own": own, "data": true}
-
-
-def pooled(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Mean drift of the replicas and its standard error: the larger of what single errors and their scatter give."""
-    known = [r for r in replicas if r["drift"] is not None]
-    if not known:
-        return None
-    slopes, errors = (np.array([r[key] for r in known]) for key in ("drift", "drift_error"))
-    inner = float(np.sqrt(np.square(errors).sum()) / len(slopes))
-    outer = float(slopes.std(ddof=1) / np.sqrt(len(slopes))) if len(slopes) > 1 else 0.0
-    return {"drift": float(slopes.mean()), "error": max(inner, outer)}

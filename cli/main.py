@@ -18,6 +18,8 @@ COMMANDS: dict[str, str] = {
     "calibrate": "uncertainties that mean what they say, and thresholds, from held-out frames",
     "evaluate": "measure the errors of a trained potential on a data set",
     "simulate": "molecular dynamics that halts or flags frames beyond a calibrated threshold",
+    "compare": "two models side by side: errors, speed, conservation of energy, stability",
+    "ipi": "serve energies and forces to i-PI, with the same guard",
     "predict": "energy and forces of the structures in a file",
     "bench": "benchmark suites: accuracy, speed and more, beside other packages",
 }

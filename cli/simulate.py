@@ -30,7 +30,7 @@ _HELP = """Molecular dynamics that halts or flags the frame whose predicted forc
     """
 
 
-def _show_notices() -> None:
+def _show_notices(name: str = "equimd.md") -> None:
     """What the library notes on the way, such as that the potential is being compiled, as lines on stderr."""
     import logging
 
@@ -40,7 +40,7 @@ def _show_notices() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             (warn if record.levelno >= logging.WARNING else log)(record.getMessage())
 
-    logger = logging.getLogger("equimd.md")
+    logger = logging.getLogger(name)
     logger.handlers, logger.propagate = [Lines()], False
     logger.setLevel(logging.INFO)
 

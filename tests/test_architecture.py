@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("calculator", "plots", "structures"),
     ("calibration",),
     ("evaluate", "simulation"),
+    ("comparison", "ipi"),
     ("report",),
     ("benchmarks",),
     ("cli",),

@@ -15,6 +15,7 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge
+from equimd.comparison.measures import pooled
 from equimd.data.dataset import ArrayDataset
 from equimd.uq.samples import Samples
 from tests.benchmarks.conftest import Toy
@@ -157,7 +158,7 @@ def test_dynamics_goes_on_and_is_judged(toy: Toy, tmp_path: Path) -> None:
     told = conservation.judge(simulation, toy.held_out, kind, tmp_path / "a")
     assert [r["stable_ps"] for r in told["replicas"]] == [0.02, 0.02]
     assert 0.0 < told["h"]["error"] < 2.0
-    drift = conservation.pooled(told["replicas"])
+    drift = pooled(told["replicas"])
     assert drift is not None and drift["error"] > 0
     assert conservation.h_error(toy.held_out.frames().positions, toy.held_out)["error"] == 0.0
 
