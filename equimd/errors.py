@@ -5,6 +5,8 @@ Commands turn an :class:`EquimdError` into one message on stderr and its exit co
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_MACHINE = 1
 EXIT_USAGE = 2
@@ -62,3 +64,35 @@ class MachineError(EquimdError):
     """The machine failed (disk, memory, network); what was written is intact."""
 
     exit_code = EXIT_MACHINE
+
+
+class GuardError(EquimdError):
+    """A frame that must not be taken as true: its score exceeds the threshold, or its atoms fused or flew apart.
+
+    Args:
+        code: ``not-finite``, ``fused``, ``apart`` or the name of the score.
+        atoms: indices of those responsible.
+        score, threshold: what was compared; NaN for numbers that are not finite.
+
+    Attributes:
+        structure: the frame (ASE ``Atoms``), with ``atom_score`` and ``responsible`` of each atom; None if not known.
+        last_accepted: (n, 3) Angstrom, the last positions that passed; None if there were none.
+    """
+
+    exit_code = EXIT_HALTED
+    structure: Any = None
+    last_accepted: Any = None
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        code: str = "",
+        atoms: tuple[int, ...] = (),
+        score: float = float("nan"),
+        threshold: float = float("nan"),
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.code, self.atoms, self.score, self.threshold = code, atoms, score, threshold

@@ -13,11 +13,12 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from equimd.calculator.guarded import CalculatorGuard, OnExceed
 from equimd.calculator.loaded import LoadedModel, Wanted, load
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.data.store import formula
-from equimd.errors import DataError, ModelError
+from equimd.errors import DataError, GuardError, ModelError
 
 if TYPE_CHECKING:
     from equimd.uq.decision import StepDecision
@@ -61,12 +62,24 @@ class EquimdCalculator(Calculator):
     Args:
         uncertainty: ``auto``, when one of those properties is asked for, and from then on in ``results`` until the
             atoms move; True, with every calculation; False, never.
+        on_exceed: what to do about a structure that is not to be taken as true, because its score exceeds the
+            threshold or its atoms fused or flew apart: ``ignore``; ``warn``, once for each event; ``raise``
+            :class:`~equimd.errors.GuardError`, before the caller gets its energy and forces.
+        threshold: for the other two, as in :class:`~equimd.calculator.guarded.CalculatorGuard`.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", *SIGMAS]  # noqa: RUF012 (ASE's own convention)
     name = "equimd"
 
-    def __init__(self, model: LoadedModel | str | Path, *, device: str = "cpu", uncertainty: Wanted = "auto") -> None:
+    def __init__(
+        self,
+        model: LoadedModel | str | Path,
+        *,
+        device: str = "cpu",
+        uncertainty: Wanted = "auto",
+        on_exceed: OnExceed = "ignore",
+        threshold: str | float = "auto",
+    ) -> None:
         super().__init__()
         self.model = model if isinstance(model, LoadedModel) else load(model, device=device)
         self.wanted = uncertainty
@@ -78,6 +91,14 @@ class EquimdCalculator(Calculator):
         self._positions: np.ndarray | None = None
         self._same: tuple[bytes, ...] = ()
         self._batch: Batch | None = None
+        self.guard = None if on_exceed == "ignore" else CalculatorGuard(self, on_exceed, threshold)
+
+    @property
+    def current_positions(self) -> np.ndarray:
+        """(n, 3) Angstrom, of the last structure computed."""
+        if self._positions is None:
+            raise ModelError("nothing was computed: give atoms")
+        return self._positions
 
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
         """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
@@ -126,7 +147,11 @@ class EquimdCalculator(Calculator):
         properties: Sequence[str] = ("energy", "forces"),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute energy and forces of ``atoms``, and those uncertainties that are among ``properties``."""
+        """Compute energy and forces of ``atoms``, and those uncertainties that are among ``properties``.
+
+        Raises:
+            GuardError: they are not to be taken as true, with ``on_exceed="raise"``.
+        """
         if atoms is None:
             raise ModelError("the calculator was asked without atoms")
         self.results = {}
@@ -143,6 +168,12 @@ class EquimdCalculator(Calculator):
         self._current, self._features = batch, out["features"]
         if self.wanted is True or set(SIGMAS) & set(properties):
             self._add_sigmas(SIGMAS if self.wanted is True else properties)
+        if self.guard is not None:
+            try:
+                self.guard.judge(atoms, constants)
+            except GuardError:
+                self._positions, self.results = None, {}  # asked again, it is judged again
+                raise
 
     def uncertainty(self, atoms: Atoms, rule: tuple[StepDecision, float] | None = None) -> StepSigma:
         """The decision about ``atoms``, computed if they moved: the screen, and only where that does not clear them

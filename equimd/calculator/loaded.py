@@ -29,6 +29,7 @@ from equimd.uq.rows import BATCH_SIZE as EXACT_BATCH
 
 if TYPE_CHECKING:
     from equimd.calculator.ase_calculator import EquimdCalculator
+    from equimd.calculator.guarded import OnExceed
     from equimd.model.potential import Potential
     from equimd.uq.saved import Calibration
 
@@ -215,11 +216,13 @@ class LoadedModel:
         if not self.config.charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
             warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)
 
-    def calculator(self, *, uncertainty: Wanted = "auto") -> EquimdCalculator:
-        """An ASE calculator of this model."""
+    def calculator(
+        self, *, uncertainty: Wanted = "auto", on_exceed: OnExceed = "ignore", threshold: str | float = "auto"
+    ) -> EquimdCalculator:
+        """An ASE calculator of this model; the arguments are those of :class:`EquimdCalculator`."""
         from equimd.calculator.ase_calculator import EquimdCalculator
 
-        return EquimdCalculator(self, uncertainty=uncertainty)
+        return EquimdCalculator(self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold)
 
 
 def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from equimd.errors import ConfigError
 from equimd.md.guard import Action, ScoreRule
 from equimd.uq import saved
+from equimd.uq.asked import UNIT, parse_threshold, resolve
 from equimd.uq.meaning import flag_meaning, halt_meaning, percent
 
 if TYPE_CHECKING:
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from equimd.simulation.settings import SimulationSettings
     from equimd.uq.decision import StepDecision
     from equimd.uq.saved import Calibration
-
-MODES = ("auto", "halt", "flag", "off")
-UNIT = "eV/A"
-_UNITS = ("", "ev/a", "ev/å", "ev/ang", "ev/angstrom")
 
 
 @dataclass(frozen=True)
@@ -40,30 +36,6 @@ class Watch:
     decision: StepDecision | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def parse_threshold(text: str) -> str | float:
-    """``auto``, ``halt``, ``flag``, ``off``, or a force error in eV/Angstrom.
-
-    Raises:
-        ConfigError: another word, another unit, or a number that is not positive and finite.
-    """
-    word = text.strip().lower()
-    if word in MODES:
-        return word
-    found = re.fullmatch(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)\s*([a-zåµ]\S*)?", word)
-    hint = "auto, halt, flag, off, or a force error in eV/A such as 0.15eV/A"
-    try:
-        if found is None:
-            raise ValueError
-        value = float(found[1])
-    except ValueError:
-        raise ConfigError(f"uq-threshold '{text}' is not a threshold", hint=hint) from None
-    if (found[2] or "") not in _UNITS:
-        raise ConfigError(f"uq-threshold '{text}' is in {found[2]}, forces are in eV/A", hint=hint)
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"uq-threshold '{text}' is not a positive number", hint=hint)
-    return value
 
 
 def make_watch(
@@ -95,12 +67,9 @@ def make_watch(
             raise ConfigError("on-exceed has no threshold to act on: uq-threshold is off", hint="leave one of them out")
         return Watch(None, {"mode": "off"}, notes=["threshold: off, the physical checks alone watch"])
     calibration = saved.load(settings.run, model_sha256)
-    if mode == "auto":
-        mode = "flag" if calibration.halt is None else "halt"
-    if isinstance(mode, float):
-        decision, threshold = calibration.error_decision(mode)
-    else:
-        decision, threshold = calibration.decision(cast("saved.Mode", mode))
+    kind, decision, threshold = resolve(calibration, mode)
+    if not isinstance(mode, float):
+        mode = kind
     action: Action = settings.on_exceed or ("flag" if mode == "flag" else "halt")
     rule = _rule(decision, threshold, action, model, system, charge, spin)
     steps = settings.n_steps + settings.equilibration_steps
