@@ -94,13 +94,24 @@ class Molecule:
         charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
         return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
 
-    def field(self, decision: StepDecision | None = None, steps: int | None = None) -> ForceField:
-        """Forces, and the screen of a decision; for many steps a compiled one, where that pays."""
-        return ForceField(self.model, self.system, charge=self.charge, spin=self.spin, decision=decision, steps=steps)
+    def field(
+        self, decision: StepDecision | None = None, limits: Limits | None = None, steps: int | None = None
+    ) -> ForceField:
+        """Forces, the screen of a decision and the checks of a guard; for many steps compiled, where that pays."""
+        return ForceField(
+            self.model,
+            self.system,
+            charge=self.charge,
+            spin=self.spin,
+            decision=decision,
+            limits=limits,
+            steps=steps,
+        )
 
     def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
         """Ready for the first step."""
         reference = self.positions[0]
+        limits = Limits.from_reference(self.system, reference)
         bath = settings.ensemble == "langevin"
         dof = degrees_of_freedom(self.system, reference, bath=bath)
         velocities = maxwell_boltzmann(
@@ -114,12 +125,12 @@ class Molecule:
         return Simulation.start(
             self.system,
             make_integrator(settings, temperature_K, dof),
-            self.field(decision, settings.run_length),
+            self.field(decision, limits, settings.run_length),
             self.positions,
             velocities,
             dof=dof,
             replicas=self.replicas,
-            guard=Guard(Limits.from_reference(self.system, reference)),
+            guard=Guard(limits),
         )
 
 

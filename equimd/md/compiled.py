@@ -27,6 +27,7 @@ from equimd.data.batch import Batch
 from equimd.errors import EquimdError
 from equimd.md import force_graph
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
+from equimd.md.guard import Limits
 from equimd.model import Potential
 from equimd.run import load_tensors, save_tensors
 from equimd.train.step import has_compiler
@@ -96,7 +97,7 @@ def artefact_key(model: Potential, inputs: Mapping[str, Tensor], count: int, n_a
 
 
 class CompiledForces:
-    """``energy, forces, features[, screen] = compiled(positions)``, positions (A, n, 3) float64 of one block.
+    """``energy, forces, features, sound[, screen] = compiled(positions)``, positions (A, n, 3) float64 of one block.
 
     Agrees with the eager network to rounding. Make one with :func:`load` or :func:`build`.
     """
@@ -118,13 +119,15 @@ def _folder(model: Potential, batch: Batch, inputs: Mapping[str, Tensor]) -> Pat
     return cache_folder() / artefact_key(model, inputs, batch.num_structures, batch.num_slots)
 
 
-def load(model: Potential, batch: Batch, decision: StepDecision | None = None) -> CompiledForces | None:
+def load(
+    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+) -> CompiledForces | None:
     """The artefact from the cache; None if there is none. A broken one is removed.
 
     Args:
         batch: a block of replicas in the dense layout; positions are not read.
     """
-    inputs = graph_inputs(model, batch, decision)
+    inputs = graph_inputs(model, batch, decision, limits)
     folder = _folder(model, batch, inputs)
     if not folder.is_dir():
         return None
@@ -136,12 +139,14 @@ def load(model: Potential, batch: Batch, decision: StepDecision | None = None) -
         return None
 
 
-def build(model: Potential, batch: Batch, decision: StepDecision | None = None) -> CompiledForces | None:
+def build(
+    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+) -> CompiledForces | None:
     """Compile and put into the cache; None, with one line of notice, where that is not possible."""
     if not has_compiler():
         log.warning("no C++ compiler found: the potential runs uncompiled, several times slower")
         return None
-    inputs = graph_inputs(model, batch, decision)
+    inputs = graph_inputs(model, batch, decision, limits)
     folder = _folder(model, batch, inputs)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Energy, forces, pooled features and the screen of a block of replicas as one graph of tensor operations.
+"""Energy, forces, features, physical checks and the screen of a block of replicas as one graph of tensor operations.
 
 Forces are unrolled: tracing (``make_fx``) records what autograd does, and no autograd is left in the graph. Weights,
 atomic numbers and the posterior are inputs, so that one graph serves every model of the same configuration. What
@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from equimd.data.batch import Batch
+from equimd.md.guard import Limits
 from equimd.model import Potential, batch_arguments
 from equimd.uq.decision import StepDecision
 from equimd.uq.posterior import LastLayer
@@ -35,11 +36,14 @@ class _Network(nn.Module):
         return self.model.network(*args, **kwargs)
 
 
-def graph_inputs(model: Potential, batch: Batch, decision: StepDecision | None = None) -> dict[str, Tensor]:
+def graph_inputs(
+    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+) -> dict[str, Tensor]:
     """Everything a graph reads besides positions, for a batch in the dense layout."""
     tensors = {f"model.{k}": v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()]}
     tensors |= {"numbers": batch.atomic_numbers, "charge": batch.charge, "spin": batch.spin}
     tensors["reference"] = model.reference_energy(batch)
+    tensors["bounds"] = _bounds(limits, batch.num_slots).to(batch.positions.device)
     if decision is not None:
         layer, device = decision.calibrated.layer, batch.positions.device
         powers = [decision.screen.intercept, decision.screen.energy_power, decision.screen.distance_power]
@@ -53,8 +57,8 @@ def force_function(
 ) -> Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, ...]]:
     """A pure function of positions (A, n, 3), float64, and of :func:`graph_inputs`.
 
-    Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, p), eV; and with a decision its
-    screen (A,) float64, eV/Angstrom.
+    Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, p), eV; whether each frame is
+    sound (A,) bool; and with a decision its screen (A,) float64, eV/Angstrom.
     """
     network, conservative = _Network(model), model.force_head is None
     count, n = batch.num_structures, batch.num_slots
@@ -73,11 +77,32 @@ def force_function(
             else:
                 forces = out.direct_forces
         energy = out.energy.detach().double() + inputs["reference"]
-        features = out.features.detach()
-        result = (energy, forces.detach().double().view(count, n, 3), features)
+        features, forces = out.features.detach(), forces.detach().double().view(count, n, 3)
+        result = (energy, forces, features, _sound(positions.detach(), energy, forces, inputs["bounds"]))
         return result if decision is None else (*result, _screen(decision, features, n, inputs))
 
     return function
+
+
+def _bounds(limits: Limits | None, n: int) -> Tensor:
+    """(2, n, n) Angstrom^2: what squared distances must not be below, and be below; anything finite without limits."""
+    bounds = torch.zeros(2, n, n, dtype=torch.float64)
+    bounds[1] = torch.finfo(torch.float64).max
+    if limits is not None:
+        i, j = limits.first.cpu(), limits.second.cpu()
+        for table, values in zip(bounds, (limits.lower2.cpu(), limits.upper2.cpu()), strict=True):
+            table[i, j], table[j, i] = values, values
+    return bounds
+
+
+def _sound(positions: Tensor, energy: Tensor, forces: Tensor, bounds: Tensor) -> Tensor:
+    """(A,) bool: numbers are finite and distances within the bounds, so that a guard need not look closer.
+
+    NaN and infinite positions fail the comparison: the distances between them are NaN or infinite.
+    """
+    squared = (positions[:, :, None] - positions[:, None]).square().sum(-1)
+    near = (squared >= bounds[0]) & (squared < bounds[1])
+    return near.flatten(1).all(1) & torch.isfinite(energy) & torch.isfinite(forces).flatten(1).all(1)
 
 
 def _screen(decision: StepDecision, features: Tensor, n: int, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -18,7 +18,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -28,6 +27,7 @@ from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.data.neighbors import neighbor_list
 from equimd.errors import ModelError
 from equimd.md.compiled import CompiledForces, build, load
+from equimd.md.guard import Limits
 from equimd.md.state import System
 from equimd.model.potential import Potential, batch_arguments
 from equimd.uq.decision import StepDecision
@@ -74,6 +74,7 @@ class ForceField:
         charge, spin: of the structure; used by models that see them.
         features: put the pooled features phi (A, p), eV, into the extras, for scores that need them.
         decision: put its screen (A,), eV/Angstrom, into the extras.
+        limits: of the guard; compiled, put into the extras which frames are "sound" (A,), that is well within them.
         block: replicas at once in the dense layout; None: as many as the cache takes.
         compile: ``off``: eager. ``on``: compiled, wherever possible. ``auto``: compiled if the cache has the artefact,
             or if ``steps`` are so many that compiling pays.
@@ -96,6 +97,7 @@ class ForceField:
         spin: int = 0,
         features: bool = False,
         decision: StepDecision | None = None,
+        limits: Limits | None = None,
         block: int | None = None,
         compile: Compile = "auto",
         steps: int | None = None,
@@ -105,6 +107,7 @@ class ForceField:
                 "the model was trained on energies alone: its forces are unreliable", hint="train with a forces weight"
             )
         self.model, self.system, self.features, self.decision = model, system, features, decision
+        self.limits = limits
         self.device = model.last_layer.weight.device
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
@@ -150,8 +153,8 @@ class ForceField:
             return self._with_list(positions)
         if self.compiled is None:
             self._begin(positions)
-        call = self._compute if self._compiled is None else partial(self._call, self._compiled)
-        if self.block is None or len(positions) <= self.block:
+        call = self._compute if self._compiled is None else self._call
+        if self.block is None or positions.shape[0] <= self.block:
             return call(positions)
         parts = [call(x) for x in positions.split(self.block)]
         extras = {k: torch.cat([p[2][k] for p in parts]) for k in parts[0][2]}
@@ -164,10 +167,10 @@ class ForceField:
         given, count = self.block, len(positions)
         self.block = given or compiled_block_size(count, n, width, itemsize)
         if self.compile != "off" and self.device.type == "cpu":
-            self._compiled = load(self.model, self._batch(self.block), self.decision)
+            self._compiled = load(self.model, self._batch(self.block), self.decision, self.limits)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
                 log.info("compiling the potential for blocks of %d x %d atoms, once", self.block, n)
-                self._compiled = build(self.model, self._batch(self.block), self.decision)
+                self._compiled = build(self.model, self._batch(self.block), self.decision, self.limits)
         self.compiled = self._compiled is not None
         if not self.compiled:
             self.block = given or block_size(n, width, itemsize)
@@ -183,13 +186,20 @@ class ForceField:
         eager = (time.perf_counter() - start) * self.steps * math.ceil(len(positions) / len(block))
         return SAVED * eager > 2 * COMPILE_SECONDS
 
-    def _call(self, compiled: CompiledForces, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _call(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One call of the compiled graph; a block that is not full is filled up with its last replica."""
-        count, empty = len(positions), (self.block or 0) - len(positions)
+        assert self._compiled is not None
+        count = positions.shape[0]
+        empty = (self.block or 0) - count
         if empty > 0:
-            positions = torch.cat([positions, positions[-1:].expand(empty, -1, -1)])
-        energy, forces, features, *screen = (out[:count] for out in compiled(positions))
+            full = torch.cat([positions, positions[-1:].expand(empty, -1, -1)])
+            out = [x[:count] for x in self._compiled(full)]
+        else:
+            out = self._compiled(positions)
+        energy, forces, features, sound, *screen = out
         extras = {"features": features} if self.features else {}
+        if self.limits is not None:
+            extras["sound"] = sound
         if screen:
             extras["screen"] = screen[0]
         return energy, forces, extras
@@ -282,8 +292,8 @@ class ForceField:
             compiled, self.block = (int(x) for x in arrays["mode"])
             self._compiled = None
             if compiled:
-                batch = self._batch(self.block)
-                self._compiled = load(self.model, batch, self.decision) or build(self.model, batch, self.decision)
+                wanted = self.model, self._batch(self.block), self.decision, self.limits
+                self._compiled = load(*wanted) or build(*wanted)
             self.compiled = self._compiled is not None
             if self.compiled != bool(compiled):
                 log.warning("the run was compiled and goes on uncompiled: the same to rounding, not bit for bit")

@@ -173,14 +173,26 @@ def components(n: int, edges: np.ndarray) -> np.ndarray:
     return np.unique(label, return_inverse=True)[1]
 
 
-def physical_decision(limits: Limits, positions: Tensor, energy: Tensor, forces: Tensor) -> Decision:
-    """The physical checks on A frames: positions and forces (A, n, 3), energy (A,)."""
+#: Nothing to say, of frames without a score.
+NOTHING = Decision()
+
+
+def physical_decision(
+    limits: Limits, positions: Tensor, energy: Tensor, forces: Tensor, sound: Tensor | None = None
+) -> Decision:
+    """The physical checks on A frames: positions and forces (A, n, 3), energy (A,).
+
+    Args:
+        sound: (A,) bool, frames the force function found to be well within the same limits; if all are, that is all.
+    """
+    if sound is not None and all(sound.tolist()):
+        return NOTHING
     squared = _squared_distances(limits, positions)
     well = (squared >= limits.bounds[0]) & (squared < limits.bounds[1])
     # one number carries every NaN and infinity of energies, forces and positions
     total = float(energy.sum() + forces.sum() + positions.sum())
     if well.all() and math.isfinite(total):
-        return Decision()
+        return NOTHING
     events = []
     for row in range(len(positions)):
         event = _finite_event(row, positions[row], energy[row], forces[row])
@@ -256,10 +268,7 @@ class ScoreRule:
     def decide(self, positions: Tensor, extras: Mapping[str, Tensor]) -> Decision:
         """Judge A frames, positions (A, n, 3)."""
         scores, per_atom = self.function(positions, extras)
-        over = ~(scores <= self.threshold)
-        if not bool(over.any()):
-            return Decision((), scores, per_atom)
-        rows = over.nonzero().flatten().tolist()
+        rows = [row for row, score in enumerate(scores.tolist()) if not score <= self.threshold]
         return Decision(tuple(self._event(row, scores, per_atom) for row in rows), scores, per_atom)
 
     def _event(self, row: int, scores: Tensor, per_atom: Tensor | None) -> Event:
@@ -286,12 +295,15 @@ class Guard:
 
     def __call__(self, state: State) -> Decision:
         """The decision about every replica of ``state``."""
-        physical = Decision()
+        physical, extras = NOTHING, state.extras
         if self.limits is not None:
-            physical = physical_decision(self.limits, state.positions, state.energy, state.forces)
+            sound = extras.get("sound")
+            physical = physical_decision(self.limits, state.positions, state.energy, state.forces, sound)
         if self.rule is None:
             return physical
-        scored = self.rule.decide(state.positions, state.extras)
+        scored = self.rule.decide(state.positions, extras)
+        if not physical.events:
+            return scored
         broken = {e.row for e in physical.events}
         events = physical.events + tuple(e for e in scored.events if e.row not in broken)
         return Decision(tuple(sorted(events, key=lambda e: e.row)), scored.scores, scored.atom_scores)

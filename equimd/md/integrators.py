@@ -39,7 +39,9 @@ ForceFunction = Callable[[Tensor], tuple[Any, ...]]
 def evaluate(forces: ForceFunction, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Energy (A,) and forces (A, n, 3) in float64, and the extras."""
     energy, force, *rest = forces(positions)
-    return energy.double(), force.double(), rest[0] if rest else {}
+    if energy.dtype is not torch.float64 or force.dtype is not torch.float64:
+        energy, force = energy.double(), force.double()
+    return energy, force, rest[0] if rest else {}
 
 
 class Integrator(ABC):

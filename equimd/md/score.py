@@ -24,8 +24,9 @@ SCORE_NAME, SCORE_UNIT = "force sigma", "eV/A"
 class StepScore:
     """Scores (A,) of A frames of one structure, and per-atom scores (A, n), eV/Angstrom, float64.
 
-    Per-atom scores are sqrt(trace C_i), NaN in the rows that the screen cleared. A row whose positions, features or
-    screen are not finite scores NaN, which exceeds every threshold, and does not disturb the others.
+    Per-atom scores are sqrt(trace C_i), NaN in the rows that the screen cleared, and None where it cleared them all. A
+    row whose positions, features or screen are not finite scores NaN, which exceeds every threshold, and does not
+    disturb the others.
 
     Attributes:
         exact_count: rows whose exact covariance was computed so far, of ``count`` in all.
@@ -43,18 +44,20 @@ class StepScore:
         self.model, self.system, self.charge, self.spin = model, system, charge, spin
         self.count = self.exact_count = 0
 
-    def __call__(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Scores of positions (A, n, 3), from extras["screen"] (A,) or extras["features"] (A, p).
 
         Raises:
             UncertaintyError: the force function supplies neither.
         """
-        screen = self._screen(extras).to(positions.device)
+        screen, level = self._screen(extras), self.decision.level
+        values = screen.tolist()
+        self.count += len(values)
+        if all(value < level for value in values):  # in nearly every step, and of few numbers
+            return screen, None
+        screen = screen.to(positions.device)
         atoms = positions.new_full(positions.shape[:2], torch.nan, dtype=torch.float64)
         rows = ~self.decision.quiet(screen)
-        self.count += len(rows)
-        if not bool(rows.any()):
-            return screen, atoms
         finite = torch.isfinite(positions).all(-1).all(-1) & torch.isfinite(screen)
         rows, scores = (rows & finite).nonzero().flatten(), torch.where(finite, screen, torch.nan)
         self.exact_count += len(rows)
@@ -65,7 +68,7 @@ class StepScore:
 
     def _screen(self, extras: Mapping[str, Tensor]) -> Tensor:
         if "screen" in extras:
-            return extras["screen"].detach().double()
+            return extras["screen"]
         if "features" not in extras:
             raise UncertaintyError("the force function gives neither features nor the screen", hint="features=True")
         features = extras["features"].detach().to(self.device)

@@ -151,6 +151,7 @@ def _assemble(
         charge=start.charge,
         spin=start.spin,
         decision=watch.decision,
+        limits=limits,
         compile=settings.compile,
         steps=settings.n_steps + settings.equilibration_steps,
     )

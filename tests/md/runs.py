@@ -21,7 +21,7 @@ from equimd.md.integrators import Integrator, Langevin, NoseHoover
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
 
-from .potentials import methanol
+from .compiled import molecule as molecule_of
 
 STEPS, BLOCK, SAVE_EVERY = 240, 5, 3
 #: (what, which occurrence in that session): in the middle of steps, and around each operation on the files.
@@ -29,12 +29,13 @@ KILLS = (("step", 2), ("step", 61), ("replace", 1), ("append", 2), ("replace", 4
 
 
 def integrator(name: str) -> Integrator:
-    return Langevin(0.5, 400.0, 0.02, seed=11) if name == "langevin" else NoseHoover(0.5, 400.0, 12)
+    """Compiled forces come with Langevin dynamics."""
+    return NoseHoover(0.5, 400.0, 12) if name == "nose-hoover" else Langevin(0.5, 400.0, 0.02, seed=11)
 
 
 def make(folder: Path, name: str) -> Simulation:
     """The run in ``folder``: begun, or gone on with where there is something to go on with."""
-    molecule = methanol()
+    molecule = molecule_of(name)
     rule = ScoreRule(lambda x, extras: ((x[:, 0] - x[:, 1]).norm(dim=-1), x[..., 0]), 1.45, "flag", "bond length", "A")
     guard = Guard(Limits.from_reference(molecule.system, molecule.reference), rule)
     output = Output(folder, SAVE_EVERY)

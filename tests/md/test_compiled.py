@@ -1,51 +1,26 @@
 """The compiled force function against the eager one, and its cache.
 
-Compiling takes tens of seconds of a processor, so one artefact a precision serves all tests that need one.
+Compiling takes tens of seconds of a processor, so one artefact serves all tests that need one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from equimd.md import compiled, forcefield
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.forcefield import ForceField, compiled_block_size
-from equimd.md.state import System
-from equimd.train.step import has_compiler
-from equimd.uq.calibration import Recalibration
-from equimd.uq.decision import Screen, StepDecision
-from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
-from equimd.uq.predict import Calibrated
+from equimd.md.guard import physical_decision
+from equimd.uq.decision import StepDecision
 
-from .potentials import METHANOL
+from .compiled import LIMITS, SYSTEM, decision, field
 from .test_forcefield import potential, replicas
 
-SYSTEM = System.build(METHANOL)
 #: Relative to the largest of the values compared.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-
-
-def decision(seed: int = 0) -> StepDecision:
-    """A screen with a random posterior over the 5 features of the models here."""
-    rng = np.random.default_rng(seed)
-    scale = torch.tensor(np.tril(rng.normal(size=(5, 5))))
-    posterior = Posterior(torch.zeros(5, dtype=torch.float64), scale, torch.eye(5, dtype=torch.float64) / 5)
-    distance = FeatureDistance(torch.tensor(rng.normal(size=5)), torch.tensor(rng.normal(size=(5, 5))))
-    layer = LastLayer(posterior, posterior, distance)
-    same = Recalibration("scale", {0: 1.0}, {0: 0.0})
-    return StepDecision(Calibrated(layer, same, same), Screen(0.3 + seed, 0.4, 0.2, 0.1, 50), 0.1)
-
-
-def field(dtype: str = "float64", compile: str = "on", **more: object) -> ForceField:
-    model = more.pop("model", None) or potential(dtype)
-    more = {"features": True, "decision": decision(), "block": 2, **more}
-    return ForceField(model, SYSTEM, compile=compile, **more)
+TOLERANCE = 1e-12
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -58,15 +33,9 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EQUIMD_CACHE", str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the artefacts of both precisions."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def compiled_field(artefacts: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, **more: object) -> ForceField:
+def compiled_field(artefacts: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> ForceField:
     monkeypatch.setenv("EQUIMD_CACHE", str(artefacts))
-    made = field(dtype, **more)
+    made = field(**more)
     made(replicas(2))
     assert made.compiled
     return made
@@ -78,15 +47,16 @@ def test_the_graph_is_the_model(forces: str) -> None:
     model = potential(forces=forces)
     eager = field(model=model, compile="off")
     batch = eager._batch(2)
-    graph = trace(force_function(model, batch, decision()), replicas(2), graph_inputs(model, batch, decision()))
+    inputs = graph_inputs(model, batch, decision(), LIMITS)
+    graph = trace(force_function(model, batch, decision()), replicas(2), inputs)
     other = potential(forces=forces)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter *= 1.1
     x = replicas(2, seed=3)
     for weights, judge in ((model, decision()), (other, decision(1))):
-        constants = evaluate_once(graph.once, graph.attributes, graph_inputs(weights, batch, judge))
-        energy, force, features, screen = graph.each(x, *constants)
+        constants = evaluate_once(graph.once, graph.attributes, graph_inputs(weights, batch, judge, LIMITS))
+        energy, force, features, sound, screen = graph.each(x, *constants)
         expected = field(model=weights, compile="off", decision=judge)(x)
         for actual, wanted in (
             (energy, expected[0]),
@@ -96,35 +66,37 @@ def test_the_graph_is_the_model(forces: str) -> None:
         ):
             close(actual, wanted, 1e-12)
             assert actual.dtype == wanted.dtype == torch.float64
+        assert sound.tolist() == [True, True]
 
 
-@needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_compiled_equals_eager(dtype: str, artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_equals_eager(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In full blocks and one that is not; a broken replica disturbs nobody."""
-    fast, eager = compiled_field(artefacts, monkeypatch, dtype), field(dtype, "off")
+    fast, eager = compiled_field(artefacts, monkeypatch), field(compile="off")
     x = replicas(5)
+    x[3, 2] = x[3, 1] + 0.1  # a hydrogen falls into the oxygen
     energy, force, extras = fast(x)
     expected = eager(x)
-    close(energy - eager.reference, expected[0] - eager.reference, TOLERANCE[dtype])
-    close(force, expected[1], TOLERANCE[dtype])
-    close(extras["features"], expected[2]["features"], TOLERANCE[dtype])
-    close(extras["screen"], expected[2]["screen"], 10 * TOLERANCE[dtype])
+    close(energy - eager.reference, expected[0] - eager.reference, TOLERANCE)
+    close(force, expected[1], TOLERANCE)
+    close(extras["features"], expected[2]["features"], TOLERANCE)
+    close(extras["screen"], expected[2]["screen"], 10 * TOLERANCE)
     assert energy.dtype == force.dtype == extras["screen"].dtype == torch.float64
+    halted = {event.row for event in physical_decision(LIMITS, x, energy, force).halts}
+    assert halted == {3}
+    assert extras["sound"].tolist() == [row not in halted for row in range(5)]
     broken = x.clone()
     broken[1, 2, 0] = torch.nan
-    again, force_again, _ = fast(broken)
+    again, force_again, extras = fast(broken)
+    assert extras["sound"].tolist() == [True, False, True, False, True]
     assert torch.isnan(again).tolist() == [False, True, False, False, False]
     assert torch.equal(force_again[[0, 2, 3, 4]], force[[0, 2, 3, 4]])
 
 
-@needs_compiler
 @pytest.mark.slow
 def test_one_artefact_serves_other_weights_and_restarts(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled_field(artefacts, monkeypatch, "float64")  # compiles if no test before this one did
     monkeypatch.setattr(compiled, "_compile", lambda *args: pytest.fail("compiled again"))
-    first, x = compiled_field(artefacts, monkeypatch, "float64"), replicas(3)
+    first, x = compiled_field(artefacts, monkeypatch), replicas(3)
     resumed = field("float64", "auto", block=None)
     resumed.load(first.arrays())
     for a, b in zip(first(x)[:2], resumed(x)[:2], strict=True):
@@ -134,16 +106,15 @@ def test_one_artefact_serves_other_weights_and_restarts(artefacts: Path, monkeyp
     other = potential()
     with torch.no_grad():
         other.last_layer.weight *= 2.0
-    doubled = compiled_field(artefacts, monkeypatch, "float64", model=other)
+    doubled = compiled_field(artefacts, monkeypatch, model=other)
     close(doubled(x)[1], 2.0 * first(x)[1], 1e-12)
 
 
-@needs_compiler
 @pytest.mark.slow
 def test_a_broken_artefact_is_removed(
     artefacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = compiled_field(artefacts, monkeypatch, "float64")
+    made = compiled_field(artefacts, monkeypatch)
     folder = made._compiled.folder
     copy = tmp_path / "compiled" / folder.name
     copy.mkdir(parents=True)

@@ -179,10 +179,14 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert meta == other_meta
 
 
-@pytest.mark.parametrize("name", ["langevin", "nose-hoover"])
-def test_killed_and_resumed_is_bit_identical(tmp_path: Path, root: Path, name: str, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["langevin", "nose-hoover", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_killed_and_resumed_is_bit_identical(
+    tmp_path: Path, root: Path, name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """SIGKILL between steps and around every kind of file operation; frames, flags, halts and the end are the same."""
     monkeypatch.setattr(trajectory, "BLOCK", 5)
+    if name == "compiled":
+        monkeypatch.setenv("EQUIMD_CACHE", str(request.getfixturevalue("artefacts")))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
