@@ -175,6 +175,8 @@ class Driver:
             return
         if not np.isfinite(atoms.arrays["atom_score"]).all():
             del atoms.arrays["atom_score"]
+        if not atoms.pbc.any():
+            atoms.cell = None  # i-PI's own, which means nothing to the molecule
         atoms.info |= {"action": action, "structure": self.served.count}
         text = io.StringIO()
         write(text, atoms, format="extxyz")
