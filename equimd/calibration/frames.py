@@ -230,6 +230,6 @@ def temperature_of(data: Dataset) -> float | None:
         return found.pop() if len(found) == 1 else None
     for key in ("temperature", "temperature_K"):
         value = data.info.extra.get(key)
-        if isinstance(value, Real) and value > 0:
+        if isinstance(value, Real) and float(value) > 0:
             return float(value)
     return None
