@@ -86,8 +86,9 @@ def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> S
     starts = data.frames(np.linspace(0, len(data) - 1, kind.replicas).round().astype(np.int64))
     system, positions = System.build(starts.numbers[0]), torch.from_numpy(starts.positions.copy())
     dof = degrees_of_freedom(system, positions[0], bath=False)
-    forces = ForceField(model, system, compile=kind.compile, steps=kind.steps * kind.replicas)
-    integrator, guard = kind.integrator(dof), Guard(Limits.from_reference(system, positions[0]))
+    limits = Limits.from_reference(system, positions[0])
+    forces = ForceField(model, system, limits=limits, compile=kind.compile, steps=kind.steps * kind.replicas)
+    integrator, guard = kind.integrator(dof), Guard(limits)
     output = Output(folder, kind.save_every)
     if (folder / RESTART_FILE).exists():
         simulation = Simulation.resume(system, integrator, forces, output, dof=dof, guard=guard)

@@ -134,7 +134,7 @@ def _batch(
         "last_mark": np.full(len(rows), -plan.mark_gap),
     }
     limits = Limits.from_reference(system, positions[0])
-    field_ = ForceField(model, system, decision=decision, steps=plan.steps)
+    field_ = ForceField(model, system, decision=decision, limits=limits, steps=plan.steps)
     parts = []
     for start in range(0, plan.steps, plan.segment):
         stop = min(start + plan.segment, plan.steps)

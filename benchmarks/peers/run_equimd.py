@@ -110,14 +110,15 @@ def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelCo
     model.scale.fill_(1e-4)
     system = System.build(frames.numbers)
     positions = torch.from_numpy(frames.positions[: task["batch"]])
+    limits = Limits.from_reference(system, positions[0])
     simulation = Simulation.start(
         system,
         VelocityVerlet(DT_FS),
-        ForceField(model, system, compile=task.get("compile", "on")),
+        ForceField(model, system, limits=limits, compile=task.get("compile", "on")),
         positions,
         torch.from_numpy(frames.cold_velocities(task["batch"])),
         dof=degrees_of_freedom(system, positions[0], bath=False),
-        guard=Guard(Limits.from_reference(system, positions[0])),
+        guard=Guard(limits),
         output=Output(scratch()),
     )
     return simulation, config

@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,10 @@ def _compile(
     positions = torch.arange(count * n * 3, dtype=torch.float64).sin().view(count, n, 3).mul(3.0)
     graph = trace(force_function(model, batch, decision), positions, inputs)
     constants = evaluate_once(graph.once, graph.attributes, inputs)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch's own use of what torch deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph.each, (positions, *constants))
         # a copy of the options: torch adds its own
         aoti_compile_and_package(program, package_path=str(folder / GRAPH_FILE), inductor_configs=dict(OPTIONS))
