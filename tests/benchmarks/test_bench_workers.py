@@ -79,7 +79,7 @@ def test_a_worker_says_what_went_wrong_and_goes_on(toy, tmp_path: Path) -> None:
         with pytest.raises(WorkerError, match="cannot do 'fly'"):
             worker.ask("prepare", task=toy("fly"))
         worker.ask("prepare", task=toy(breaks=True))
-        with pytest.raises(WorkerError, match="ValueError: no more steps$"):
+        with pytest.raises(WorkerError, match=r"ValueError: no more steps\n"):
             worker.ask("measure", seconds=0.1)
         assert worker.ask("prepare", task=toy())["frames"] == 4
 
