@@ -163,9 +163,8 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
         panels += [(case, split, methods) for split in next(iter(methods.values()))["splits"]]
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.1 * columns, 3.1 * lines + 0.7), layout="constrained", squeeze=False
-    )
+    size = (3.1 * columns, 3.1 * lines + (0.7 if columns > 2 else 1.3))
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (case, split, methods) in zip(axes.flat, panels, strict=False):
@@ -177,7 +176,7 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
     for row in axes:
         row[0].set_ylabel("root mean squared error (meV/Å)")
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, columns), frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
