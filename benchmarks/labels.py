@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from equimd.benchmarks.options import say
+from equimd.data.workers import run_in_processes
 from equimd.run import write_atomic
 
 
@@ -79,7 +79,15 @@ def label(tasks: Sequence[Task], folder: Path, names: Sequence[str], workers: in
         for k in todo:
             _keep(paths[k], errors(tasks[k]))
     elif todo:
-        _parallel({k: tasks[k] for k in todo}, paths, workers or os.cpu_count() or 1)
+        done = 0
+
+        def finished(k: int, result: np.ndarray) -> None:
+            nonlocal done
+            _keep(paths[k], result)
+            done += 1
+            say(f"labels: {done} of {len(todo)} runs")
+
+        run_in_processes(errors, {k: (tasks[k],) for k in todo}, workers or os.cpu_count() or 1, finished)
     out = []
     for path in paths:
         with np.load(path, allow_pickle=False) as saved:
@@ -91,25 +99,3 @@ def _keep(path: Path, found: np.ndarray) -> None:
     memory = io.BytesIO()
     np.savez(memory, errors=found)
     write_atomic(path, memory.getvalue())
-
-
-def _parallel(tasks: dict[int, Task], paths: Sequence[Path], workers: int) -> None:
-    import multiprocessing
-
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start; threads only slow small molecules down
-    try:
-        with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(errors, task): k for k, task in tasks.items()}
-            try:
-                for number, future in enumerate(as_completed(waiting), 1):
-                    _keep(paths[waiting[future]], future.result())
-                    say(f"labels: {number} of {len(tasks)} runs")
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before

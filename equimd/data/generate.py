@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.data.sampling import load_molecule
 from equimd.data.trajectory import GenerateConfig, Trajectory, load_trajectory, run_trajectory, save_trajectory
+from equimd.data.workers import run_in_processes
 from equimd.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,9 +48,8 @@ def _fingerprint(config: GenerateConfig, atoms: Atoms) -> str:
     return hashlib.sha256(settings + atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()[:12]
 
 
-def _worker(config: GenerateConfig, atoms: Atoms, index: int, path: Path) -> int:
+def _worker(config: GenerateConfig, atoms: Atoms, index: int, path: Path) -> None:
     save_trajectory(path, run_trajectory(config, atoms, index))
-    return index
 
 
 def run_trajectories(
@@ -82,31 +80,9 @@ def run_trajectories(
         for k in todo:
             save_trajectory(paths[k], run_trajectory(config, atoms, k, tick))
     elif todo:
-        _run_parallel(config, atoms, {k: paths[k] for k in todo}, jobs, tick)
+        tasks = {k: (config, atoms, k, paths[k]) for k in todo}
+        run_in_processes(_worker, tasks, jobs, lambda k, _: tick(config.frames_of(k)))
     return [load_trajectory(p) for p in paths]
-
-
-def _run_parallel(
-    config: GenerateConfig, atoms: Atoms, todo: dict[int, Path], jobs: int, tick: Callable[[int], None]
-) -> None:
-    import multiprocessing
-
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start; threads only slow small molecules down
-    try:
-        with ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn")) as pool:
-            waiting = [pool.submit(_worker, config, atoms, k, path) for k, path in todo.items()]
-            try:
-                for future in as_completed(waiting):
-                    tick(config.frames_of(future.result()))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Worker processes of one thread each, for reference methods on small molecules."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def run_in_processes(
+    function: Callable[..., Result],
+    tasks: Mapping[Key, tuple[Any, ...]],
+    workers: int,
+    finished: Callable[[Key, Result], None],
+) -> None:
+    """``finished(key, function(*arguments))`` for every task, as they end.
+
+    Whatever is raised, here or in a worker, ends it; tasks that have not begun are dropped.
+
+    Args:
+        function: importable by name from its module; so are its arguments' types.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start; threads only slow small molecules down
+    try:
+        with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+            waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
+            try:
+                for future in as_completed(waiting):
+                    finished(waiting[future], future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
