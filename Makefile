@@ -49,7 +49,7 @@ setup-tests: check-python
 demo: setup
 	@rm -rf demo && mkdir demo
 	@$(BIN)/python -c "from ase.build import molecule; molecule('CH3CH2OH').write('demo/ethanol.xyz')"
-	$(BIN)/equimd train --data bundled:ethanol --max-time $(DEMO_TIME) --out demo/run
+	$(BIN)/equimd train --data bundled:ethanol --preset small --max-time $(DEMO_TIME) --out demo/run
 	$(BIN)/equimd predict demo/run demo/ethanol.xyz --out demo/ethanol.extxyz
 	$(BIN)/equimd evaluate demo/run --data bundled:ethanol-test --plot demo/parity.png
 	$(BIN)/equimd calibrate demo/run --data bundled:ethanol --test-data bundled:ethanol \

@@ -38,6 +38,7 @@ METRICS = {
     "forces_rmse_meV_per_A": "meV/A",
 }
 FULL = 950
+SHORT = 900.0  # seconds of training under which the small preset is trained
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
     command = ["--data", str(problem.train), "--splits", *map(str, problem.counts)]
     if problem.tests:
         command += ["--test-data", str(problem.tests[0][1])]
-    command += ["--forces", variant, "--max-time", budget(options), "--threads", "1", "--seed", str(seed)]
+    command += [*preset(options), "--forces", variant, "--max-time", budget(options), "--threads", "1"]
+    command += ["--seed", str(seed)]
     _equimd("train", *(["--resume", str(run)] if run.exists() else [*command, "--out", str(run)]))
     return run
 
@@ -124,6 +126,11 @@ def _equimd(*arguments: str) -> str:
 def budget(options: Options) -> str:
     """The training time as it is written on a command line and in folder names."""
     return f"{options.budget_s / 60:g}m"
+
+
+def preset(options: Options) -> list[str]:
+    """Options of a training: the small model where the time would not bring the default one far."""
+    return ["--preset", "small"] if options.budget_s < SHORT else []
 
 
 def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:

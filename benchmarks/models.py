@@ -108,7 +108,8 @@ def trained(case: Case, options: Options, seed: int, variant: str = "conservativ
     run = options.work / "accuracy" / f"{case.row.replace('/', '-')}-{variant}-{budget}-seed{seed}"
     if (run / "test.json").exists():
         return run
-    new = ["--data", "bundled:ethanol", "--forces", variant, "--max-time", budget, "--threads", "1"]
+    new = ["--data", "bundled:ethanol", *accuracy.preset(options), "--forces", variant]
+    new += ["--max-time", budget, "--threads", "1"]
     todo = ["--resume", str(run)] if run.exists() else [*new, "--seed", str(seed), "--out", str(run)]
     command = [sys.executable, "-m", "equimd.cli.main", "train", *todo]
     code = subprocess.run(command, stdout=sys.stderr, check=False).returncode

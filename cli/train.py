@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.options import keyword, setting_option
-from equimd.config import RunConfig, Settings, config_keys, parse_config, read_config
+from equimd.config import PRESETS, RunConfig, Settings, config_keys, parse_config, read_config
 from equimd.errors import EXIT_INTERRUPTED, ConfigError
 
 if typing.TYPE_CHECKING:
     from equimd.run import Run
     from equimd.train.setup import Setup
+
+SHORT = 900.0  # seconds of training in which the small preset gets farther than the default one
 
 _HELP = """Train a potential on frames with energies and forces.
 
@@ -24,7 +26,7 @@ _HELP = """Train a potential on frames with energies and forces.
 
     Examples:
 
-        equimd train --data bundled:ethanol --max-time 5m --out runs/ethanol
+        equimd train --data bundled:ethanol --preset small --max-time 5m --out runs/ethanol
         equimd train --data ethanol_train_01.npz --splits 950 50 0 --test-data ethanol_test_01.npz --max-time 45m
         equimd train --data md17_ethanol.npz --subset-size 2000 --splits 1600 200 200 --num-epochs 10
         equimd train config.yaml --seed 1 --out runs/seed-1
@@ -108,6 +110,9 @@ def _finish(setup: Setup, run: Run, resume: bool) -> None:
     log(f"run: {run.path}")
     trainer = Trainer(setup, run, resume=resume)
     log(trainer.describe())
+    t, m = setup.config.training, setup.config.model
+    if not resume and t.max_time is not None and t.max_time < SHORT and m.lmax > 1:
+        log("such a short training gets farther with --preset small")
     ended = trainer.fit()
     if ended == "interrupted":
         log(f"interrupted after {trainer.progress.epoch} epochs; go on with: equimd train --resume {run.path}")
@@ -132,6 +137,10 @@ train.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         ),
         keyword(
             "out", Annotated[Path | None, typer.Option("--out", help="run folder to make; by default runs/NAME-001")]
+        ),
+        keyword(
+            "preset",
+            Annotated[str | None, typer.Option("--preset", help=f"settings by name: {', '.join(PRESETS)}")],
         ),
         keyword("resume", Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")]),
         *_parameters(),

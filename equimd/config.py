@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
 
 class ModelConfig(Settings):
-    """What a potential is, apart from its weights. PaiNN as published: the defaults with lmax 1."""
+    """What a potential is, apart from its weights. PaiNN as published: lmax 1 and Gaussian radial functions."""
 
     forces: Literal["conservative", "direct"] = Field(
         "conservative", description="forces = -dE/dR, or an equivariant head"
@@ -31,8 +31,8 @@ class ModelConfig(Settings):
     num_rbf: int = Field(20, ge=1, description="radial basis functions")
     num_readout: int = Field(64, ge=1, description="width p of the pooled features under the last layer")
     cutoff: float = Field(5.0, gt=0, description="r_max, Angstrom")
-    lmax: int = Field(1, ge=1, le=3, description="highest rotation order of the features")
-    radial_basis: Literal["gaussian", "bessel"] = Field("gaussian", description="radial functions")
+    lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
+    radial_basis: Literal["gaussian", "bessel", "expnorm"] = Field("expnorm", description="radial functions")
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")
@@ -152,6 +152,12 @@ class RunConfig(Settings):
     training: TrainConfig = TrainConfig()
 
 
+#: settings by name, beneath whatever else is stated; docs/model.md says what each costs and reaches
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"lmax": 1},
+    "default": {},
+}
+
 # what the training finds out for itself, and no user states
 DERIVED_KEYS = ("elements", "energy_only")
 
@@ -170,10 +176,16 @@ def config_keys() -> dict[str, str]:
 def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: RunConfig | None = None) -> RunConfig:
     """Settings from a flat mapping of keys (hyphens or underscores), over those of ``base``.
 
+    The key ``preset`` stands for the settings of :data:`PRESETS`; the other keys go over them.
+
     Raises:
         ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
     """
     known = config_keys()
+    if (preset := values.get("preset")) is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset '{preset}'", where=where, hint=", ".join(PRESETS))
+        values = {**PRESETS[preset], **{key: value for key, value in values.items() if key != "preset"}}
     merged: dict[str, dict[str, Any]] = {
         name: getattr(base, name).model_dump() if base else {} for name in ("dataset", "model", "training")
     }

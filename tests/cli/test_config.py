@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from equimd.config import RunConfig, config_keys, config_text, flat_config, parse_config
+from equimd.config import PRESETS, RunConfig, config_keys, config_text, flat_config, parse_config
 from equimd.errors import ConfigError
 
 runner = CliRunner()
@@ -33,9 +33,17 @@ def test_settings_survive_a_round_trip() -> None:
     assert flat_config(config)["max_time"] == 5400.0
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_lie_beneath_what_is_stated(name: str) -> None:
+    plain = flat_config(parse_config({"preset": name, "num_rbf": 8}))
+    assert plain == {**flat_config(RunConfig()), **PRESETS[name], "num_rbf": 8}
+    assert parse_config({"preset": name, "lmax": 3}).model.lmax == 3
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"preset": "huge"}, "unknown preset 'huge'\n  try: small, default"),
         ({"num_epoch": 3}, "unknown key 'num_epoch'\n  try: did you mean 'num_epochs'?"),
         ({"batch-size-trian": 3}, "did you mean 'batch_size_train'?"),
         ({"elements": [1]}, "unknown key 'elements'"),

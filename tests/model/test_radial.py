@@ -19,6 +19,16 @@ def test_gaussians_sit_evenly_and_are_as_wide_as_they_are_apart() -> None:
     torch.testing.assert_close(basis(r), expected)
 
 
+def test_gaussians_of_the_exponential_distance_are_the_published_ones() -> None:
+    """Unke and Meuwly 2019, eq. 7, with its beta, and zero where it is below rounding."""
+    k, last = 7, math.exp(-R_MAX)
+    beta = (2 / k * (1 - last)) ** -2
+    r = torch.linspace(0.3, 6, 31, dtype=torch.float64)
+    centres = torch.linspace(last, 1, k, dtype=torch.float64)
+    expected = torch.exp(-beta * (torch.exp(-r)[:, None] - centres).square())
+    torch.testing.assert_close(RadialBasis("expnorm", k, R_MAX).double()(r), expected, rtol=1e-12, atol=1e-17)
+
+
 def test_bessel_functions_are_orthonormal_on_the_ball() -> None:
     """Integral of r^2 e_n e_m over 0..r_max is 1 for n = m, else 0 (Gasteiger et al. 2020)."""
     basis = RadialBasis("bessel", 5, R_MAX).double()
@@ -31,7 +41,7 @@ def test_bessel_functions_are_orthonormal_on_the_ball() -> None:
     assert float(basis(torch.tensor([2.0], dtype=torch.float64))[0, 0]) == pytest.approx(first, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "bessel"])
+@pytest.mark.parametrize("kind", ["gaussian", "bessel", "expnorm"])
 @pytest.mark.parametrize("num_rbf", [1, 2, 20])
 def test_shape_precision_and_no_weights(kind, num_rbf) -> None:
     for dtype in (torch.float32, torch.float64):

@@ -22,13 +22,13 @@ CASES = [
     (3, 2, 2, 4, "gaussian", 5, "conservative", False),
     (5, 3, 2, 6, "bessel", 2, "conservative", False),
     (8, 2, 1, 20, "bessel", 7, "conservative", True),
-    (13, 1, 2, 3, "gaussian", 4, "conservative", False),
+    (13, 1, 2, 3, "expnorm", 4, "conservative", False),
     (17, 3, 3, 8, "gaussian", 9, "conservative", False),
     (1, 3, 1, 2, "bessel", 1, "direct", False),
     (4, 1, 1, 7, "gaussian", 6, "direct", True),
     (7, 2, 3, 5, "bessel", 3, "direct", False),
     (11, 3, 2, 4, "gaussian", 8, "direct", False),
-    (16, 1, 3, 20, "gaussian", 5, "direct", False),
+    (16, 1, 3, 20, "expnorm", 5, "direct", False),
 ]
 
 

@@ -9,12 +9,12 @@ import torch
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model import batch_arguments
-from equimd.model.radial import cosine_cutoff, polynomial_cutoff
+from equimd.model.radial import polynomial_cutoff
 
 SCALING = 0.15  # relative deviation from the power law that the envelope prescribes near its end
 
 
-@pytest.fixture(params=["gaussian", "bessel"])
+@pytest.fixture(params=["gaussian", "bessel", "expnorm"])
 def smooth_case(request, lmax, make_case):
     return make_case("float64", "conservative", lmax, radial_basis=request.param)
 
@@ -72,15 +72,14 @@ def test_single_precision_is_smooth_too(make_case) -> None:
     assert np.abs(np.diff(force)).max() < 0.05 * np.abs(force).max()
 
 
-@pytest.mark.parametrize(("envelope", "order"), [(polynomial_cutoff, 2), (cosine_cutoff, 1)])
-def test_envelopes_end_with_zero_derivatives(envelope, order) -> None:
+def test_envelope_ends_with_zero_derivatives() -> None:
     r = torch.tensor([0.0, 2.0, 5.0 - 1e-9, 5.0, 5.1, 50.0], dtype=torch.float64, requires_grad=True)
-    value = envelope(r, 5.0)
+    value = polynomial_cutoff(r, 5.0)
     torch.testing.assert_close(value[0], torch.ones_like(value[0]))
     assert 0 < value[1] < 1
     assert value[2].abs() < 1e-12
     assert torch.equal(value[3:], torch.zeros(3, dtype=torch.float64))
-    for _ in range(order):
+    for _ in range(2):
         (value,) = torch.autograd.grad(value.sum(), r, create_graph=True)
         assert value[2].abs() < 1e-6
         assert torch.equal(value[3:], torch.zeros(3, dtype=torch.float64))

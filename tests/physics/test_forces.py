@@ -23,7 +23,7 @@ def test_conservative_forces_match_central_differences(dtype, lmax, make_case, m
     case.same(slope, forces, case.tolerances.difference)
 
 
-@pytest.mark.parametrize("basis", ["gaussian", "bessel"])
+@pytest.mark.parametrize("basis", ["gaussian", "bessel", "expnorm"])
 def test_single_precision_forces_agree_with_double(make_case, make_frames, basis) -> None:
     single, double = (make_case(d, radial_basis=basis, num_readout=5) for d in ("float32", "float64"))
     double.model.load_state_dict(single.model.state_dict())
