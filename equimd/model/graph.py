@@ -48,12 +48,14 @@ class EdgeGraph:
     Attributes:
         vectors: (E, 3) r_j - r_i (+ lattice shift), Angstrom.
         source, target: (E,) atom indices of j and i.
+        blocks: messages are summed block by block of edges, by :mod:`equimd.model.edges`.
     """
 
     vectors: Tensor
     source: Tensor
     target: Tensor
     num_atoms: int
+    blocks: bool = False
 
     def send(self, x: Tensor) -> Tensor:
         """(N, ...) values of the sender j -> (E, ...)."""
@@ -131,16 +133,19 @@ def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max:
     return PairGraph(vectors.reshape(-1, 3), r.shape[0], n)
 
 
-def edge_graph(positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None) -> EdgeGraph:
+def edge_graph(
+    positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None, *, blocks: bool = False
+) -> EdgeGraph:
     """The edges of a neighbour list.
 
     Args:
         positions: (N, 3) Angstrom.
         edge_index: (2, E), row 0 the source j, row 1 the target i.
         edge_shifts: (E, 3) Angstrom, the lattice translation added to r_j, or None for open systems.
+        blocks: as in :class:`EdgeGraph`.
     """
     source, target = edge_index[0], edge_index[1]
     vectors = positions.index_select(0, source) - positions.index_select(0, target)
     if edge_shifts is not None:
         vectors = vectors + edge_shifts.to(vectors.dtype)
-    return EdgeGraph(vectors, source, target, positions.shape[0])
+    return EdgeGraph(vectors, source, target, positions.shape[0], blocks)

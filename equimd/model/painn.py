@@ -19,8 +19,8 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from equimd.model import pairs
-from equimd.model.graph import Graph, PairGraph
+from equimd.model import edges, pairs
+from equimd.model.graph import EdgeGraph, Graph, PairGraph
 from equimd.model.radial import RadialBasis, polynomial_cutoff
 
 NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
@@ -114,7 +114,10 @@ class Message(nn.Module):
         phi = scalar_linear(self.phi, F.silu(scalar_linear(self.hidden, s)))
         linear = self.filter
         weight = linear.weight.view(-1, phi.shape[1]) * linear.instructions[0].path_weight
-        w = basis @ torch.cat([weight, linear.bias[None]])
+        matrix = torch.cat([weight, linear.bias[None]])
+        if isinstance(graph, EdgeGraph) and graph.blocks:
+            return edges.message(phi, matrix, basis, harmonics, v, graph.source, graph.target)
+        w = basis @ matrix
         if isinstance(graph, PairGraph):
             return self._over_pairs(phi, w, v, harmonics, graph)
         message = graph.send(phi) * graph.pairs(w)

@@ -108,10 +108,12 @@ class Potential(nn.Module):
         charge: Tensor | None = None,
         spin: Tensor | None = None,
         pair_kernels: bool = False,
+        edge_blocks: bool = False,
     ) -> Output:
         """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`.
 
         ``pair_kernels``: sum messages of a dense layout by the native kernels of :mod:`equimd.model.pairs`.
+        ``edge_blocks``: sum messages over an edge list in blocks (:mod:`equimd.model.edges`); differentiable once.
         """
         if num_slots:
             layout = pair_graph if pair_kernels else dense_graph
@@ -119,7 +121,7 @@ class Potential(nn.Module):
         elif edge_index is None:
             raise ModelError("a batch without padding needs its edges", where="edge_index")
         else:
-            graph = edge_graph(positions, edge_index, edge_shifts)
+            graph = edge_graph(positions, edge_index, edge_shifts, blocks=edge_blocks)
         state = None
         if self.state_embedding is not None:
             if charge is None or spin is None:
@@ -157,7 +159,7 @@ class Potential(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() or conservative):
             if conservative:
                 positions = positions.detach().requires_grad_(True)
-            out = self.network(positions, **batch_arguments(batch))
+            out = self.network(positions, **batch_arguments(batch), edge_blocks=not self.training)
             if conservative:
                 (gradient,) = torch.autograd.grad(out.energy.sum(), positions, create_graph=self.training)
                 forces = -gradient

@@ -129,7 +129,7 @@ def test_forces_alone_train_everything_that_they_depend_on() -> None:
 def test_dead_terms_are_left_out() -> None:
     """V is zero before the first message, and not read after the last update of a conservative model."""
     f = 8
-    conservative, direct = small(), small(forces="direct")
+    conservative, direct = small(lmax=1), small(lmax=1, forces="direct")
     for model in (conservative, direct):
         assert [m.phi.irreps_out.dim for m in model.backbone.messages] == [2 * f, 3 * f]
     assert [u.gates.irreps_out.dim for u in conservative.backbone.updates] == [3 * f, 2 * f]
