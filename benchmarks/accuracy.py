@@ -30,7 +30,8 @@ MOLECULES = (
     "naphthalene", "paracetamol", "salicylic", "toluene", "uracil",
 )  # fmt: skip
 SPLITS = ("01", "02", "03", "04", "05")
-PROTOCOL = {"data", "test_data", "splits", "forces", "max_time", "threads", "seed"}
+DEFAULT = "default"
+PROTOCOL = {"preset", "data", "test_data", "splits", "forces", "max_time", "threads", "seed"}
 METRICS = {
     "energy_mae_meV": "meV",
     "forces_mae_meV_per_A": "meV/A",
@@ -145,12 +146,16 @@ def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """The settings of a run that are not today's defaults: what its command line must say."""
-    from equimd.config import RunConfig, flat_config, parse_config, read_config
+    """The settings of a run that are not those of today's presets: what its command line must say."""
+    from equimd.config import PRESETS, flat_config, parse_config, read_config
 
     found = flat_config(parse_config(read_config(run / "config.yaml"), where=str(run)))
-    default = flat_config(RunConfig())
-    return {key: value for key, value in found.items() if value != default[key]}
+    stated = []
+    for name in PRESETS:
+        preset = flat_config(parse_config({"preset": name}))
+        named = {} if name == DEFAULT else {"preset": name}
+        stated.append({**named, **{key: value for key, value in found.items() if value != preset[key]}})
+    return min(stated, key=len)
 
 
 def option(key: str, value: Any) -> list[str]:
@@ -168,10 +173,10 @@ def rows(problem: Problem, variant: str, seed: int, run: Path, options: Options)
     stated = settings(run)
     shown = shlex.join(["equimd", "train", *(word for item in stated.items() for word in option(*item))])
     extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
-    preset = ", ".join(["default", *extra])
+    preset_ = ", ".join([stated.get("preset", DEFAULT), *extra])
     label = variant + (f"-seed{seed}" if seed else "")
     return [
-        Row(f"{name}/{label}/{m}", found[m], unit, shown, preset, options.budget_s, problem.counts[0], seed)
+        Row(f"{name}/{label}/{m}", found[m], unit, shown, preset_, options.budget_s, problem.counts[0], seed)
         for name, found in errors(problem, run).items()
         for m, unit in METRICS.items()
     ]

@@ -29,7 +29,8 @@ def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str, str], dict[st
 
 def _line(molecule: str, split: str, variant: str, rows: dict[str, dict[str, Any]], metrics: tuple[str, str]) -> str:
     one = rows[metrics[1]]
-    name = label(variant) + one["preset"].removeprefix("default").replace(", --", "; --")
+    preset = one["preset"].removeprefix("default") if one["preset"].startswith("default") else f", {one['preset']}"
+    name = label(variant) + preset.replace(", --", "; --")
     if variant == "schnetpack-painn":
         name = f"{label(variant)} ({one['preset']})"
     time = f"{one['budget_s'] / 60:g} min, 1 thread"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from equimd.errors import DataError
 
-SUITES = ("accuracy", "speed", "conservation", "calibration", "detection")
+SUITES = ("accuracy", "speed", "conservation", "calibration", "detection", "search")
 
 
 def join(folder: Path) -> Path:

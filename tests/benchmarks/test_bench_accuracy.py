@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import accuracy, accuracy_report, published, report
+from equimd.benchmarks import accuracy, accuracy_report, published, report, search
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import Row, merge
 from equimd.config import RunConfig, config_text, parse_config
@@ -61,7 +61,7 @@ def test_rmd17_is_trained_by_the_published_protocol_once(options: Options, comma
     assert (
         "--splits 950 50 0" in first and "rmd17_ethanol_train_01.npz" in first and "rmd17_ethanol_test_01.npz" in first
     )
-    assert "--forces conservative --max-time 5m --threads 1 --seed 0" in first
+    assert "--preset small --forces conservative --max-time 5m --threads 1 --seed 0" in first
     assert len(commands) == 2
     accuracy.run(options, splits=("01", "02"))
     assert len(commands) == 2  # nothing finished is repeated
@@ -121,6 +121,44 @@ def test_unknown_molecules_and_splits_are_refused(options: Options) -> None:
 def test_a_command_that_fails_is_named() -> None:
     with pytest.raises(MachineError, match="equimd config --no-such-option: failed with exit code 2"):
         accuracy._equimd("config", "--no-such-option")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, {}),
+        ({"preset": "small", "lr": 0.002}, {"preset": "small", "lr": 0.002}),
+        ({"lmax": 3}, {"lmax": 3}),
+        ({"radial_basis": "gaussian"}, {"radial_basis": "gaussian"}),
+    ],
+)
+def test_what_a_run_states_is_said_beside_the_nearest_preset(tmp_path: Path, values, said) -> None:
+    (tmp_path / "config.yaml").write_text(config_text(parse_config(values)))
+    assert accuracy.settings(tmp_path) == said
+
+
+def test_small_presets_are_named_in_tables(tmp_path: Path) -> None:
+    rows = [
+        Row(f"rmd17/ethanol/01/conservative/{m}", v, "meV", "c", "small, --lr 0.1", 60.0, 950, 0)
+        for m, v in ERRORS.items()
+    ]
+    text = accuracy_report.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
+    assert "| equimd, conservative, small; --lr 0.1 |" in text
+
+
+def test_each_try_is_trained_once_and_the_best_comes_first(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def train(data: Path, settings: dict, folder: Path) -> dict:
+        asked.append(settings)
+        error = 20.0 if settings.get("lmax") == 1 else 15.0
+        return {**dict.fromkeys(search.METRICS, error), "command": "equimd train"}
+
+    monkeypatch.setattr(search, "_train", train)
+    for _ in range(2):
+        lines = search.run(options, tries=("lmax 1", "default")).read_text().splitlines()
+    assert len(asked) == 2
+    assert [line.split(" | ")[1] for line in lines if line.startswith("| ethanol")] == ["default", "lmax 1"]
 
 
 def test_settings_are_written_as_options() -> None:

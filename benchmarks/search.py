@@ -1,0 +1,142 @@
+"""What was tried for the default settings: short trainings that differ in a few, judged on validation frames.
+
+200 training frames of rMD17 are few enough that a model's way of generalising decides, and 6000 steps long enough to
+learn them: what is left of the error is not a matter of the time of training. 500 other frames of the training file
+judge; no test frame is read. Each try is a run of ``equimd train`` and is not repeated. Writes search.json, search.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from equimd.benchmarks.accuracy import option
+from equimd.benchmarks.arguments import parse
+from equimd.benchmarks.options import Options, rmd17_files
+from equimd.benchmarks.pieces import piece
+from equimd.benchmarks.results import Row, merge, sha256
+from equimd.config import parse_config
+from equimd.errors import MachineError
+
+N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
+COMMON = {"lr": 2e-3, "compile": "on", "threads": 1, "val_interval": 30}
+SQUARED = {"loss": "mse", "energy_weight": 0.01, "forces_weight": 0.99}
+#: by name, what differs from the defaults
+TRIES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lmax 1": {"lmax": 1},
+    "Gaussians": {"radial_basis": "gaussian"},
+    "Gaussians, lmax 1": {"radial_basis": "gaussian", "lmax": 1},
+    "Gaussians, lmax 1, squared loss": {"radial_basis": "gaussian", "lmax": 1, **SQUARED},
+    "8 Bessel functions, lmax 1": {"radial_basis": "bessel", "num_rbf": 8, "lmax": 1},
+    "10 functions, lmax 1": {"num_rbf": 10, "lmax": 1},
+    "32 functions, lmax 1": {"num_rbf": 32, "lmax": 1},
+    "5 layers, lmax 1": {"num_layers": 5, "lmax": 1},
+    "weight decay 0.5, lmax 1": {"weight_decay": 0.5, "lmax": 1},
+    "64 features": {"num_features": 64},
+    "lmax 3": {"lmax": 3},
+}
+METRICS = {
+    "val_forces_mae_meV_per_A": "meV/A",
+    "val_energy_mae_meV": "meV",
+    "train_forces_mae_meV_per_A": "meV/A",
+    "seconds": "s",
+}
+
+
+def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = EPOCHS) -> Path:
+    """Try what was not tried yet; returns the table's path."""
+    path = options.out / "search.json"
+    for molecule in options.molecules:
+        data = rmd17_files(options.data, molecule)[0]
+        for name in tries:
+            settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
+            found = piece(
+                options.work / "search",
+                f"{molecule}-{name.replace(' ', '-').replace(',', '')}",
+                {**parse_config(settings).model_dump(), "sha256": sha256(data)},
+                lambda s=settings, m=molecule, d=data: _train(d, s, options.work / "search" / m),  # type: ignore[misc]
+            )
+            new = [
+                Row(
+                    f"rmd17/{molecule}/01-n{N_TRAIN}/{name}/{metric}",
+                    found[metric],
+                    unit,
+                    found["command"],
+                    name,
+                    None,
+                    N_TRAIN,
+                    options.seeds[0],
+                )
+                for metric, unit in METRICS.items()
+            ]
+            table = options.out / "search.md"
+            table.write_text(markdown(merge(path, "search", new, {data.name: sha256(data)})))
+    return options.out / "search.md"
+
+
+def _train(data: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One training; its last errors and what it took.
+
+    Raises:
+        MachineError: it failed.
+    """
+    import tempfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["equimd", "train", "--data", data.name, "--splits", str(N_TRAIN), str(N_VAL), "0"]
+    words += [word for item in settings.items() for word in option(*item)]
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        out = Path(place) / "run"
+        command = [sys.executable, "-m", "equimd.cli.main", *words[1:], "--out", str(out)]
+        command[command.index(data.name)] = str(data)
+        code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise MachineError(f"failed with exit code {code}", where=shlex.join(words))
+        with (out / "metrics.csv").open() as stream:
+            last = list(csv.DictReader(stream))[-1]
+    errors = {metric: float(last[metric]) for metric in METRICS if metric in last}
+    return {**errors, "seconds": float(last["time_s"]), "command": shlex.join(words)}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tries of each molecule, best first."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in results["rows"]:
+        _, molecule, _, name, metric = row["name"].split("/")
+        found.setdefault((molecule, name), {})[metric] = row["value"]
+    first, last = next(iter(METRICS)), "seconds"
+    lines = [
+        "# Search",
+        "",
+        f"{N_TRAIN} training frames of rMD17, {EPOCHS} epochs of batches of 5, errors on {N_VAL} other frames of the "
+        "training file; mean absolute errors, forces in meV/A, energies in meV. Settings are the defaults but for what "
+        "is named; seconds are of a shared machine, compilation included.",
+        "",
+        "| molecule | settings | forces | energy | forces, training frames | seconds |",
+        "|" + " --- |" * 6,
+    ]
+    for (molecule, name), m in sorted(found.items(), key=lambda item: (item[0][0], item[1][first])):
+        values = " | ".join(f"{m[metric]:.1f}" for metric in METRICS if metric != last)
+        lines.append(f"| {molecule} | {name} | {values} | {m[last]:.0f} |")
+    m = results["machine"]
+    made = f"Made by `python -m equimd.benchmarks.search` on {results['created'][:10]}"
+    lines += ["", f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}.", ""]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m equimd.benchmarks.search``."""
+    options, more = parse(__doc__, argv, molecules=("ethanol",), seeds=(0,), parts=tuple(TRIES))
+    print(run(options, tries=more["parts"], epochs=30 if more["quick"] else EPOCHS).read_text())
+
+
+if __name__ == "__main__":
+    main()
