@@ -15,6 +15,7 @@ from equimd.errors import EXIT_INTERRUPTED, ConfigError
 
 if typing.TYPE_CHECKING:
     from equimd.run import Run
+    from equimd.train.parallel import Processes
     from equimd.train.setup import Setup
 
 SHORT = 900.0  # seconds of training in which the small preset gets farther than the default one
@@ -45,6 +46,40 @@ def _parameters() -> list[inspect.Parameter]:
 
 
 def train(**options: Any) -> None:
+    from equimd.train.parallel import launched
+
+    with launched() as processes:
+        if processes.first:
+            _lead(processes, options)
+        else:
+            _follow(processes, options["resume"] is not None)
+
+
+def _lead(processes: Processes, options: dict[str, Any]) -> None:
+    """What the first process does, or the only one; the others take the run folder it made."""
+    made = None
+    try:
+        made = _made(options)
+    finally:
+        processes.broadcast(str(made[1].path) if made else None)
+    _finish(*made, processes)
+
+
+def _follow(processes: Processes, resume: bool) -> None:
+    """Train as another process of a run that the first one made; what there is to say, that one says."""
+    from equimd.run import Run
+    from equimd.train.loop import Trainer
+    from equimd.train.setup import prepare
+
+    path = processes.broadcast(None)
+    if path is None:
+        return
+    run = Run.open(path)
+    Trainer(prepare(run.config, run=run), run, resume=resume, processes=processes).fit()
+
+
+def _made(options: dict[str, Any]) -> tuple[Setup, Run, bool]:
+    """The training that the command line asks for, and whether it goes on with an earlier one."""
     config_file, out, resume = (options.pop(k) for k in ("config", "out", "resume"))
     given = {k: v for k, v in options.items() if v is not None and v != []}
     if resume is not None:
@@ -52,10 +87,9 @@ def train(**options: Any) -> None:
             raise typer.BadParameter(
                 "--resume goes on with a run and its settings: leave out the config file and --out"
             )
-        _finish(*_resumed(resume, given))
-        return
+        return _resumed(resume, given)
     base = parse_config(read_config(config_file), where=str(config_file)) if config_file else None
-    _finish(*_new(parse_config(given, base=base, where="command line"), out))
+    return _new(parse_config(given, base=base, where="command line"), out)
 
 
 def _new(config: RunConfig, out: Path | None) -> tuple[Setup, Run, bool]:
@@ -96,7 +130,7 @@ def _resumed(path: Path, given: dict[str, Any]) -> tuple[Setup, Run, bool]:
     return prepare(config, run=run), run, True
 
 
-def _finish(setup: Setup, run: Run, resume: bool) -> None:
+def _finish(setup: Setup, run: Run, resume: bool, processes: Processes) -> None:
     """Train, then test; says what it does on stderr and the test errors on stdout."""
     from equimd import plots
     from equimd.cli.common import log, warn
@@ -108,7 +142,7 @@ def _finish(setup: Setup, run: Run, resume: bool) -> None:
     for text in setup.warnings:
         warn(text)
     log(f"run: {run.path}")
-    trainer = Trainer(setup, run, resume=resume)
+    trainer = Trainer(setup, run, resume=resume, processes=processes)
     log(trainer.describe())
     t, m = setup.config.training, setup.config.model
     if not resume and t.max_time is not None and t.max_time < SHORT and m.lmax > 1:

@@ -3,6 +3,9 @@
 Everything that decides the weights depends on the seed, the data and the step alone, so that a training with an epoch
 budget, stopped at any moment and resumed, ends with the same bits as one that ran through (same machine and number of
 threads). A time budget counts the seconds of all its sessions, and is as reproducible as the clock.
+
+Several processes run the same loop, each on its part of every batch. What they decide alike follows from sums over all
+of them; on the time and on signals they agree after each step. The first one alone prints and writes.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
 from equimd.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from equimd.train.loader import FrameSource, Loader, shuffled_batches, sorted_batches
 from equimd.train.metrics import MetricsFile, RunningErrors, Unit, validate
+from equimd.train.parallel import ALONE, Processes
 from equimd.train.progress import ProgressBar, duration
 from equimd.train.references import shift_references
 from equimd.train.schedule import Schedule, epoch_budget
@@ -99,14 +103,23 @@ class Trainer:
         setup: frames and model.
         run: the run folder that takes checkpoints, weights and metrics.
         resume: go on from the run's checkpoint.
+        processes: that share the training, each with a trainer of its own on the same frames and run.
     """
 
-    def __init__(self, setup: Setup, run: Run, *, resume: bool = False, bar: ProgressBar | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        run: Run,
+        *,
+        resume: bool = False,
+        bar: ProgressBar | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         from equimd.train.step import TrainStep
 
-        self.setup, self.run, self.config = setup, run, setup.config
+        self.setup, self.run, self.config, self.processes = setup, run, setup.config, processes
         t = self.config.training
-        self.device = choose_device(t.device)
+        self.device = processes.device(choose_device(t.device))
         self.model = setup.model.to(self.device).train()
         self.averaged = _copy(setup.model).to(self.device).eval()
         r_max, dtype = self.model.config.cutoff, self.model.dtype
@@ -125,6 +138,7 @@ class Trainer:
             compile=pays_to_compile(self.config, self.train_source.sizes, setup.periodic),
             batch_size=min(t.batch_size_train, len(self.train_source)),
             sizes=np.unique(self.train_source.sizes).tolist(),
+            processes=processes,
         )
         self.bar = bar or ProgressBar(Unit.of(t.display_unit))
         self.progress = Progress()
@@ -135,9 +149,16 @@ class Trainer:
         if resume:
             self._restore()
         self.schedule = Schedule(t, self.steps_per_epoch, self.progress.schedule)
-        self.metrics = MetricsFile(run.path / "metrics.csv", keep=self.progress.rows)
-        self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
-        self._stop = False
+        self.metrics: MetricsFile | None = None
+        self.events: EventWriter | None = None
+        if processes.first:
+            self.metrics = MetricsFile(run.path / "metrics.csv", keep=self.progress.rows)
+            self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
+        else:
+            self.bar.live = False
+        self._stop = False  # a signal came to this process
+        self._stopping = False  # one came to any of them
+        self._clock = self.progress.elapsed  # seconds of training by the first one's clock
         self._started = time.monotonic()
         self._saved = time.monotonic()
         self._save_cost = 0.0
@@ -150,6 +171,8 @@ class Trainer:
         budget += [duration(t.max_time)] if t.max_time is not None else []
         every = "epoch" if self.val_interval == 1 else f"{self.val_interval} epochs"
         how = "compiled" if self.step.compile else "eager"
+        if self.processes.size > 1:
+            how += f", {self.processes.size} processes"
         return (
             f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
             f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
@@ -173,6 +196,8 @@ class Trainer:
 
     def save(self) -> None:
         """Checkpoint, and the best weights so far as a model of their own."""
+        if self.metrics is None:
+            return
         began = time.monotonic()
         self.progress.elapsed, self._started = self.elapsed(), began
         self.progress.rows, self.progress.schedule = self.metrics.rows, self.schedule.state
@@ -217,38 +242,49 @@ class Trainer:
             if ended != "interrupted":
                 self._final_validation()
             self.save()
-            if ended != "interrupted":
-                self._finish()
+            if self.processes.first:
+                if ended != "interrupted":
+                    self._finish()
+                self.run.update_info({"status": ended, **self.summary()})
+            self.processes.barrier()  # one that ended before all is written might have the others killed
         finally:
             self.bar.clear()
             restore_threads()
             if self.events:
                 self.events.close()
-        self.run.update_info({"status": ended, **self.summary()})
         return ended
 
     def _epochs(self) -> str:
         t, p = self.config.training, self.progress
         budget = epoch_budget(t)
+        self._agree()
         while True:
             if self._stopped_early():
                 return "stopped early"
             if (budget is not None and p.epoch >= budget) or self._out_of_time():
                 return "completed"
             order = shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, p.epoch)
-            for batch in self.loader(order[p.batch :]):
+            for batch in self.loader(self.processes.parts(order[p.batch :])):
                 self._one_step(batch.to(self.device))
-                if self._stop or self._out_of_time():
+                self._agree()
+                if self._stopping or self._out_of_time():
                     break
                 self._save_if_due()
             if p.batch == len(order):
                 self._end_epoch(last=budget is not None and p.epoch + 1 >= budget)
-            if self._stop:
+                self._agree()
+            if self._stopping:
                 return "interrupted"
+
+    def _agree(self) -> None:
+        """Take the time from the first process, and whether to stop from any: the same answers in each."""
+        mine = [self.elapsed() if self.processes.first else 0.0, float(self._stop)]
+        clock, stops = self.processes.sum_(torch.tensor(mine, dtype=torch.float64)).tolist()
+        self._clock, self._stopping = clock, stops > 0
 
     def _one_step(self, batch: Batch) -> None:
         p = self.progress
-        sums = self.step(batch, self.schedule.lr(p.step, self.elapsed()))
+        sums = self.step(batch, self.schedule.lr(p.step, self._clock))
         self.running.add(sums)
         p.step += 1
         p.batch += 1
@@ -290,6 +326,8 @@ class Trainer:
     def _record(self, row: dict[str, float]) -> None:
         note = "  *" if "val_loss" in row and self.progress.best_epoch == self.progress.epoch else ""
         self.progress.last_row = {k: v for k, v in row.items() if math.isfinite(v)}
+        if self.metrics is None:
+            return
         self.metrics.append(row)
         self.bar.epoch(
             self._epoch_name(int(row["epoch"])), row, self.schedule.used(self.progress.step, self.elapsed()), note
@@ -310,7 +348,8 @@ class Trainer:
         weights = self.step.ema_weights()
         self.averaged.load_state_dict(weights)
         order = sorted_batches(self.val_loader.source.sizes, t.batch_size_inference)
-        found = validate(self.averaged, (b.to(self.device) for b in self.val_loader(order)), t)
+        own = self.val_loader(order[self.processes.rank :: self.processes.size])
+        found = validate(self.averaged, (b.to(self.device) for b in own), t, self.processes)
         loss = found["loss"]
         self.schedule.validated(loss, self.val_interval)
         if p.best is None or loss < p.best:
@@ -327,7 +366,7 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         limit = self.config.training.max_time
-        return limit is not None and self.elapsed() >= limit
+        return limit is not None and self._clock >= limit
 
     def _final_validation(self) -> None:
         """The last weights are measured too, where the budget ended between two validations."""

@@ -20,6 +20,7 @@ from equimd.config import TrainConfig
 from equimd.data.batch import Batch
 from equimd.run import write_atomic
 from equimd.train.losses import energy_losses, force_losses
+from equimd.train.parallel import ALONE, Processes
 from equimd.units import KCAL_PER_MOL
 
 # the sums a training step returns, in the order they are kept
@@ -99,9 +100,12 @@ class RunningErrors:
 
 
 def validate(
-    predict: Callable[[Batch], Mapping[str, Tensor]], batches: Iterable[Batch], config: TrainConfig
+    predict: Callable[[Batch], Mapping[str, Tensor]],
+    batches: Iterable[Batch],
+    config: TrainConfig,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Errors of a model over batches, and the loss they make.
+    """Errors of a model over batches, and the loss they make; each of several processes brings batches of its own.
 
     With forces-only training the energies' constant is not known yet, and their errors are left out (NaN).
     """
@@ -117,7 +121,7 @@ def validate(
             wrong = out["forces"].double() - batch.forces.double()
             lost, count = force_losses(config.loss, wrong).sum(), 3.0 * batch.n_atoms.sum().double()
             sums[4:] += torch.stack([wrong.abs().sum(), wrong.square().sum(), lost, count]).cpu()
-    e_abs, e_sq, e_loss, n_frames, f_abs, f_sq, f_loss, n_components = sums.tolist()
+    e_abs, e_sq, e_loss, n_frames, f_abs, f_sq, f_loss, n_components = processes.sum_(sums).tolist()
     found = errors(e_abs, e_sq, f_abs, f_sq, n_frames, n_components)
     loss = config.energy_weight * e_loss / max(1.0, n_frames)
     loss += config.forces_weight * 3 * f_loss / max(1.0, n_components)

@@ -27,6 +27,7 @@ from equimd.data.batch import Batch
 from equimd.model import Potential, batch_arguments
 from equimd.model.painn import learning_rate_factors
 from equimd.train.losses import Loss, energy_losses, force_losses
+from equimd.train.parallel import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class TrainStep:
         compile: run the step as one compiled graph where the layout allows it (dense batches, a C++ compiler).
         batch_size: structures of a full batch; compiled batches are padded up to it.
         sizes: atom counts that occur in the data; with many, compiled batches are padded to multiples of 4 slots.
+        processes: that share each step. Every one is called with its part of the batch, which may be empty, and ends
+            with the same weights.
     """
 
     def __init__(
@@ -132,16 +135,18 @@ class TrainStep:
         compile: bool = False,
         batch_size: int | None = None,
         sizes: Sequence[int] = (),
+        processes: Processes = ALONE,
     ) -> None:
-        self.model = model
+        self.model, self.processes = model, processes
         self.energy_weight, self.forces_weight, self.loss = energy_weight, forces_weight, loss
         self.energy_loss_per_atom = energy_loss_per_atom
         self.weight_decay, self.grad_clip, self.ema_decay = weight_decay, grad_clip, ema_decay
         self.compile = compile
         if compile and not has_compiler():
-            log.warning("no C++ compiler found: training runs uncompiled, about half as fast")
+            if processes.first:
+                log.warning("no C++ compiler found: training runs uncompiled, about half as fast")
             self.compile = False
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else -(-batch_size // processes.size)
         self.sizes = sorted(set(sizes))
         self.flat = FlatParameters(model)
         vector = self.flat.vector
@@ -191,14 +196,33 @@ class TrainStep:
     def __call__(self, batch: Batch, lr: float) -> dict[str, Tensor]:
         """Take one step; returns the sums named in ``STATISTICS`` as 0-dim tensors (eV, A), before the update."""
         self.model.check(batch)
+        hyper = self._hyper(lr, *self._shares(batch))
         if self.compile and batch.num_slots:
             batch = self._padded(batch)
         inputs = self._inputs(batch)
+        with torch.no_grad():
+            if self.processes.size == 1:
+                statistics = self._runner(self._whole, batch, inputs, hyper)(*self._state(), hyper, *inputs)
+            else:
+                statistics = self._shared(batch, inputs, hyper)
+        return dict(zip(STATISTICS, statistics.unbind(), strict=True))
+
+    def _shares(self, batch: Batch) -> tuple[float, float]:
+        """The parts of all structures and of all atoms of this step that are in ``batch``.
+
+        A mean over its own part, times the share, is what a process adds to the mean over all.
+        """
+        if self.processes.size == 1:
+            return 1.0, 1.0
+        own = torch.tensor([batch.num_structures, int(batch.n_atoms.sum())], dtype=torch.float64)
+        return tuple((own / self.processes.sum_(own.clone()).clamp(min=1)).tolist())
+
+    def _hyper(self, lr: float, energy_share: float, forces_share: float) -> Tensor:
+        """Settings as a tensor, so that one compiled graph serves every value of them; see :meth:`update`."""
         self._count += 1
         t = self._count
         decay = min(self.ema_decay, (1 + t) / (10 + t))
-        # settings enter as a tensor, so that one compiled graph serves every value of them
-        hyper = self.flat.vector.new_tensor(
+        return self.flat.vector.new_tensor(
             [
                 lr,
                 1 - BETA1**t,
@@ -206,14 +230,10 @@ class TrainStep:
                 1 - decay,
                 1 - lr * self.weight_decay,
                 self.grad_clip or math.inf,
-                self.energy_weight,
-                self.forces_weight,
+                self.energy_weight * energy_share,
+                self.forces_weight * forces_share,
             ]
         )
-        run = self._runner(batch, inputs, hyper)
-        with torch.no_grad():
-            statistics = run(*self._state(), hyper, *inputs)
-        return dict(zip(STATISTICS, statistics.unbind(), strict=True))
 
     def _state(self) -> State:
         return State(self.flat.vector, self._moment1, self._moment2, self._ema, self._factors)
@@ -244,22 +264,22 @@ class TrainStep:
             batch.forces.to(dtype) if batch.forces is not None and self.forces_weight else None,
         )
 
-    def _runner(self, batch: Batch, inputs: tuple[Any, ...], hyper: Tensor) -> Callable[..., Tensor]:
+    def _runner(
+        self, function: Callable[..., Tensor], batch: Batch, inputs: tuple[Any, ...], hyper: Tensor
+    ) -> Callable[..., Tensor]:
+        """``function`` of the tensors of a State, ``hyper`` and ``_inputs``, compiled where that is wanted."""
         sizes = (batch.num_structures, batch.num_slots)
         present = tuple(x is not None for x in inputs)
-
-        def whole(*args: Tensor, pair_kernels: bool = False) -> Tensor:
-            return self._whole(*args, sizes=sizes, pair_kernels=pair_kernels)
-
+        eager = functools.partial(function, sizes=sizes, pair_kernels=False)
         if not (self.compile and batch.num_slots):
-            return whole
+            return eager
         key = (*sizes, *present)
         if key not in self._graphs:
             if len(self._graphs) >= MAX_GRAPHS:
-                return whole
+                return eager
             log.info("compiling the training step for %d structures of up to %d atoms", *sizes)
             native = batch.num_slots > 1 and batch.positions.device.type == "cpu"
-            traced = functools.partial(whole, pair_kernels=native)
+            traced = functools.partial(function, sizes=sizes, pair_kernels=native)
             self._graphs[key] = _compiled(traced, (*self._state(), hyper, *inputs))
         return self._graphs[key]
 
@@ -267,13 +287,34 @@ class TrainStep:
         """A step on the tensors of a State, ``hyper`` and ``_inputs``, one after the other."""
         k = len(State._fields)
         state, hyper, inputs = State(*tensors[:k]), tensors[k], tensors[k + 1 :]
-        gradient, statistics = self.gradients(
-            state.parameters, hyper[6], hyper[7], inputs, sizes, pair_kernels=pair_kernels
-        )
+        return self._moved(state, hyper, *self._slope(state, hyper, inputs, sizes, pair_kernels))
+
+    def _summand(self, *tensors: Any, sizes: tuple[int, int], pair_kernels: bool) -> Tensor:
+        """Gradient and statistics of one process in one vector. Arguments as in ``_whole``."""
+        k = len(State._fields)
+        return torch.cat(self._slope(State(*tensors[:k]), tensors[k], tensors[k + 1 :], sizes, pair_kernels))
+
+    def _slope(
+        self, state: State, hyper: Tensor, inputs: tuple[Any, ...], sizes: tuple[int, int], pair_kernels: bool
+    ) -> tuple[Tensor, Tensor]:
+        return self.gradients(state.parameters, hyper[6], hyper[7], inputs, sizes, pair_kernels=pair_kernels)
+
+    def _moved(self, state: State, hyper: Tensor, gradient: Tensor, statistics: Tensor) -> Tensor:
+        """Clip the gradient and update; returns all statistics."""
         norm = gradient.norm()
         gradient = gradient * (hyper[5] / (norm + 1e-6)).clamp(max=1.0)
         self.update(state, hyper, gradient)
         return torch.cat([statistics, norm.detach()[None]])
+
+    def _shared(self, batch: Batch, inputs: tuple[Any, ...], hyper: Tensor) -> Tensor:
+        """A step whose gradient several processes sum; clipping and update are the same in each."""
+        state = self._state()
+        lengths = [len(state.parameters), len(STATISTICS) - 1]
+        if batch.num_structures:
+            summand = self._runner(self._summand, batch, inputs, hyper)(*state, hyper, *inputs)
+        else:
+            summand = hyper.new_zeros(sum(lengths))
+        return self._moved(state, hyper, *self.processes.sum_(summand).split(lengths))
 
     def gradients(
         self,
