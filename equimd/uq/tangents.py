@@ -11,6 +11,9 @@ The equations are those of :mod:`equimd.model.painn`, differentiated.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -27,6 +30,7 @@ from equimd.model.radial import polynomial_cutoff
 
 #: Bytes of one scalar feature of all tangents that are propagated together: its dozen neighbours then fit the cache.
 CACHE_BYTES = 1 << 19
+_FORWARD_MODE = threading.Lock()  # torch has one forward mode for all threads
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,11 @@ def _pairs(network: PaiNN, vectors: Tensor, shape: tuple[int, int, int]) -> _Pai
         degrees = list(range(1, network.lmax + 1))
         return o3.spherical_harmonics(degrees, x, normalize=True, normalization="norm")
 
-    value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
     axes = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
-    y_slope = torch.stack([torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes], 1)
+    with _FORWARD_MODE:
+        value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
+        slopes = [torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes]
+    y_slope = torch.stack(slopes, 1)
     sizes = [2 * ell + 1 for ell in range(1, network.lmax + 1)]
     y = harmonics(vectors).view(*shape, -1)
     unit = (vectors / lengths[:, None]).view(*shape, 3)
@@ -224,10 +230,26 @@ def feature_slopes(model: Potential, batch: Batch) -> tuple[Tensor, Tensor]:
         count = max(1, CACHE_BYTES // (3 * n * n * width * itemsize))
         if count >= batch.num_structures:
             return _block(model, batch, positions)
-        parts = []
-        for start in range(0, batch.num_structures, count):
-            parts.append(_block(model, *_some(batch, positions, start, start + count)))
+        starts = range(0, batch.num_structures, count)
+        parts = _side_by_side(lambda i: _block(model, *_some(batch, positions, i, i + count)), starts)
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _side_by_side(call: Callable[[int], tuple[Tensor, Tensor]], starts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """``call`` of each start, each on one thread: matrices this small gain nothing from several of them."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [call(start) for start in starts]
+
+    def alone(start: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():  # a thread's own, like the number of threads it may use
+            return call(start)
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            return list(pool.map(alone, starts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _some(batch: Batch, positions: Tensor, start: int, stop: int) -> tuple[Batch, Tensor]:

@@ -106,3 +106,17 @@ def test_forward_and_reverse_mode_agree(settings, cache, frames, to_batch, monke
     assert reverse.abs().max() > 0.01
     torch.testing.assert_close(rows.energy, features, rtol=0, atol=1e-10)
     torch.testing.assert_close(rows.forces, reverse, rtol=0, atol=1e-10 * float(reverse.abs().max()))
+
+
+def test_rows_do_not_depend_on_the_number_of_threads(conservative, frames, to_batch, monkeypatch) -> None:
+    monkeypatch.setattr(tangents, "CACHE_BYTES", 1)
+    batch, before = to_batch(frames), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(design_rows(conservative, batch).forces)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
