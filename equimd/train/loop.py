@@ -235,6 +235,7 @@ class Trainer:
         restore_threads = set_threads(self.config, self.setup.train)
         try:
             with self._signals():
+                self.processes.barrier()  # nobody's reading of files counts as training
                 self._started = time.monotonic()
                 if not self.run.checkpoint.exists():
                     self.save()  # from here on, any kill leaves something to resume
