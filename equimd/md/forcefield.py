@@ -6,7 +6,8 @@ energies in float64.
 
 Small open molecules: all pairs, replicas in blocks small enough for the edge tensors to stay in cache; eager, or as one
 compiled graph (:mod:`equimd.md.compiled`). Larger and periodic systems: a neighbour list with a skin, made anew when an
-atom has moved half of it; these always run eager, as do models on other devices than the CPU.
+atom has moved half of it, and messages summed in blocks of edges (:mod:`equimd.model.edges`), in time and memory
+proportional to the number of atoms; these always run eager, as do models on other devices than the CPU.
 
 Compiled and eager agree to rounding: relative to the largest force, 1e-5 in float32 and 1e-12 in float64. They are not
 the same bits, so a run keeps the one it began with.
@@ -17,17 +18,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from equimd.data.batch import DENSE_MAX_ATOMS, Batch
-from equimd.data.neighbors import neighbor_list
 from equimd.errors import ModelError
 from equimd.md.compiled import CompiledForces, build, load
 from equimd.md.guard import Limits
+from equimd.md.skin import SkinList
 from equimd.md.state import System
 from equimd.model.potential import Potential, batch_arguments
 from equimd.uq.decision import StepDecision
@@ -39,7 +40,6 @@ Compile = Literal["auto", "on", "off"]
 CACHE_BYTES = 1 << 20
 COMPILED_BYTES = 1 << 20  # compiled, several such tensors are one loop
 CALL_COST = 4.0  # of a compiled call, in atoms whose work takes as long
-SKIN = 1.0  # Angstrom
 COMPILE_SECONDS = 60.0  # what compiling takes; two to three times less on an idle machine
 SAVED = 0.6  # at least this part of the time of an eager call is saved by the compiled one
 
@@ -54,15 +54,6 @@ def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: i
     largest = max(1, COMPILED_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
     sizes = [1 << k for k in range(min(largest, count).bit_length())]
     return min(sizes, key=lambda b: (-(-count // b)) * (b + CALL_COST / n_atoms))
-
-
-@dataclass(frozen=True)
-class _SkinList:
-    """A neighbour list that stays valid while no atom has moved half of the skin."""
-
-    made_for: Tensor  # (A, n, 3) positions, float64
-    edge_index: Tensor
-    edge_shifts: Tensor | None
 
 
 class ForceField:
@@ -120,7 +111,7 @@ class ForceField:
         self.reference = float(model.reference_energy(self._template)[0])
         self._charge_spin = charge, spin
         self._batches: dict[int, Batch] = {1: self._template}
-        self._list: _SkinList | None = None
+        self._list: SkinList | None = None
 
     def _structures(self, count: int, charge: int, spin: int) -> Batch:
         """A batch of ``count`` copies of the structure, all but its positions and edges."""
@@ -212,7 +203,7 @@ class ForceField:
         conservative = self.model.force_head is None
         with torch.set_grad_enabled(conservative):
             x = x.requires_grad_(conservative)
-            out = self.model.network(x, **batch_arguments(batch))
+            out = self.model.network(x, **batch_arguments(batch), edge_blocks=True)
             if out.direct_forces is None:
                 (gradient,) = torch.autograd.grad(out.energy.sum(), x)
                 forces = -gradient
@@ -229,10 +220,10 @@ class ForceField:
         finite = torch.isfinite(positions).all(-1).all(-1)
         if not bool(finite.all()):
             return self._without_broken(positions, finite)
-        skin_list = self._list
-        if skin_list is None or not self._valid(skin_list, positions):
-            skin_list = self._list = self._make_list(positions)
-        batch = replace(self._batch(len(positions)), edge_index=skin_list.edge_index, edge_shifts=skin_list.edge_shifts)
+        if self._list is None or not self._list.valid(positions):
+            self._list = self._make_list(positions)
+        index, shifts = self._list.within(positions)
+        batch = replace(self._batch(len(positions)), edge_index=index, edge_shifts=shifts)
         return self._compute(positions, batch)
 
     def _without_broken(self, positions: Tensor, finite: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -253,28 +244,8 @@ class ForceField:
         energy, forces, extras = self._with_list(positions[finite])
         return spread(energy), spread(forces), {k: spread(v) for k, v in extras.items()}
 
-    @staticmethod
-    def _valid(skin_list: _SkinList, positions: Tensor) -> bool:
-        if skin_list.made_for.shape != positions.shape:
-            return False
-        moved = (positions - skin_list.made_for).square().sum(-1).max()
-        return bool(moved <= (0.5 * SKIN) ** 2)
-
-    def _make_list(self, positions: Tensor) -> _SkinList:
-        """All pairs within cutoff and skin."""
-        count = len(positions)
-        batch = self._batch(count)
-        cell = None if self.system.cell is None else self.system.cell.expand(count, 3, 3)
-        index, shifts = neighbor_list(
-            positions.detach().reshape(-1, 3).cpu(),
-            batch.n_atoms.cpu(),
-            self.model.config.cutoff + SKIN,
-            cell=None if cell is None else cell.cpu(),
-            pbc=batch.pbc.cpu(),
-        )
-        # pairs in the skin contribute exactly zero: the model's cutoff function vanishes there
-        shifts = None if shifts is None else shifts.to(self.device, self.model.dtype)
-        return _SkinList(positions.detach().clone(), index.to(self.device), shifts)
+    def _make_list(self, positions: Tensor) -> SkinList:
+        return SkinList.make(positions, self._batch(len(positions)), self.model.config.cutoff)
 
     def arrays(self) -> dict[str, Tensor]:
         """What a restart needs to compute the same bits again: whether compiled and in which blocks, and the positions

@@ -133,9 +133,7 @@ def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max:
     return PairGraph(vectors.reshape(-1, 3), r.shape[0], n)
 
 
-def edge_graph(
-    positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None, *, blocks: bool = False
-) -> EdgeGraph:
+def edge_graph(positions: Tensor, edge_index: Tensor, edge_shifts: Tensor | None, *, blocks: bool = False) -> EdgeGraph:
     """The edges of a neighbour list.
 
     Args:
