@@ -19,7 +19,7 @@ TRAIN, VAL, TRUE = "#8a8f98", "#0b62a4", "#222222"
 MAX_POINTS = 20_000  # of a scatter plot; more only darken it
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, columns: int) -> tuple[Figure, Any]:
     """A figure that needs no display and changes no global state of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,7 +34,8 @@ def _figure(width: float, height: float, columns: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     import io
 
     content = io.BytesIO()
@@ -66,7 +67,7 @@ def curves(metrics: Path, out: Path) -> None:
         return
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(12, 3.8, 3)
+    figure, axes = new_figure(12, 3.8, 3)
     for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     panels = (("energy_mae_meV", "energy MAE (meV)"), ("forces_mae_meV_per_A", "force MAE (meV/Å)"))
@@ -81,14 +82,14 @@ def curves(metrics: Path, out: Path) -> None:
         if ax.lines:
             ax.set_yscale("log")
             ax.legend(frameon=False)
-        _plain_log_ticks(ax)
+        plain_log_ticks(ax)
     axes[2].plot(columns["epoch"], columns["lr"], color=VAL)
     axes[2].set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axes[2].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    _save(figure, out)
+    save_figure(figure, out)
 
 
-def _plain_log_ticks(ax: Any) -> None:
+def plain_log_ticks(ax: Any) -> None:
     """Numbers, not powers of ten, on a logarithmic axis of errors."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -121,11 +122,11 @@ def parity(found: Compared, out: Path, *, title: str = "") -> None:
 
     energy = np.isfinite(found.energy_true) & np.isfinite(found.energy)
     forces = np.isfinite(found.forces_true).all(1) & np.isfinite(found.forces).all(1)
-    figure, axes = _figure(9.6, 4.6, 2)
+    figure, axes = new_figure(9.6, 4.6, 2)
     if energy.any():
         shift = float(found.energy_true[energy].mean())
         true, predicted = found.energy_true[energy] - shift, found.energy[energy] - shift
-        axes[0].scatter(*_thinned(true, predicted), s=9, color=VAL, alpha=0.5, linewidths=0)
+        axes[0].scatter(*thinned(true, predicted), s=9, color=VAL, alpha=0.5, linewidths=0)
         _diagonal(axes[0], true, predicted, 1e3 * float(np.abs(predicted - true).mean()), "meV")
         axes[0].set(
             xlabel=f"true energy, relative to {shift:.3f} eV (eV)", ylabel="predicted energy, relative to the same (eV)"
@@ -136,7 +137,7 @@ def parity(found: Compared, out: Path, *, title: str = "") -> None:
         palette = {1: "#9aa0a6", 6: "#3c4043", 7: "#1a73e8", 8: "#d93025", 9: "#188038", 16: "#e8a600", 17: "#12b5a5"}
         for z in np.unique(found.numbers[forces]):
             part = forces & (found.numbers == z)
-            x, y = _thinned(found.forces_true[part].ravel(), found.forces[part].ravel())
+            x, y = thinned(found.forces_true[part].ravel(), found.forces[part].ravel())
             axes[1].scatter(x, y, s=6, alpha=0.5, linewidths=0, color=palette.get(int(z)), label=chemical_symbols[z])
         true, predicted = found.forces_true[forces].ravel(), found.forces[forces].ravel()
         _diagonal(axes[1], true, predicted, 1e3 * float(np.abs(predicted - true).mean()), "meV/Å")
@@ -146,10 +147,10 @@ def parity(found: Compared, out: Path, *, title: str = "") -> None:
         axes[1].text(0.5, 0.5, "no forces", ha="center", transform=axes[1].transAxes)
     if title:
         figure.suptitle(title, fontsize=11)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most MAX_POINTS points, evenly taken."""
     step = max(1, math.ceil(len(x) / MAX_POINTS))
     return x[::step], y[::step]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.plots import TRAIN, TRUE, VAL, _figure, _plain_log_ticks, _save, _thinned
+from equimd.plots import TRAIN, TRUE, VAL, new_figure, plain_log_ticks, save_figure, thinned
 from equimd.uq.decision import exact_scores
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def draw(done: Calibrating, folder: Path) -> list[Path]:
 
 def sigmas(found: dict[str, Any], out: Path) -> None:
     """Coverage against its nominal level, and the error against sigma, of forces and of energies."""
-    figure, axes = _figure(12.6, 4.2, 3)
+    figure, axes = new_figure(12.6, 4.2, 3)
     ax = axes[0]
     ax.plot([0, 100], [0, 100], color=TRUE, linewidth=0.8, zorder=0)
     for kind, colour, name in KINDS:
@@ -41,7 +41,7 @@ def sigmas(found: dict[str, Any], out: Path) -> None:
     for ax, (kind, name, unit) in zip(axes[1:], panels, strict=True):
         _error_against_sigma(ax, found[kind], name, unit)
     axes[0].set_title(f"{found['reported_on']['n']} held-out frames")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _error_against_sigma(ax: Any, found: dict[str, Any], name: str, unit: str) -> None:
@@ -55,7 +55,7 @@ def _error_against_sigma(ax: Any, found: dict[str, Any], name: str, unit: str) -
     ax.plot([low, high], [low, high], color=TRUE, linewidth=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     ax.set(xlabel=f"predicted sigma ({unit})", ylabel=f"root mean squared error ({unit})", title=name)
-    _plain_log_ticks(ax)
+    plain_log_ticks(ax)
     _plain_x_ticks(ax)
     interval = found["intervals"]["zms"]
     low_text = f"({interval[0]:.2f} to {interval[1]:.2f})" if interval[0] is not None else ""
@@ -65,7 +65,7 @@ def _error_against_sigma(ax: Any, found: dict[str, Any], name: str, unit: str) -
 
 def thresholds(done: Calibrating, out: Path) -> None:
     """Errors and scores of the frames with the thresholds, false alarms and misses, and the model's own runs."""
-    figure, axes = _figure(12.6, 4.2, 3 if done.own is not None else 2)
+    figure, axes = new_figure(12.6, 4.2, 3 if done.own is not None else 2)
     calibration, part = done.calibration, done.report_part
     score = exact_scores(done.found.calibrated, part.predictions)[0]
     error, q = part.predictions.max_force_error, calibration.error
@@ -73,7 +73,7 @@ def thresholds(done: Calibrating, out: Path) -> None:
     if calibration.halt is not None:
         lines.append((calibration.halt.value, TRUE, "-", f"halt {calibration.halt.value:.3g}"))
     ax = axes[0]
-    ax.scatter(*_thinned(score, error), s=8, color=VAL, alpha=0.5, linewidths=0)
+    ax.scatter(*thinned(score, error), s=8, color=VAL, alpha=0.5, linewidths=0)
     span = np.array([score.min(), max(score.max(), lines[-1][0])])
     label = f"{q.multiplier:.2g} × sigma: holds {100 * q.coverage:.0f} %"
     ax.plot(span, q.multiplier * span, color=TRAIN, label=label)
@@ -81,12 +81,12 @@ def thresholds(done: Calibrating, out: Path) -> None:
         ax.axvline(value, color=colour, linestyle=style, linewidth=1, label=name)
     ax.set(xscale="log", yscale="log", xlabel="score: largest force sigma (eV/Å)", ylabel="largest force error (eV/Å)")
     ax.legend(frameon=False, fontsize=8)
-    _plain_log_ticks(ax)
+    plain_log_ticks(ax)
     _plain_x_ticks(ax)
     _rates(axes[1], calibration.report["alarms"], lines)
     if done.own is not None:
         _own_runs(axes[2], done, score, lines)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _rates(ax: Any, found: dict[str, Any], lines: list[tuple[float, str, str, str]]) -> None:

@@ -74,9 +74,9 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     """Energy against time, and bars: force error or net force, time of a step, stable time."""
     from matplotlib.patches import Patch
 
-    from equimd.plots import _figure, _save
+    from equimd.plots import new_figure, save_figure
 
-    figure, axes = _figure(12.5, 3.6, 4)
+    figure, axes = new_figure(12.5, 3.6, 4)
     models, largest = found["models"], 0.0
     for colour, m in zip(COLOURS, models, strict=False):
         for replica in m["replicas"]:
@@ -99,7 +99,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     patches = [Patch(color=colour) for colour, _ in zip(COLOURS, models, strict=False)]
     names = [f"{m['name']} ({m['forces']})" for m in models]
     figure.legend(patches, names, loc="outside upper center", ncols=len(models), frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _bars(axis: Any, models: Any, values: list[float], title: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.md.trajectory import Columns, read_columns
-from equimd.plots import TRAIN, TRUE, VAL, _save
+from equimd.plots import TRAIN, TRUE, VAL, save_figure
 
 if TYPE_CHECKING:
     from equimd.md.flags import SuspectFrame
@@ -54,7 +54,7 @@ def simulation(
     axes[-1].set(xlabel="time (ps)")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _panels(rows: int) -> tuple[Any, Any]:
