@@ -11,7 +11,8 @@ wall time. Everyone has real rMD17 frames, batches made beforehand, and the opti
 - md, 32 replicas: frames for a second of one CPU;
 - useful work over the peak of matrix products, measured in the same rounds: the work is the forward pass's by count
   (16.7 MFLOP for ethanol, 45.3 for aspirin), twice that with forces, six times in training;
-- peak memory of training; the time to the first step with nothing compiled, and with everything compiled before.
+- peak memory of training; the time to the first step with nothing compiled, and with everything compiled before;
+- large periodic systems, time and memory against the number of atoms (:mod:`equimd.benchmarks.large`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ TRAINING = (("ethanol", 10), ("ethanol", 64), ("aspirin", 10))
 MEMORY, MEMORY_PEERS = ("aspirin", 64), ("schnetpack", "nequip")
 GEMM = "gemm"
 OWN = ("equimd", "equimd-run", "equimd-guard")
+PARTS = ("steps", "memory", "compile", "large")
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def kept(name: str, key: dict[str, Any], options: Options, measure: Any) -> dict[str, Any]:
+def kept(name: str, key: dict[str, Any], measure: Any, *, options: Options) -> dict[str, Any]:
     """A measurement, from the work folder if it was made before in the same way, else made now and kept."""
     path = options.work / "speed" / f"{name.replace('/', '-')}.json"
     key = {**key, "source": source_digest(), "peers": list(options.peers)}
@@ -215,7 +218,7 @@ def run(
     threads: tuple[int, ...] = (),
     runs: Mapping[str, Path] | None = None,
     quick: bool = False,
-    parts: tuple[str, ...] = ("steps", "memory", "compile"),
+    parts: tuple[str, ...] = PARTS,
 ) -> Path:
     """Run the suite; returns the table's path. What was measured before, by the same code, is not measured again.
 
@@ -225,7 +228,7 @@ def run(
         quick: few and short measurements on one thread.
         parts: of the suite.
     """
-    from equimd.benchmarks import speed_report
+    from equimd.benchmarks import large, speed_report
 
     effort = QUICK if quick else Effort()
     chosen = threads or ((1,) if quick else tuple(sorted({1, os.cpu_count() or 1})))
@@ -234,21 +237,25 @@ def run(
     if (load := os.getloadavg()[0]) > 0.5:
         say(f"warning: other processes are running (load {load:.1f}); wall times will show it")
 
-    def record(new: list[Row]) -> None:
-        files = [p for m in options.molecules for p in rmd17_files(options.data, m)[:1]]
+    def record(new: list[Row], molecules: tuple[str, ...] = options.molecules) -> None:
+        files = [p for m in molecules for p in rmd17_files(options.data, m)[:1]]
         results = merge(options.out / "speed.json", "speed", new, {f.name: sha256(f) for f in files})
         speed_report.write(results, options.out)
 
     if "steps" in parts:
         for case in cases(options.molecules, chosen):
             key = {**asdict(effort), "runs": {m: str(p) for m, p in trained.items()}}
-            found = kept(case.name, key, options, lambda case=case: compare(case, options, trained, effort))
+            found = kept(case.name, key, lambda case=case: compare(case, options, trained, effort), options=options)
             record(speed_report.step_rows(case, found))
     if "memory" in parts and MEMORY[0] in options.molecules:
-        record(speed_report.memory_rows(kept("memory", {}, options, lambda: memory(options))))
+        record(speed_report.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
     if "compile" in parts:
         for molecule in options.molecules:
             for case in (Case(molecule, 10, "train"), Case(molecule, 1, "md")):
-                found = kept(f"compile/{case.name}", {}, options, lambda case=case: first_steps(case, options))
+                make = partial(first_steps, case, options)
+                found = kept(f"compile/{case.name}", {}, make, options=options)
                 record(speed_report.first_step_rows(case, found))
+    if "large" in parts:
+        for n in chosen:
+            record(large.run(options, n, quick=quick, kept=partial(kept, options=options)), ())
     return options.out / "speed.md"

@@ -12,6 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks import large
 from equimd.benchmarks.results import Row
 from equimd.benchmarks.speed import GEMM, OWN, Case, spread
 
@@ -99,7 +100,8 @@ def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, di
     found: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
         _, molecule, batch, what, metric = row["name"].split("/")
-        found.setdefault((molecule, batch, what), {})[metric] = row
+        if not large.is_large(what):
+            found.setdefault((molecule, batch, what), {})[metric] = row
     return found
 
 
@@ -171,7 +173,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         *(f"- {model}" for model in models),
     ]
-    return "\n".join(["# Speed", "", *_steps_table(groups), *_other_tables(groups), "", *about, ""])
+    steps = ["", *_steps_table(groups)] if groups else []
+    return "\n".join(["# Speed", *steps, *_other_tables(groups), *large.table(results), "", *about, ""])
 
 
 def plot(results: dict[str, Any], path: Path) -> bool:
@@ -216,3 +219,4 @@ def write(results: dict[str, Any], out: Path) -> None:
     """Table and plot beside the results."""
     (out / "speed.md").write_text(markdown(results))
     plot(results, out / "speed.png")
+    large.plot(results, out / "speed-large.png")

@@ -4,6 +4,8 @@ Training: the step of ``equimd train`` by its defaults (loss, clipping, AdamW, a
 Dynamics: the loop of ``equimd simulate``, compiled, physical checks, trajectory and restart files included. A task may
 name a ``run``, whose molecule then moves at 300 K; without one the model is untrained and scaled to almost nothing, as
 the peers' are. ``guard`` adds the uncertainty decision of every step; it needs a run that is calibrated.
+Large systems: a box of water of about ``atoms`` atoms; ``large``: energy and forces with a new neighbour list,
+``neighbors``: the list alone.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.io import write
+from water import water
 from worker import DT_FS, Frames, Prepared, serve
 
 from equimd.config import ModelConfig, parse_config
+from equimd.data.neighbors import neighbor_list
 from equimd.md.forcefield import ForceField
 from equimd.md.guard import Guard, Limits
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.simulation import Output, Simulation
+from equimd.md.skin import SKIN
 from equimd.md.state import System, degrees_of_freedom
 from equimd.model.potential import Potential
 from equimd.run import Run
@@ -124,6 +129,34 @@ def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelCo
     return simulation, config
 
 
+def large(frames: None, task: dict[str, Any]) -> Prepared:
+    """Energy and forces of a box of water; all atoms move together between two calls, so that each makes its list."""
+    numbers, positions, cell = water(task["atoms"])
+    config = ModelConfig.model_validate({**WIDTH, "elements": [1, 8]})
+    field = ForceField(Potential(config).eval(), System.build(numbers, cell=cell, pbc=[True] * 3))
+    x = torch.from_numpy(positions)[None]
+    moved = torch.tensor([0.6 * SKIN, 0.0, 0.0], dtype=torch.float64)
+    turn = iter(range(10**9))
+
+    def step() -> None:
+        field(x + moved * (next(turn) % 2))
+
+    about_it = f"equimd, {about(config)}, {len(numbers)} atoms of water, untrained, eager"
+    return Prepared(step, len(numbers), about_it, count(field.model))
+
+
+def neighbors(frames: None, task: dict[str, Any]) -> Prepared:
+    """The neighbour list that ``large`` makes, alone."""
+    numbers, positions, cell = water(task["atoms"])
+    x, box = torch.from_numpy(positions), torch.from_numpy(cell)[None]
+    n_atoms, pbc = torch.tensor([len(numbers)]), torch.ones(1, 3, dtype=torch.bool)
+
+    def step() -> None:
+        neighbor_list(x, n_atoms, float(str(WIDTH["cutoff"])) + SKIN, cell=box, pbc=pbc)
+
+    return Prepared(step, len(numbers), f"neighbour list of {len(numbers)} atoms of water")
+
+
 def about(config: ModelConfig) -> str:
     """The model's width in a line."""
     return f"{config.num_features} features, {config.num_layers} layers, {config.num_rbf} radial, {config.cutoff:g} A"
@@ -135,4 +168,4 @@ def count(model: torch.nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    serve({"train": train, "md": dynamics}, ("equimd",))
+    serve({"train": train, "md": dynamics, "large": large, "neighbors": neighbors}, ("equimd", "vesin"))

@@ -3,7 +3,7 @@
 A request is one line on standard input; its answer is the line on standard output that begins with ANSWER (packages
 print to it while they are imported, and to standard error later).
 
-    {"op": "prepare", "task": {...}}     build the model, make the first step; what it took
+    {"op": "prepare", "task": {...}}     build the model, make the first step; what it took, and what memory was held
     {"op": "measure", "seconds": 2.0}    make steps for so long: their number, CPU and wall time
     {"op": "memory", "steps": 5}         the high-water mark of resident memory, of the process and of these steps
     {"op": "stop"}
@@ -34,6 +34,7 @@ DT_FS, COLD_K = 0.5, 0.01
 BATCHES = 8  # different ones, prepared beforehand and cycled through
 ANSWER = "answer: "
 Step = Callable[[], None]
+Builder = Callable[[Any, dict[str, Any]], "Prepared"]  # frames (None without ``data``) and task
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _memory(step: Step, steps: int) -> dict[str, float]:
 
 
 class _Worker:
-    def __init__(self, builders: dict[str, Callable[[Frames, dict[str, Any]], Prepared]], versions: dict[str, str]):
+    def __init__(self, builders: dict[str, Builder], versions: dict[str, str]):
         self.builders, self.versions = builders, versions
         self.prepared: Prepared | None = None
 
@@ -185,15 +186,18 @@ class _Worker:
 
         torch.set_num_threads(task["threads"])
         torch.manual_seed(0)
+        resident = resident_MiB("VmRSS")
         cpu, wall = cpu_seconds(), time.perf_counter()
         if task["what"] == "gemm":
             self.prepared = gemm(task)
         elif task["what"] not in self.builders:
             return {"error": f"cannot do '{task['what']}'"}
         else:
-            self.prepared = self.builders[task["what"]](Frames.read(task["data"]), task)
+            frames = Frames.read(task["data"]) if "data" in task else None
+            self.prepared = self.builders[task["what"]](frames, task)
         self.prepared.step()
-        found = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
+        used = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
+        found = {**used, "resident_MiB": resident}
         if task.get("seconds"):
             _measure(self.prepared.step, task["seconds"])
         about = {"model": self.prepared.model, "parameters": self.prepared.parameters, "frames": self.prepared.frames}
@@ -211,7 +215,7 @@ class _Worker:
         return {"error": f"unknown op '{request['op']}'"}
 
 
-def serve(builders: dict[str, Callable[[Frames, dict[str, Any]], Prepared]], packages: tuple[str, ...]) -> None:
+def serve(builders: dict[str, Builder], packages: tuple[str, ...]) -> None:
     """Answer requests until there are none.
 
     Args:

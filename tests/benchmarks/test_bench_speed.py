@@ -102,7 +102,7 @@ def test_finished_measurements_are_kept(options: Options, capsys: pytest.Capture
         return {"measured": {}}
 
     for key in ({"rounds": 3}, {"rounds": 3}, {"rounds": 4}):
-        speed.kept("ethanol/1/md", key, options, measure)
+        speed.kept("ethanol/1/md", key, measure, options=options)
     assert len(made) == 2
     assert "measured before" in capsys.readouterr().err
 
