@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from equimd.data.batch import Batch
 from equimd.model import Potential
 from equimd.train import step as step_module
 from equimd.train.losses import Loss
+from equimd.train.parallel import Processes
 from equimd.train.step import BETA1, BETA2, EPS, TrainStep, has_compiler, pad_batch
 from tests.train.toy import toy_frames
 
@@ -164,6 +167,70 @@ def test_the_compiled_step_agrees_with_the_eager_one_over_few_graphs() -> None:
     assert (eager.flat.vector - fast.flat.vector).abs().max() < 4 * 1e-3 * float(fast._factors.max())
     assert torch.quantile((eager.flat.vector - fast.flat.vector).abs(), 0.9) < 1e-5
     assert len(fast._graphs) == 1
+
+
+@dataclass
+class Meeting:
+    """Where threads sum their tensors; torch's tracing is not made for threads, so that one at a time runs."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=300))
+    brought: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def wait(self) -> None:
+        self.lock.release()
+        self.barrier.wait()
+        self.lock.acquire()
+
+
+@dataclass(frozen=True)
+class ThreadOfTwo(Processes):
+    size: int = 2
+    meeting: Meeting = field(default_factory=Meeting)
+
+    def sum_(self, x: torch.Tensor) -> torch.Tensor:
+        self.meeting.brought[self.rank] = x.clone()
+        self.meeting.wait()
+        x.copy_(self.meeting.brought[0] + self.meeting.brought[1])
+        self.meeting.wait()
+        return x
+
+
+@pytest.mark.parametrize(
+    "compile", [False, pytest.param(True, marks=pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"))]
+)
+def test_uneven_parts_of_a_batch_make_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch, compile: bool) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)  # what is traced is right; compiling it takes long
+    frames = toy_frames(12, mixed=not compile)  # of one size where every size is traced
+    orders = [np.arange(5), np.arange(5, 8), np.array([8]), np.arange(9, 12)]
+    make = {"compile": compile, "batch_size": 5, "sizes": (2, 3), "weight_decay": 0.01}
+    whole = train_step(potential(dtype="float64", num_layers=1), **{**make, "compile": False})
+    found: dict[int, list[dict[str, torch.Tensor]]] = {0: [], 1: []}
+    meeting = Meeting()
+    steps = [
+        train_step(potential(dtype="float64", num_layers=1), processes=ThreadOfTwo(rank, meeting=meeting), **make)
+        for rank in (0, 1)
+    ]
+
+    def run(rank: int) -> None:
+        with meeting.lock:
+            for index in steps[rank].processes.parts(orders):
+                batch = Batch.from_frames(frames.take(index), R_MAX, dtype=torch.float64)
+                found[rank].append(steps[rank](batch, 1e-3))
+
+    expected = [whole(Batch.from_frames(frames.take(index), R_MAX, dtype=torch.float64), 1e-3) for index in orders]
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rank in (0, 1):
+        assert steps[rank].batch_size == 3
+        assert bool(steps[rank]._graphs) == compile
+        for a, b in zip(found[rank], expected, strict=True):
+            assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-9)
+        torch.testing.assert_close(steps[rank].flat.vector, whole.flat.vector, rtol=1e-9, atol=1e-11)
+    assert torch.equal(steps[0].flat.vector, steps[1].flat.vector)
 
 
 def test_without_a_compiler_it_runs_eager_and_says_so(
