@@ -23,7 +23,7 @@ import numpy as np
 
 from equimd.benchmarks import models
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.detection_runs import QUICK, Bench, Size, measure, prepare, real, record
+from equimd.benchmarks.detection_runs import DT, QUICK, Bench, Size, measure, prepare, real, record
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
 from equimd.benchmarks.results import merge, sha256
@@ -80,12 +80,17 @@ def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Opti
         name, stories, frames = case.row_of(f"{temperature:g}K"), piece_["runs"], piece_["frames"]
         bad = [s for s in stories if s["bad"] is not None]
         ahead = [s for s in bad if s["alarm"] is not None and s["alarm"] <= s["bad"]]
+        flagged = [s for s in bad if s["flag"] is not None and s["flag"] <= s["bad"]]
+        broken = [s for s in stories if s["physical"] is not None]
+        warned = [s for s in broken if s["alarm"] is not None and s["alarm"] < s["physical_step"]]
         leads = [s["lead_fs"] for s in bad if s["lead_fs"] is not None]
+        saved = [DT * (s["physical_step"] - s["alarm"]) for s in warned]
         values: dict[str, tuple[float | None, str, Any]] = {
             "runs": (len(stories), "runs", None),
             "runs_with_alarm": (sum(s["alarm"] is not None for s in stories), "runs", piece_["expected_halts"]),
             "runs_with_bad_frame": (len(bad), "runs", None),
             "alarm_before_bad": (len(ahead), "runs", None),
+            "flag_before_bad": (len(flagged), "runs", None),
             "alarm_missing": (sum(s["alarm"] is None for s in bad), "runs", None),
             "alarm_without_bad": (
                 sum(s["alarm"] is not None and s["bad"] is None for s in stories), "runs", None,
@@ -99,7 +104,9 @@ def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Opti
             "false_flag_share": (frames["false_share"], "1", None),
             "auroc_bad": (frames["auroc"], "1", None),
             "spearman": (frames["spearman"], "1", None),
-            "physical_halts": (sum(s["physical"] is not None for s in stories), "runs", None),
+            "physical_halts": (len(broken), "runs", None),
+            "alarm_before_physical": (len(warned) if broken else None, "runs", None),
+            "lead_physical_median": (float(np.median(saved)) if saved else None, "fs", None),
             "labelled_frames": (sum(s["labelled"] for s in stories), "frames", None),
         }  # fmt: skip
         if "real" in piece_:

@@ -13,11 +13,14 @@ RUNS = (
     ("runs_with_alarm", "with an alarm", "{:.0f}"),
     ("runs_with_bad_frame", "with a bad frame", "{:.0f}"),
     ("alarm_before_bad", "alarm no later than the first bad frame", "{:.0f}"),
+    ("flag_before_bad", "flag no later than the first bad frame", "{:.0f}"),
     ("alarm_missing", "bad frame, no alarm", "{:.0f}"),
     ("alarm_without_bad", "alarm, no bad frame", "{:.0f}"),
     ("lead_median", "median lead (fs)", "{:.1f}"),
     ("lead_least", "least lead (fs)", "{:.1f}"),
     ("physical_halts", "physical checks failed", "{:.0f}"),
+    ("alarm_before_physical", "of these with an alarm before", "{:.0f}"),
+    ("lead_physical_median", "median time from the alarm to that failure (fs)", "{:.1f}"),
     ("real_runs", "runs in halt mode", "{:.0f}"),
     ("real_halts_at_alarm", "of these halted at the alarm's step", "{:.0f}"),
 )
@@ -58,6 +61,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         about += f" A frame is bad above a force error of {1e3 * home['tau']['value']:.0f} meV/A on an atom (tau)."
         about += f" Thresholds on the force sigma: halt {1e3 * home['halt_threshold']['value']:.0f}, "
         about += f"flag {1e3 * home['flag_threshold']['value']:.0f} meV/A."
+        about += (
+            " By the definition of tau one frame in a hundred is bad at the training temperature too: a halt threshold "
+            "that lets such runs through is far above it."
+        )
     expected = home.get("runs_with_alarm", {}).get("interval")
     if expected:
         low, high = expected

@@ -178,6 +178,7 @@ def story(
         "scored": int(np.isfinite(scores[at]).sum()),
         "labelled": int((~np.isnan(errors)).sum()),
         "n_bad": len(bad),
+        "physical_step": found.stopped.get(run, (None, None))[0],
         "physical": found.stopped.get(run, (None, None))[1],
     }
 
