@@ -129,9 +129,15 @@ def budget(options: Options) -> str:
     return f"{options.budget_s / 60:g}m"
 
 
+def preset_name(options: Options) -> str:
+    """What is trained: the small model where the time would not bring the default one far."""
+    return "small" if options.budget_s < SHORT else DEFAULT
+
+
 def preset(options: Options) -> list[str]:
-    """Options of a training: the small model where the time would not bring the default one far."""
-    return ["--preset", "small"] if options.budget_s < SHORT else []
+    """The same as options of a training."""
+    name = preset_name(options)
+    return [] if name == DEFAULT else ["--preset", name]
 
 
 def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.bars import finish
 from equimd.benchmarks.published import RMD17, figure
 
 MAE, RMSE = ("energy_mae_meV", "forces_mae_meV_per_A"), ("energy_rmse_meV", "forces_rmse_meV_per_A")
@@ -117,10 +118,7 @@ def plot(results: dict[str, Any], path: Path) -> bool:
     axes.set_xticks(range(len(molecules)), molecules)
     axes.set_ylabel("force MAE (meV/Å)")
     axes.margins(y=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(bars)))
-    figure_.savefig(path, dpi=150)
-    plt.close(figure_)
+    finish(figure_, axes, path, min(3, len(bars)))
     return True
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks import costs, models, rates, sigmas
+from equimd.benchmarks import accuracy, costs, models, rates, sigmas
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
@@ -93,7 +93,7 @@ def _work(options: Options) -> Path:
 
 
 def _row(
-    name: str, found: Mapping[str, Any], unit: str, case: models.Case, options: Options, preset: str = "default"
+    name: str, found: Mapping[str, Any], unit: str, case: models.Case, options: Options, preset: str | None = None
 ) -> MeasuredRow:
     seeds = sorted(found.get("per_seed") or {})
     command = f"equimd bench calibration --molecules {case.name} --budget {options.budget_s / 60:g}m"
@@ -104,7 +104,7 @@ def _row(
         found["value"],
         unit,
         command,
-        preset,
+        preset or accuracy.preset_name(options),
         options.budget_s,
         case.n_train,
         int(seeds[0]) if len(seeds) == 1 else None,
@@ -157,7 +157,7 @@ def _rate_rows(case: models.Case, found: Pieces, options: Options) -> Iterator[M
         if joined is not None:
             yield _row(f"{name}/flag_rate_at_{100 * nominal:g}_percent".replace(".", "_"), joined, "1", case, options)
     halts = f"false_halts_of_{size['runs']}_runs_at_{100 * size['halt']:g}_percent"
-    preset = f"default, {size['blocks']} blocks of {size['run_length']} steps"
+    preset = f"{accuracy.preset_name(options)}, {size['blocks']} blocks of {size['run_length']} steps"
     joined = over_seeds({s: (p["halts"]["count"], p["halts"]["expected"]) for s, p in found.items()})
     if joined is not None:
         yield _row(f"{name}/{halts}", joined, "runs", case, options, preset)
@@ -171,7 +171,7 @@ def _cost_rows(case: models.Case, found: Mapping[str, Any], options: Options) ->
         for what, value in values.items():
             unit, metric = ("ms", what) if what.endswith("_ms") else ("1", what)
             metric = metric if unit == "ms" or what.startswith("exact_share") else f"{what}_ratio"
-            preset = f"default, one structure of {found['n_atoms']} atoms a call"
+            preset = f"{accuracy.preset_name(options)}, one structure of {found['n_atoms']} atoms a call"
             yield _row(f"{case.row}/{mode}/{metric}", {"value": value}, unit, case, options, preset)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from equimd.benchmarks import models
+from equimd.benchmarks import accuracy, models
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.detection_runs import DT, QUICK, Bench, Size, measure, prepare, real, record
 from equimd.benchmarks.options import Options
@@ -128,7 +128,8 @@ def _row(
     name: str, value: float, unit: str, interval: Any, case: models.Case, options: Options, seed: int
 ) -> MeasuredRow:
     command = f"equimd bench detection --budget {options.budget_s / 60:g}m --seeds {seed}"
-    return MeasuredRow(name, value, unit, command, "default", options.budget_s, case.n_train, seed, interval=interval)
+    preset = accuracy.preset_name(options)
+    return MeasuredRow(name, value, unit, command, preset, options.budget_s, case.n_train, seed, interval=interval)
 
 
 def _write(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Path:

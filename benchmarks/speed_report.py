@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks import large
+from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row
 from equimd.benchmarks.speed import GEMM, OWN, Case, spread
 
@@ -208,10 +209,7 @@ def plot(results: dict[str, Any], path: Path) -> bool:
     axes.axvline(1.0, color="0.3", linewidth=0.8)
     axes.margins(x=0.12)
     axes.set_xlabel("time of the peer over time of equimd")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(peers))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    finish(figure, axes, path, len(peers))
     return True
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,7 +85,10 @@ class Worker:
             except (subprocess.TimeoutExpired, BrokenPipeError, ValueError):
                 self._process.kill()
                 self._process.wait()
-        self._stderr.close()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # what a dead worker was sent and has not read
+                    pipe.close()
 
     def __enter__(self) -> Self:
         return self

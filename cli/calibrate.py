@@ -70,8 +70,7 @@ def calibrate(
     from equimd.calibration.settings import CalibrationSettings
     from equimd.calibration.workflow import calibrate as work
     from equimd.calibration.workflow import prepare, save
-    from equimd.cli.common import echo_json, log, warn
-    from equimd.cli.data import _Bar
+    from equimd.cli.common import ProgressBar, echo_json, log, warn
     from equimd.config import parse_config
     from equimd.run import Run
     from equimd.train.setup import open_data
@@ -100,7 +99,7 @@ def calibrate(
     for text in prepared.warnings:
         warn(text)
     _announce(prepared)
-    bar = _Bar()
+    bar = ProgressBar()
     done = work(prepared, lambda stage, n, total: bar(n, total, stage))
     bar.close()
     folder = save(done)

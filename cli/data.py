@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.common import echo_json, log, sub_app, warn
+from equimd.cli.common import ProgressBar, echo_json, log, sub_app, warn
 from equimd.errors import EXIT_USAGE, DataError
 
 if TYPE_CHECKING:
@@ -30,43 +28,6 @@ _Files = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
 ]
 _Calculator = Annotated[str, typer.Option(help="tblite (GFN2-xTB), gfn1, emt, or module:Class of an ASE calculator")]
-
-
-class _Bar:
-    """A progress bar on stderr; where that is no terminal, a line every ten per cent."""
-
-    def __init__(self, unit: str = "") -> None:
-        self._unit, self._started, self._last, self._name = unit, time.monotonic(), -1.0, ""
-        self._live = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, name: str = "") -> None:
-        if name != self._name:
-            self._finish_line()
-            self._name, self._started, self._last = name, time.monotonic(), -1.0
-        share = done / total if total else 0.0
-        now = time.monotonic()
-        if self._live and (now - self._last > 0.1 or done == total):
-            self._last = now
-            filled = round(24 * share)
-            left = (now - self._started) / share * (1 - share) if share > 0.01 else 0.0
-            text = f"{name} [{'#' * filled}{'.' * (24 - filled)}] {self._amount(done, total)}"
-            log(f"\r{text}{f', {left:.0f} s left' if left > 1 else ''}".ljust(79), end="")
-        elif not self._live and (share - self._last >= 0.1 or (done == total and self._last < 1)):
-            self._last = share
-            log(f"{name} {self._amount(done, total)}".strip())
-
-    def _amount(self, done: int, total: int) -> str:
-        if self._unit == "B":
-            return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-        return f"{done:,} of {total:,} {self._unit}"
-
-    def _finish_line(self) -> None:
-        if self._live and self._last >= 0:
-            log()
-
-    def close(self) -> None:
-        self._finish_line()
-        self._last = -1.0
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
@@ -159,7 +120,7 @@ def fetch(
 
     found, entry = catalogue.find(collection, item)
     folder = to or cache_folder() / found.name
-    bar = _Bar("B")
+    bar = ProgressBar("B")
 
     def progress(name: str, done: int, total: int) -> None:
         bar(done, total, name)
@@ -382,7 +343,7 @@ def generate(
         molecule, temperature, frames, trajectories, interval, time_step, equilibration, friction, seed, calculator,
         charge, spin, torsion_interval, hydrogen_mass,
     )  # fmt: skip
-    bar = _Bar("frames")
+    bar = ProgressBar("frames")
     try:
         done = make(config, out, jobs=jobs, progress=bar)
     finally:
@@ -435,7 +396,7 @@ def label(
     data = open_dataset(list(files), check_units=False)  # energies it may have are not used
     if data.info.units.length != "Angstrom":
         warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
-    bar = _Bar("frames")
+    bar = ProgressBar("frames")
     try:
         done = compute(data, out, calculator=calculator, keep_going=keep_going, progress=bar)
     finally:

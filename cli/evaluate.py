@@ -96,10 +96,10 @@ def evaluate(
 
 def _uncertainties(model: LoadedModel, frames: Dataset, max_frames: int, batch_size: int) -> Uncertainties:
     """With a progress bar: it is the slow part."""
-    from equimd.cli.data import _Bar
+    from equimd.cli.common import ProgressBar
     from equimd.evaluate import uncertainties
 
-    bar = _Bar("frames")
+    bar = ProgressBar("frames")
     try:
         return uncertainties(
             model,

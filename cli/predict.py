@@ -43,15 +43,14 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
     from equimd.calculator import load
-    from equimd.cli.common import echo_json, log, warn
-    from equimd.cli.data import _Bar
+    from equimd.cli.common import ProgressBar, echo_json, log, warn
     from equimd.structures import read_structures, write_predictions
     from equimd.train.loop import choose_device
 
     set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))
     atoms = read_structures(structures)
-    bar = _Bar("structures")
+    bar = ProgressBar("structures")
     try:
         predictions = model.predict(
             atoms,

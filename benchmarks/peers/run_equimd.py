@@ -112,7 +112,7 @@ def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelCo
     """The same loop with fresh weights, scaled so that the molecule stays together, and the physical checks."""
     config = ModelConfig.model_validate({**WIDTH, "elements": [int(z) for z in np.unique(frames.numbers)]})
     model = Potential(config).eval()
-    model.scale.fill_(1e-4)
+    model.scale.fill_(1e-6)
     system = System.build(frames.numbers)
     positions = torch.from_numpy(frames.positions[: task["batch"]])
     limits = Limits.from_reference(system, positions[0])

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 KCAL = 0.0433641042  # eV
-DT_FS, COLD_K = 0.5, 0.01
+DT_FS, COLD_K = 0.5, 1e-4
 BATCHES = 8  # different ones, prepared beforehand and cycled through
 ANSWER = "answer: "
 Step = Callable[[], None]
