@@ -61,7 +61,7 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
         "threads": (1, 2),
         "runs": {"ethanol": tmp_path},
         "quick": True,
-        "parts": ("steps", "memory", "compile"),
+        "parts": ("steps", "memory", "compile", "large"),
     }
 
 

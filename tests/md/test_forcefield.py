@@ -23,6 +23,7 @@ CELL = np.array([[7.0, 0.0, 0.0], [1.0, 7.5, 0.0], [0.0, 0.5, 8.0]])
 
 def potential(dtype: str = "float64", forces: str = "conservative", **more: object) -> Potential:
     config = {"num_features": 8, "num_layers": 2, "num_rbf": 6, "num_readout": 5, "cutoff": 3.0, "elements": (1, 6, 8)}
+    config["lmax"] = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Potential(ModelConfig(dtype=dtype, forces=forces, **{**config, **more}))

@@ -16,7 +16,16 @@ HYDROGEN = np.array([[0.0, 0.0, 0.37], [0.0, 0.0, -0.37]])
 OFFSET = {3: -2078.5, 2: -31.7}  # eV, about their total energies
 SPRING = 20.0  # eV/A^2
 
-SMALL = {"num_features": 8, "num_layers": 1, "num_rbf": 6, "num_readout": 4, "compile": "off", "threads": 1}
+SMALL = {
+    "lmax": 1,
+    "radial_basis": "gaussian",
+    "num_features": 8,
+    "num_layers": 1,
+    "num_rbf": 6,
+    "num_readout": 4,
+    "compile": "off",
+    "threads": 1,
+}
 
 
 def springs(positions: np.ndarray, rest: np.ndarray) -> tuple[float, np.ndarray]:
