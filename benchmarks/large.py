@@ -23,6 +23,7 @@ import numpy as np
 
 from equimd.benchmarks.options import Options, say
 from equimd.benchmarks.results import Row
+from equimd.benchmarks.ticks import plain_log
 from equimd.benchmarks.workers import Worker
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000)
@@ -30,7 +31,11 @@ QUICK_SIZES = (500, 1000)
 SMALL = 100  # atoms of the system that loads all there is to load
 ROUNDS = 3
 #: metric of the exponent, metric of each size, what the plot calls it
-FITTED = (("cpu_time", "cpu_ms", "a call"), ("list", "list_cpu_ms", "its neighbour list"), ("memory", "added_MiB", ""))
+FITTED = (
+    ("cpu_time", "cpu_ms", "a call"),
+    ("list", "list_cpu_ms", "its neighbour list"),
+    ("memory", "added_MiB", "a call"),
+)
 NOTE = "untrained, eager"
 
 
@@ -149,11 +154,10 @@ def plot(results: Mapping[str, Any], path: Path) -> bool:
         axis.set(xscale="log", yscale="log", xlabel="atoms", ylabel=label)
         low, high = axis.get_xlim()
         anchor = axis.lines[0].get_xydata()[-1]
-        axis.plot([low, high], [anchor[1] * x / anchor[0] for x in (low, high)], color="0.6", linewidth=0.8, zorder=0)
-        axis.annotate(
-            "proportional", (low, anchor[1] * low / anchor[0]), (6, -2), textcoords="offset points", fontsize=8
-        )
+        line = [anchor[1] * x / anchor[0] for x in (low, high)]
+        axis.plot([low, high], line, color="0.6", linewidth=0.8, zorder=0, label="proportional to atoms")
         axis.set_xlim(low, high)
+        plain_log(axis)
         axis.legend(frameon=False, fontsize=9, loc="upper left")
     save_figure(figure, path)
     return True

@@ -169,11 +169,14 @@ def markdown(results: dict[str, Any]) -> str:
     models = sorted({row["preset"] for row in results["rows"] if "_ms_" in row["name"]})
     about = [
         f"Made by `equimd bench speed` on {results['created'][:10]}, {m['processor']}, {m['cores']} cores; "
-        f"torch {results['versions']['torch']}. Medians over interleaved rounds; spread is half the distance of the "
-        "quartiles over the median. Ratios are of CPU time on one thread, of wall time on several. Models:",
-        "",
-        *(f"- {model}" for model in models),
+        f"torch {results['versions']['torch']}."
     ]
+    if models:
+        about[0] += (
+            " Medians over interleaved rounds; spread is half the distance of the quartiles over the median. "
+            "Ratios are of CPU time on one thread, of wall time on several. Models:"
+        )
+        about += ["", *(f"- {model}" for model in models)]
     steps = ["", *_steps_table(groups)] if groups else []
     return "\n".join(["# Speed", *steps, *_other_tables(groups), *large.table(results), "", *about, ""])
 
