@@ -22,6 +22,7 @@ from typing import Any
 
 from equimd.benchmarks.options import Options, find_file, peer_python, rmd17_files, say
 from equimd.benchmarks.results import Row, merge, sha256
+from equimd.config import SHORT_TRAINING
 from equimd.errors import DataError, MachineError
 
 PEER = Path(__file__).parent / "peers" / "schnetpack_painn.py"
@@ -39,7 +40,6 @@ METRICS = {
     "forces_rmse_meV_per_A": "meV/A",
 }
 FULL = 950
-SHORT = 900.0  # seconds of training under which the small preset is trained
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def budget(options: Options) -> str:
 
 def preset_name(options: Options) -> str:
     """What is trained: the small model where the time would not bring the default one far."""
-    return "small" if options.budget_s < SHORT else DEFAULT
+    return "small" if options.budget_s < SHORT_TRAINING else DEFAULT
 
 
 def preset(options: Options) -> list[str]:

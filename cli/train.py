@@ -10,15 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.options import keyword, setting_option
-from equimd.config import PRESETS, RunConfig, Settings, config_keys, parse_config, read_config
+from equimd.config import PRESETS, SHORT_TRAINING, RunConfig, Settings, config_keys, parse_config, read_config
 from equimd.errors import EXIT_INTERRUPTED, ConfigError
 
 if typing.TYPE_CHECKING:
     from equimd.run import Run
     from equimd.train.parallel import Processes
     from equimd.train.setup import Setup
-
-SHORT = 900.0  # seconds of training in which the small preset gets farther than the default one
 
 _HELP = """Train a potential on frames with energies and forces.
 
@@ -145,7 +143,7 @@ def _finish(setup: Setup, run: Run, resume: bool, processes: Processes) -> None:
     trainer = Trainer(setup, run, resume=resume, processes=processes)
     log(trainer.describe())
     t, m = setup.config.training, setup.config.model
-    if not resume and t.max_time is not None and t.max_time < SHORT and m.lmax > 1:
+    if not resume and t.max_time is not None and t.max_time < SHORT_TRAINING and m.lmax > 1:
         log("such a short training gets farther with --preset small")
     ended = trainer.fit()
     if ended == "interrupted":

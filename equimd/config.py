@@ -152,11 +152,12 @@ class RunConfig(Settings):
     training: TrainConfig = TrainConfig()
 
 
-#: settings by name, beneath whatever else is stated; docs/model.md says what each costs and reaches
+#: settings by name, beneath whatever else is stated
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"lmax": 1},
     "default": {},
 }
+SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 
 # what the training finds out for itself, and no user states
 DERIVED_KEYS = ("elements", "energy_only")
