@@ -16,7 +16,8 @@ import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from equimd.errors import EquimdError
 from equimd.md import force_graph
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.guard import Limits
+from equimd.md.shared_graph import SharedGraph, SideBySide
 from equimd.model import Potential
 from equimd.run import load_tensors, save_tensors
 from equimd.train.step import has_compiler
@@ -38,7 +40,8 @@ from equimd.uq.decision import StepDecision
 
 log = logging.getLogger(__name__)
 
-KIND, GRAPH_FILE, ONCE_FILE = "force-graph", "graph.pt2", "once.safetensors"
+KIND, GRAPH_FILE, ONCE_FILE = "force-graph", "graph.so", "once.safetensors"
+LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
 #: One thread: a block is sized for the cache of one core, and small products on several threads wait for each other.
 OPTIONS: dict[str, Any] = {
     "cpp.threads": 1,
@@ -89,6 +92,7 @@ def artefact_key(model: Potential, inputs: Mapping[str, Tensor], count: int, n_a
         "dtype": str(model.dtype),
         "inputs": {k: (list(v.shape), str(v.dtype)) for k, v in inputs.items()},
         "block": [count, n_atoms],
+        "files": [GRAPH_FILE, "library"],
         "options": OPTIONS,
         "torch": torch.__version__,
         "platform": [platform.system(), _processor()],
@@ -98,22 +102,27 @@ def artefact_key(model: Potential, inputs: Mapping[str, Tensor], count: int, n_a
 
 
 class CompiledForces:
-    """``energy, forces, features, sound[, screen] = compiled(positions)``, positions (A, n, 3) float64 of one block.
+    """``[[energy, forces, features, sound[, screen]], ...] = compiled(blocks)``, a block positions (A, n, 3) float64.
 
-    Agrees with the eager network to rounding. Make one with :func:`load` or :func:`build`.
+    Agrees with the eager network to rounding. Blocks are computed side by side, one on each of torch's threads. Make
+    one with :func:`load` or :func:`build`.
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, Tensor]) -> None:
-        from torch._inductor import aoti_load_package
-
         attributes, meta = load_tensors(folder / ONCE_FILE, KIND)
+        if hashlib.sha256((folder / GRAPH_FILE).read_bytes()).hexdigest() != meta["library"]:
+            raise RuntimeError(f"{GRAPH_FILE} is damaged")  # loading half a library kills the process
         self._constants = evaluate_once(meta["once"], attributes, inputs)
-        # the loader itself: the callable around it flattens and names arguments in Python, on every call
-        self._run = aoti_load_package(str(folder / GRAPH_FILE)).loader.run
+        threads = torch.get_num_threads()
+        self._graph = SharedGraph(folder / GRAPH_FILE, threads)
+        self._side_by_side = SideBySide(self._graph, threads) if threads > 1 else None
         self.folder = folder
 
-    def __call__(self, positions: Tensor) -> list[Tensor]:
-        return self._run([positions, *self._constants])
+    def __call__(self, blocks: Sequence[Tensor]) -> list[list[Tensor]]:
+        inputs = [[positions, *self._constants] for positions in blocks]
+        if self._side_by_side is None or len(inputs) == 1:
+            return [self._graph(x) for x in inputs]
+        return self._side_by_side(inputs)
 
 
 def _folder(model: Potential, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:
@@ -165,6 +174,15 @@ def build(
         return None
 
 
+def _library_of(package: Path) -> bytes:
+    """The shared library of a package, which is removed."""
+    with zipfile.ZipFile(package) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(LIBRARIES))
+        library = archive.read(name)
+    package.unlink()
+    return library
+
+
 def _compile(
     model: Potential, batch: Batch, decision: StepDecision | None, inputs: Mapping[str, Tensor], folder: Path
 ) -> None:
@@ -181,5 +199,10 @@ def _compile(
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph.each, (positions, *constants))
         # a copy of the options: torch adds its own
-        aoti_compile_and_package(program, package_path=str(folder / GRAPH_FILE), inductor_configs=dict(OPTIONS))
-    save_tensors(folder / ONCE_FILE, graph.attributes, {"once": graph.once}, KIND)
+        package = aoti_compile_and_package(
+            program, package_path=str(folder / "graph.pt2"), inductor_configs=dict(OPTIONS)
+        )
+    library = _library_of(Path(package))
+    (folder / GRAPH_FILE).write_bytes(library)
+    meta = {"once": graph.once, "library": hashlib.sha256(library).hexdigest()}
+    save_tensors(folder / ONCE_FILE, graph.attributes, meta, KIND)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -36,6 +37,7 @@ from equimd.uq.decision import StepDecision
 log = logging.getLogger(__name__)
 
 Compile = Literal["auto", "on", "off"]
+Forces = tuple[Tensor, Tensor, dict[str, Tensor]]  # energies, forces, and what else was asked for
 #: Bytes of edge tensors in flight that still fit the second-level cache of one core.
 CACHE_BYTES = 1 << 20
 COMPILED_BYTES = 1 << 20  # compiled, several such tensors are one loop
@@ -49,11 +51,12 @@ def block_size(n_atoms: int, num_features: int, itemsize: int) -> int:
     return max(1, CACHE_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
 
 
-def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: int) -> int:
-    """Replicas of one compiled call: a power of two that fits the cache and leaves few places of the last one empty."""
+def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: int, threads: int = 1) -> int:
+    """Replicas of one compiled call: a power of two that fits the cache, keeps all threads busy, and leaves few places
+    of the last one empty."""
     largest = max(1, COMPILED_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
     sizes = [1 << k for k in range(min(largest, count).bit_length())]
-    return min(sizes, key=lambda b: (-(-count // b)) * (b + CALL_COST / n_atoms))
+    return min(sizes, key=lambda b: math.ceil(math.ceil(count / b) / threads) * (b + CALL_COST / n_atoms))
 
 
 class ForceField:
@@ -135,7 +138,7 @@ class ForceField:
             self._batches[count] = self._structures(count, *self._charge_spin)
         return self._batches[count]
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def __call__(self, positions: Tensor) -> Forces:
         """Energies (A,) float64 total eV, forces (A, n, 3) float64 eV/Angstrom, and the extras.
 
         Replicas whose positions are not finite get NaN, and do not disturb the others.
@@ -144,10 +147,10 @@ class ForceField:
             return self._with_list(positions)
         if self.compiled is None:
             self._begin(positions)
-        call = self._compute if self._compiled is None else self._call
-        if self.block is None or positions.shape[0] <= self.block:
-            return call(positions)
-        parts = [call(x) for x in positions.split(self.block)]
+        blocks = positions.split(self.block or len(positions))
+        parts = [self._compute(x) for x in blocks] if self._compiled is None else self._call(blocks)
+        if len(parts) == 1:
+            return parts[0]
         extras = {k: torch.cat([p[2][k] for p in parts]) for k in parts[0][2]}
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), extras
 
@@ -156,7 +159,7 @@ class ForceField:
         n, width = self.system.n_atoms, self.model.config.num_features
         itemsize = torch.finfo(self.model.dtype).bits // 8
         given, count = self.block, len(positions)
-        self.block = given or compiled_block_size(count, n, width, itemsize)
+        self.block = given or compiled_block_size(count, n, width, itemsize, torch.get_num_threads())
         if self.compile != "off" and self.device.type == "cpu":
             self._compiled = load(self.model, self._batch(self.block), self.decision, self.limits)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
@@ -177,16 +180,18 @@ class ForceField:
         eager = (time.perf_counter() - start) * self.steps * math.ceil(len(positions) / len(block))
         return SAVED * eager > 2 * COMPILE_SECONDS
 
-    def _call(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """One call of the compiled graph; a block that is not full is filled up with its last replica."""
-        compiled = cast(CompiledForces, self._compiled)
-        count = positions.shape[0]
+    def _call(self, blocks: Sequence[Tensor]) -> list[Forces]:
+        """The compiled graph of each block; one that is not full is filled up with its last replica."""
+        count = len(blocks[-1])
         empty = (self.block or 0) - count
         if empty > 0:
-            full = torch.cat([positions, positions[-1:].expand(empty, -1, -1)])
-            out = [x[:count] for x in compiled(full)]
-        else:
-            out = compiled(positions)
+            blocks = [*blocks[:-1], torch.cat([blocks[-1], blocks[-1][-1:].expand(empty, -1, -1)])]
+        found = cast(CompiledForces, self._compiled)(blocks)
+        if empty > 0:
+            found[-1] = [x[:count] for x in found[-1]]
+        return [self._named(out) for out in found]
+
+    def _named(self, out: list[Tensor]) -> Forces:
         energy, forces, features, sound, *screen = out
         extras = {"features": features} if self.features else {}
         if self.limits is not None:
@@ -195,7 +200,7 @@ class ForceField:
             extras["screen"] = screen[0]
         return energy, forces, extras
 
-    def _compute(self, positions: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _compute(self, positions: Tensor, batch: Batch | None = None) -> Forces:
         """One eager call of the network."""
         batch = self._batch(len(positions)) if batch is None else batch
         centred = positions.detach() - positions.detach().mean(1, keepdim=True)
@@ -216,7 +221,7 @@ class ForceField:
             extras["screen"] = self.decision.screened(features, batch.n_atoms).to(positions.device)
         return energy, forces.to(positions.device, torch.float64).reshape(positions.shape), extras
 
-    def _with_list(self, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _with_list(self, positions: Tensor) -> Forces:
         finite = torch.isfinite(positions).all(-1).all(-1)
         if not bool(finite.all()):
             return self._without_broken(positions, finite)
@@ -226,7 +231,7 @@ class ForceField:
         batch = replace(self._batch(len(positions)), edge_index=index, edge_shifts=shifts)
         return self._compute(positions, batch)
 
-    def _without_broken(self, positions: Tensor, finite: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _without_broken(self, positions: Tensor, finite: Tensor) -> Forces:
         """NaN for replicas with positions that are not finite; a neighbour list cannot be made of those."""
 
         def spread(x: Tensor) -> Tensor:

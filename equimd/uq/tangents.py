@@ -11,7 +11,6 @@ The equations are those of :mod:`equimd.model.painn`, differentiated.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,13 +23,13 @@ from torch import Tensor
 from equimd.data.batch import Batch
 from equimd.model import Potential
 from equimd.model.graph import dense_graph
-from equimd.model.painn import NORM_EPS, Message, PaiNN, Update, scalar_linear, tensor_linear
+from equimd.model.painn import NORM_EPS, Message, Update, scalar_linear, tensor_linear
 from equimd.model.potential import MAX_CHARGE
 from equimd.model.radial import polynomial_cutoff
 
 #: Bytes of one scalar feature of all tangents that are propagated together: its dozen neighbours then fit the cache.
 CACHE_BYTES = 1 << 19
-_FORWARD_MODE = threading.Lock()  # torch has one forward mode for all threads
+Slopes = tuple[Tensor, Tensor]  # phi and dphi/dx, as feature_slopes returns them
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,19 @@ class _Pairs:
     harmonics: list[Tensor]
     harmonics_slope: list[Tensor]
 
+    def of(self, structures: slice) -> _Pairs:
+        """Those of some of the structures."""
+        each = self.unit.shape[1] * self.unit.shape[2]
+        edges = slice(structures.start * each, structures.stop * each)
+        harmonics, slopes = ([x[structures] for x in y] for y in (self.harmonics, self.harmonics_slope))
+        return _Pairs(self.basis[edges], self.basis_slope[edges], self.unit[structures], harmonics, slopes)
 
-def _pairs(network: PaiNN, vectors: Tensor, shape: tuple[int, int, int]) -> _Pairs:
+
+def _pairs(model: Potential, batch: Batch, positions: Tensor) -> _Pairs:
+    """Of all structures at once: forward mode of torch is one for all threads."""
+    network, n = model.backbone, batch.num_slots
+    shape = (batch.num_structures, n, n)
+    vectors = dense_graph(positions, batch.atomic_numbers, n, model.config.cutoff).vectors
     lengths = vectors.norm(dim=-1)
 
     def basis(r: Tensor) -> Tensor:
@@ -59,9 +69,8 @@ def _pairs(network: PaiNN, vectors: Tensor, shape: tuple[int, int, int]) -> _Pai
         return o3.spherical_harmonics(degrees, x, normalize=True, normalization="norm")
 
     axes = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
-    with _FORWARD_MODE:
-        value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
-        slopes = [torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes]
+    value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
+    slopes = [torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes]
     y_slope = torch.stack(slopes, 1)
     sizes = [2 * ell + 1 for ell in range(1, network.lmax + 1)]
     y = harmonics(vectors).view(*shape, -1)
@@ -190,11 +199,9 @@ def _embedded(model: Potential, batch: Batch) -> Tensor:
     return s.view(batch.num_structures, batch.num_slots, -1)
 
 
-def _block(model: Potential, batch: Batch, positions: Tensor) -> tuple[Tensor, Tensor]:
+def _block(model: Potential, batch: Batch, pairs: _Pairs) -> Slopes:
     """:func:`feature_slopes` of structures few enough to be done together."""
     b, n, backbone = batch.num_structures, batch.num_slots, model.backbone
-    graph = dense_graph(positions, batch.atomic_numbers, n, model.config.cutoff)
-    pairs = _pairs(backbone, graph.vectors, (b, n, n))
     s, v, layers = _embedded(model, batch), cast("list[Tensor]", []), []
     for k, (message, update) in enumerate(zip(backbone.messages, backbone.updates, strict=True)):
         first = _MessageTangent(cast("Message", message), s, v, pairs)
@@ -221,50 +228,46 @@ def _block(model: Potential, batch: Batch, positions: Tensor) -> tuple[Tensor, T
     return features, by_coordinate.permute(2, 0, 1, 3).reshape(b * n, 3, -1)
 
 
-def feature_slopes(model: Potential, batch: Batch) -> tuple[Tensor, Tensor]:
+def feature_slopes(model: Potential, batch: Batch) -> Slopes:
     """phi (B, p) of a batch in the dense layout, eV, and dphi/dx (B n, 3, p), eV/Angstrom, zero in padded slots."""
     n, width = batch.num_slots, model.config.num_features
     with torch.no_grad():
         positions = batch.positions.detach().to(model.dtype)
-        itemsize = positions.element_size()
-        count = max(1, CACHE_BYTES // (3 * n * n * width * itemsize))
-        if count >= batch.num_structures:
-            return _block(model, batch, positions)
-        starts = range(0, batch.num_structures, count)
-        parts = _side_by_side(lambda i: _block(model, *_some(batch, positions, i, i + count)), starts)
+        pairs, total = _pairs(model, batch, positions), batch.num_structures
+        count = max(1, CACHE_BYTES // (3 * n * n * width * positions.element_size()))
+        blocks = [slice(start, min(start + count, total)) for start in range(0, total, count)]
+        parts = _side_by_side(lambda block: _block(model, _some(batch, block), pairs.of(block)), blocks)
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _side_by_side(call: Callable[[int], tuple[Tensor, Tensor]], starts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """``call`` of each start, each on one thread: matrices this small gain nothing from several of them."""
+def _side_by_side(call: Callable[[slice], Slopes], blocks: Sequence[slice]) -> list[Slopes]:
+    """``call`` of each block, each on one thread: matrices this small gain nothing from several of them."""
     threads = torch.get_num_threads()
-    if threads == 1:
-        return [call(start) for start in starts]
+    if threads == 1 or len(blocks) == 1:
+        return [call(block) for block in blocks]
 
-    def alone(start: int) -> tuple[Tensor, Tensor]:
+    def alone(block: slice) -> Slopes:
         with torch.no_grad():  # a thread's own, like the number of threads it may use
-            return call(start)
+            return call(block)
 
     try:
         with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(alone, starts))
+            return list(pool.map(alone, blocks))
     finally:
         torch.set_num_threads(threads)
 
 
-def _some(batch: Batch, positions: Tensor, start: int, stop: int) -> tuple[Batch, Tensor]:
-    """Structures ``start`` to ``stop`` of a dense batch."""
-    n, stop = batch.num_slots, min(stop, batch.num_structures)
-    slots = slice(start * n, stop * n)
-    part = replace(
+def _some(batch: Batch, structures: slice) -> Batch:
+    """Some structures of a dense batch."""
+    slots = slice(structures.start * batch.num_slots, structures.stop * batch.num_slots)
+    return replace(
         batch,
-        positions=positions[slots],
+        positions=batch.positions[slots],
         atomic_numbers=batch.atomic_numbers[slots],
-        batch=batch.batch[slots] - start,
-        n_atoms=batch.n_atoms[start:stop],
-        charge=batch.charge[start:stop],
-        spin=batch.spin[start:stop],
-        cell=batch.cell[start:stop],
-        pbc=batch.pbc[start:stop],
+        batch=batch.batch[slots] - structures.start,
+        n_atoms=batch.n_atoms[structures],
+        charge=batch.charge[structures],
+        spin=batch.spin[structures],
+        cell=batch.cell[structures],
+        pbc=batch.pbc[structures],
     )
-    return part, positions[slots]

@@ -14,6 +14,7 @@ from equimd.md import compiled, forcefield
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.forcefield import ForceField, compiled_block_size
 from equimd.md.guard import physical_decision
+from equimd.md.shared_graph import SharedGraph
 from equimd.uq.decision import StepDecision
 
 from .compiled import LIMITS, SYSTEM, decision, field
@@ -94,6 +95,30 @@ def test_compiled_equals_eager(artefacts: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+def test_blocks_side_by_side_are_the_same_bits(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven replicas are four blocks, the last half empty; threads that come and go leave torch's number as it was."""
+    threads, x, found = torch.get_num_threads(), replicas(7), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            made = compiled_field(artefacts, monkeypatch)
+            found.append(made(x))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(found[0][:2], found[1][:2], strict=True):
+        assert len(one) == 7 and torch.equal(one, three)
+    for name, one in found[0][2].items():
+        assert torch.equal(one, found[1][2][name]), name
+
+
+def test_a_library_that_is_no_graph_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent"):
+        SharedGraph(tmp_path / "absent.so", 1)
+    with pytest.raises(RuntimeError, match="not a compiled graph"):
+        SharedGraph(Path(str(torch._C.__file__)), 1)
+
+
 def test_one_artefact_serves_other_weights_and_restarts(artefacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_compile", lambda *args: pytest.fail("compiled again"))
     first, x = compiled_field(artefacts, monkeypatch), replicas(3)
@@ -178,6 +203,8 @@ def test_the_key_tells_what_code_depends_on() -> None:
 
 
 def test_blocks_leave_few_places_empty() -> None:
+    """Nor threads without a block."""
+    assert compiled_block_size(2, 9, 128, 4) == 2 and compiled_block_size(2, 9, 128, 4, threads=2) == 1
     assert compiled_block_size(1, 9, 128, 4) == 1
     assert compiled_block_size(32, 9, 128, 4) == 8
     assert compiled_block_size(9, 9, 128, 4) in (1, 2)
