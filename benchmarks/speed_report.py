@@ -143,6 +143,7 @@ def _other_tables(groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]])
     replicas = _head("molecule", "replicas", "potential", "frames per CPU-second")
     peaks = _head("molecule", "batch", "potential", "peak in steps (MiB)", "of the process (MiB)")
     first = _head("molecule", "frames a step", "what", "potential", "cold (s)", "warm (s)")
+    until = _head("molecule", "potential", "seconds", "of each seed", "about")
     for (molecule, batch, what), rows in groups.items():
         for who, name in NAMES.items():
             if f"frames_per_cpu_s_{who}" in rows and what == "md":
@@ -154,12 +155,33 @@ def _other_tables(groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]])
             if f"first_step_cold_wall_s_{who}" in rows:
                 both = [_value(rows, f"first_step_{state}_wall_s_{who}", ".1f") for state in ("cold", "warm")]
                 first.append(f"| {molecule} | {batch} | {what} | {name} | {both[0]} | {both[1]} |")
+        until += _target_lines(molecule, rows)
     titles = {
         "Many replicas, one thread": replicas,
         "Peak memory of training": peaks,
+        "Wall time from the start of a training to a validation error of the forces, medians over seeds": until,
         "Wall time to the first finished step, nothing compiled before (cold) and everything (warm)": first,
     }
     return [line for title, table in titles.items() if len(table) > 2 for line in ("", title + ":", "", *table)]
+
+
+def _target_lines(molecule: str, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Of time to accuracy (:mod:`equimd.benchmarks.target`): each potential, then the ratios."""
+    lines = []
+    for who, name in {
+        "equimd": "equimd, cold",
+        "equimd-warm": "equimd, warm",
+        "schnetpack": NAMES["schnetpack"],
+    }.items():
+        if (row := rows.get(f"seconds_{who}")) is not None:
+            each = ", ".join(f"{v:.0f}" for v in row["per_seed"].values())
+            lines.append(f"| {molecule} | {name} | {row['value']:.0f} | {each} | {row['preset']} |")
+    for metric, row in rows.items():
+        if metric.startswith("target_ratio_"):
+            state, _, peer = metric.removeprefix("target_ratio_").partition("_vs_")
+            each = ", ".join(f"{v:.2f}" for v in row["per_seed"].values())
+            lines.append(f"| {molecule} | {NAMES[peer]} over equimd, {state} | {row['value']:.2f} x | {each} | |")
+    return lines
 
 
 def markdown(results: dict[str, Any]) -> str:

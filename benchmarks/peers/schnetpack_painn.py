@@ -1,6 +1,8 @@
 """Train SchNetPack's own PaiNN on an rMD17 split for a fixed time, and print its test errors as one JSON object.
 
-    python schnetpack_painn.py TRAIN.npz TEST.npz MINUTES
+    python schnetpack_painn.py TRAIN.npz TEST.npz MINUTES [--seed N] [--target MAE --reached FILE]
+
+With a target (meV/Angstrom) it ends when the validation error of the forces is at it, and leaves FILE to say so.
 
 Runs in an environment of its own (schnetpack 2.2), on one thread, and imports nothing of equimd. Settings are
 SchNetPack's published rMD17 ones: 128 features, 3 interactions, 20 Gaussian radial functions, 5 A, cosine cutoff,
@@ -10,11 +12,13 @@ zero over the budget and the weights are averaged (EMA 0.995), both kinder to a 
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import schnetpack as spk
@@ -88,10 +92,18 @@ def errors(model: torch.nn.Module, data: Frames, rows: np.ndarray) -> tuple[floa
 
 def main() -> None:
     """Train for the budget, then test the averaged weights."""
-    train, test, minutes = Frames(sys.argv[1]), Frames(sys.argv[2]), float(sys.argv[3])
+    parser = argparse.ArgumentParser()
+    for name in ("train", "test"):
+        parser.add_argument(name)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", type=float, default=0.0)
+    parser.add_argument("--reached", type=Path)
+    given = parser.parse_args()
+    train, test, minutes = Frames(given.train), Frames(given.test), given.minutes
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    order = np.random.default_rng(0).permutation(1000)
+    torch.manual_seed(given.seed)
+    order = np.random.default_rng(given.seed).permutation(1000)
     rows, held = order[:950], order[950:]
     train.offset = test.offset = float(train.energies[rows].mean())
     model = build()
@@ -116,9 +128,12 @@ def main() -> None:
                     a.lerp_(b, 1 - EMA)
         epoch += 1
         np.random.default_rng(epoch).shuffle(rows)
-        if epoch % 20 == 0:
+        if epoch % (5 if given.target else 20) == 0:
             e_mae, f_mae = errors(averaged, train, held)
             print(f"epoch {epoch}, {time.time() - began:.0f} s: {e_mae:.2f} meV, {f_mae:.2f} meV/A", file=sys.stderr)
+            if f_mae <= given.target:
+                given.reached.touch()
+                return
     e_mae, f_mae = errors(averaged, test, np.arange(len(test.energies)))
     found = {"energy_mae_meV": e_mae, "forces_mae_meV_per_A": f_mae, "steps": step, "version": spk.__version__}
     print(json.dumps(found))
