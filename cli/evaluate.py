@@ -64,7 +64,7 @@ def evaluate(
     from equimd.config import parse_config
     from equimd.evaluate import evaluate as measure
     from equimd.evaluate import table, write_evaluated
-    from equimd.train.loop import choose_device
+    from equimd.machine import choose_device
     from equimd.train.setup import open_test_data
     from equimd.uq.assess import table as sigma_table
 

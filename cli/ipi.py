@@ -56,8 +56,8 @@ def ipi(
     from equimd.cli.common import echo_json, log, warn
     from equimd.cli.simulate import _show_notices
     from equimd.ipi import Address, Driver
+    from equimd.machine import choose_device
     from equimd.structures import read_structures
-    from equimd.train.loop import choose_device
     from equimd.uq.saved import is_calibrated
 
     _show_notices("equimd.ipi")

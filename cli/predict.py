@@ -44,8 +44,8 @@ def predict(
     """
     from equimd.calculator import load
     from equimd.cli.common import ProgressBar, echo_json, log, warn
+    from equimd.machine import choose_device
     from equimd.structures import read_structures, write_predictions
-    from equimd.train.loop import choose_device
 
     set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))

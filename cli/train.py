@@ -92,8 +92,8 @@ def _made(options: dict[str, Any]) -> tuple[Setup, Run, bool]:
 
 def _new(config: RunConfig, out: Path | None) -> tuple[Setup, Run, bool]:
     """A run folder for a new training, made only once data and settings are found good."""
+    from equimd.machine import choose_device
     from equimd.run import Run, check_free, free_name
-    from equimd.train.loop import choose_device
     from equimd.train.setup import SPLIT_FILE, complete, prepare
 
     if out is not None:

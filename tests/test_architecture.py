@@ -19,7 +19,7 @@ SOURCES = ("equimd", "cli", "benchmarks")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units",),
-    ("config",),
+    ("config", "machine"),
     ("data",),
     ("model",),
     ("run",),

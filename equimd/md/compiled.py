@@ -27,13 +27,13 @@ from torch import Tensor
 from equimd import model as model_package
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
+from equimd.machine import has_compiler
 from equimd.md import force_graph
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.guard import Limits
 from equimd.md.shared_graph import SharedGraph, SideBySide
 from equimd.model import Potential
 from equimd.run import load_tensors, save_tensors
-from equimd.train.step import has_compiler
 from equimd.uq import decision as uq_decision
 from equimd.uq import posterior as uq_posterior
 from equimd.uq.decision import StepDecision

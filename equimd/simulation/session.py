@@ -19,6 +19,7 @@ import torch
 from equimd.calculator import LoadedModel
 from equimd.data.batch import DENSE_MAX_ATOMS
 from equimd.errors import ConfigError, RunError
+from equimd.machine import choose_device
 from equimd.md.equilibration import Equilibrated
 from equimd.md.forcefield import ForceField
 from equimd.md.guard import Guard, Limits
@@ -30,7 +31,6 @@ from equimd.simulation import checks
 from equimd.simulation.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
 from equimd.simulation.start import START_FILE, Start, read_start, relax, with_velocities
 from equimd.simulation.threshold import Watch, make_watch
-from equimd.train.loop import choose_device
 from equimd.uq import saved
 
 SETTINGS_FILE, STRUCTURE_FILE = "simulation.yaml", "start.xyz"

@@ -22,78 +22,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equimd.config import RunConfig
-from equimd.data.batch import DENSE_MAX_ATOMS, Batch
-from equimd.errors import ConfigError, EquimdError
+from equimd.data.batch import Batch
+from equimd.errors import EquimdError
+from equimd.machine import choose_device
 from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
 from equimd.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from equimd.train.compiling import pays_to_compile
 from equimd.train.loader import FrameSource, Loader, shuffled_batches, sorted_batches
 from equimd.train.metrics import MetricsFile, RunningErrors, Unit, validate
 from equimd.train.parallel import ALONE, Processes
 from equimd.train.progress import ProgressBar, duration
 from equimd.train.references import shift_references
-from equimd.train.schedule import Schedule, epoch_budget
+from equimd.train.schedule import Schedule, epoch_budget, validation_interval
 from equimd.train.setup import Setup, set_threads
 from equimd.train.tensorboard import EventWriter
 
 if TYPE_CHECKING:
     from equimd.model.potential import Potential
 
-VALIDATION_SHARE = 0.02  # of the training time, where the interval is not stated
-FORWARD_COST = 1 / 3  # of energy and forces, against a training step, per frame
 CHECKPOINT_SHARE = 0.01  # of the time, at most
-COMPILE_SECONDS = 90.0  # one cold compilation of the step
-COMPILE_PAYS = 2.5  # a compiled step takes about a third of the time, so this leaves some margin
-SECONDS_PER_PAIR = 6e-5  # of an eager training step, 128 features, 3 layers, on one core
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of ``--device``; ``auto`` is the first GPU there is, else the CPU.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device '{name}'", where="--device", hint="cpu, cuda, cuda:1 or auto") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"there is no device '{name}' here", where="--device", hint="--device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device '{name}' is not supported", where="--device", hint="cpu or cuda")
-    return device
-
-
-def validation_interval(config: RunConfig, n_train: int, n_val: int) -> int:
-    """Epochs between validations: as stated; else 1 where it is cheap, the run short, or early stopping needs it."""
-    t = config.training
-    if t.val_interval is not None:
-        return t.val_interval
-    if t.early_stopping_patience is not None or (t.num_epochs is not None and t.num_epochs <= 100):
-        return 1
-    return max(1, math.ceil(FORWARD_COST * n_val / (VALIDATION_SHARE * n_train)))
-
-
-def pays_to_compile(config: RunConfig, sizes: np.ndarray, periodic: bool = False) -> bool:
-    """Whether the training is long enough to win back the time of compiling its step.
-
-    Decided from the settings and the sizes of the structures alone, never from a clock: compiled and eager steps round
-    differently, and a resumed training must take the same steps.
-    """
-    t, m = config.training, config.model
-    if t.compile != "auto":
-        return t.compile == "on"
-    if periodic or int(sizes.max(initial=0)) > DENSE_MAX_ATOMS:
-        return False
-    distinct = np.unique(sizes)
-    shapes = len(distinct) if len(distinct) <= 4 else len(np.unique(-(-distinct // 4)))
-    expected = math.inf if t.max_time is None else t.max_time
-    if (epochs := epoch_budget(t)) is not None:
-        width = (m.num_features / 128) * (m.num_layers / 3) * m.lmax**2
-        expected = min(expected, epochs * float(np.square(sizes.astype(float)).sum()) * SECONDS_PER_PAIR * width)
-    return expected > shapes * COMPILE_SECONDS * COMPILE_PAYS
 
 
 class Trainer:
@@ -145,7 +92,7 @@ class Trainer:
         self.running = RunningErrors()
         self.best: dict[str, Tensor] | None = None
         self.steps_per_epoch = len(shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, 0))
-        self.val_interval = validation_interval(self.config, len(setup.train), len(setup.val))
+        self.val_interval = validation_interval(self.config.training, len(setup.train), len(setup.val))
         if resume:
             self._restore()
         self.schedule = Schedule(t, self.steps_per_epoch, self.progress.schedule)

@@ -1,4 +1,5 @@
-"""Learning-rate schedules that know the budget: a number of epochs, a time, or whichever of the two ends first."""
+"""Schedules that know the budget (a number of epochs, a time, or whichever of the two ends first): of the learning
+rate, and of validations."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from equimd.config import TrainConfig
 
 FLOOR = 1e-3  # of the peak rate: the end of the cosine, and where plateau gives up halving
 DEFAULT_EPOCHS = 1000
+VALIDATION_SHARE = 0.02  # of the training time, where the interval is not stated
+FORWARD_COST = 1 / 3  # of energy and forces, against a training step, per frame
 
 
 def epoch_budget(config: TrainConfig) -> int | None:
@@ -16,6 +19,15 @@ def epoch_budget(config: TrainConfig) -> int | None:
     if config.num_epochs is None and config.max_time is None:
         return DEFAULT_EPOCHS
     return config.num_epochs
+
+
+def validation_interval(config: TrainConfig, n_train: int, n_val: int) -> int:
+    """Epochs between validations: as stated; else 1 where it is cheap, the run short, or early stopping needs it."""
+    if config.val_interval is not None:
+        return config.val_interval
+    if config.early_stopping_patience is not None or (config.num_epochs is not None and config.num_epochs <= 100):
+        return 1
+    return max(1, math.ceil(FORWARD_COST * n_val / (VALIDATION_SHARE * n_train)))
 
 
 @dataclass

@@ -13,10 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +21,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from equimd.data.batch import Batch
+from equimd.machine import has_compiler
 from equimd.model import Potential, batch_arguments
 from equimd.model.painn import learning_rate_factors
+from equimd.train.compiling import compiled, pad_batch
 from equimd.train.losses import Loss, energy_losses, force_losses
 from equimd.train.parallel import ALONE, Processes
 
@@ -34,44 +33,6 @@ log = logging.getLogger(__name__)
 STATISTICS = ("loss", "energy_abs", "energy_sq", "forces_abs", "forces_sq", "n_frames", "n_components", "grad_norm")
 MAX_GRAPHS = 8  # compiled batch shapes of one run; further shapes run eager
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-
-
-def has_compiler() -> bool:
-    """Whether a C++ compiler that torch.compile could use is on this machine."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
-
-
-def pad_batch(batch: Batch, num_structures: int, num_slots: int) -> Batch:
-    """A dense batch with empty slots and empty structures added, so that few shapes serve all batches.
-
-    Empty slots have atomic number 0 and count in no loss.
-    """
-    b, n = batch.num_structures, batch.num_slots
-    if (b, n) == (num_structures, num_slots):
-        return batch
-
-    def slots(x: Tensor) -> Tensor:
-        out = x.new_zeros(num_structures, num_slots, *x.shape[1:])
-        out[:b, :n] = x.view(b, n, *x.shape[1:])
-        return out.flatten(0, 1)
-
-    def rows(x: Tensor) -> Tensor:
-        return torch.cat([x, x.new_zeros(num_structures - b, *x.shape[1:])])
-
-    return replace(
-        batch,
-        positions=slots(batch.positions),
-        atomic_numbers=slots(batch.atomic_numbers),
-        batch=torch.repeat_interleave(torch.arange(num_structures, device=batch.batch.device), num_slots),
-        n_atoms=rows(batch.n_atoms),
-        charge=rows(batch.charge),
-        spin=rows(batch.spin),
-        cell=rows(batch.cell),
-        pbc=rows(batch.pbc),
-        energy=None if batch.energy is None else rows(batch.energy),
-        forces=None if batch.forces is None else slots(batch.forces),
-        num_slots=num_slots,
-    )
 
 
 class FlatParameters:
@@ -280,7 +241,7 @@ class TrainStep:
             log.info("compiling the training step for %d structures of up to %d atoms", *sizes)
             native = batch.num_slots > 1 and batch.positions.device.type == "cpu"
             traced = functools.partial(function, sizes=sizes, pair_kernels=native)
-            self._graphs[key] = _compiled(traced, (*self._state(), hyper, *inputs))
+            self._graphs[key] = compiled(traced, (*self._state(), hyper, *inputs))
         return self._graphs[key]
 
     def _whole(self, *tensors: Any, sizes: tuple[int, int], pair_kernels: bool) -> Tensor:
@@ -401,27 +362,3 @@ class _Network(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.network(*args, **kwargs)
-
-
-def _compiled(function: Callable[..., Tensor], inputs: tuple[Any, ...]) -> Callable[..., Tensor]:
-    """Trace ``function`` on ``inputs`` into one graph without autograd, and compile it for these shapes."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    given = [x for x in inputs if x is not None]
-    slots = [k for k, x in enumerate(inputs) if x is not None]
-
-    def on_given(*tensors: Tensor) -> Tensor:
-        full: list[Tensor | None] = [None] * len(inputs)
-        for k, x in zip(slots, tensors, strict=True):
-            full[k] = x
-        return function(*full)
-
-    with torch.no_grad():
-        # tracing runs the step once for real: on copies, so that nothing moves
-        graph = make_fx(on_given)(*[x.clone() for x in given])
-    fast = torch.compile(graph, dynamic=False, fullgraph=True)
-
-    def run(*tensors: Tensor | None) -> Tensor:
-        return fast(*[x for x in tensors if x is not None])
-
-    return run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equimd.train.step import has_compiler
+from equimd.machine import has_compiler
 
 from .compiled import field
 from .test_forcefield import replicas

@@ -13,11 +13,13 @@ import torch
 
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
+from equimd.machine import has_compiler
 from equimd.model import Potential
 from equimd.train import step as step_module
+from equimd.train.compiling import pad_batch
 from equimd.train.losses import Loss
 from equimd.train.parallel import Processes
-from equimd.train.step import BETA1, BETA2, EPS, TrainStep, has_compiler, pad_batch
+from equimd.train.step import BETA1, BETA2, EPS, TrainStep
 from tests.train.toy import toy_frames
 
 SMALL = {"num_features": 6, "num_layers": 2, "num_rbf": 5, "num_readout": 4}

@@ -15,8 +15,11 @@ import equimd
 from equimd.config import RunConfig
 from equimd.data.dataset import ArrayDataset
 from equimd.errors import ConfigError, DataError, EquimdError, RunError
+from equimd.machine import choose_device
 from equimd.run import Run, load_tensors
-from equimd.train.loop import Trainer, choose_device, pays_to_compile, validation_interval
+from equimd.train.compiling import pays_to_compile
+from equimd.train.loop import Trainer
+from equimd.train.schedule import validation_interval
 from equimd.train.setup import SPLIT_FILE, complete, prepare
 from tests.train.toy import toy_config, toy_file, toy_frames
 
@@ -296,7 +299,7 @@ def test_validation_costs_little_and_follows_early_stopping() -> None:
     def interval(n_train: int, n_val: int, **options: Any) -> int:
         from equimd.config import parse_config
 
-        return validation_interval(parse_config(options), n_train, n_val)
+        return validation_interval(parse_config(options).training, n_train, n_val)
 
     assert interval(950, 50) == 1
     assert interval(1000, 200) == 4
