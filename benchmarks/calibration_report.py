@@ -171,12 +171,15 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
         _panel(axis, methods, split)
         where = "" if case == split else f", {split.replace('K', ' K')}" if split.endswith("K") else ""
         axis.set_title(f"{TITLES.get(case, case)}{where}", fontsize=9)
-    for axis in axes[-1]:
+    for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("predicted σ (meV/Å)")
     for row in axes:
         row[0].set_ylabel("root mean squared error (meV/Å)")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, columns), frameon=False, fontsize=8)
+    drawn = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    names = sorted(drawn, key=lambda label: label == "ideal")  # not every molecule has every method
+    figure.legend(
+        [drawn[n] for n in names], names, loc="outside upper center", ncols=min(3, columns), frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
