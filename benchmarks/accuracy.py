@@ -99,13 +99,18 @@ def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
     run = options.work / "accuracy" / f"{name}-{variant}-{budget(options)}-seed{seed}"
     if (run / "test.json").exists():
         return run
-    command = ["--data", str(problem.train), "--splits", *map(str, problem.counts)]
-    if problem.tests:
-        command += ["--test-data", str(problem.tests[0][1])]
-    command += [*preset(options), "--forces", variant, "--max-time", budget(options), "--threads", "1"]
-    command += ["--seed", str(seed)]
-    _equimd("train", *(["--resume", str(run)] if run.exists() else [*command, "--out", str(run)]))
+    new = [*arguments(problem, variant, seed, options), "--out", str(run)]
+    _equimd("train", *(["--resume", str(run)] if run.exists() else new))
     return run
+
+
+def arguments(problem: Problem, variant: str, seed: int, options: Options) -> list[str]:
+    """Of `equimd train` for a problem, but the folder of the run."""
+    found = ["--data", str(problem.train), "--splits", *map(str, problem.counts)]
+    if problem.tests:
+        found += ["--test-data", str(problem.tests[0][1])]
+    found += [*preset(options), "--forces", variant, "--max-time", budget(options), "--threads", "1"]
+    return [*found, "--seed", str(seed)]
 
 
 def _equimd(*arguments: str) -> str:

@@ -16,7 +16,6 @@ equimd-warm and the peer; ``target_ratio_<cold|warm>_vs_<peer>``, medians of the
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import signal
 import statistics
@@ -31,7 +30,7 @@ from typing import Any
 from equimd.benchmarks import accuracy
 from equimd.benchmarks.options import Options, peer_python, say
 from equimd.benchmarks.pieces import MeasuredRow
-from equimd.benchmarks.workers import THREAD_VARIABLES
+from equimd.benchmarks.workers import environment
 from equimd.errors import MachineError
 
 TARGET = 10.0  # meV/Angstrom
@@ -52,7 +51,7 @@ def first_at(path: Path, target: float) -> bool:
 
 
 def seconds_until(
-    command: Sequence[str], reached: Callable[[], bool], limit: float, environment: Mapping[str, str], log: Path
+    command: Sequence[str], reached: Callable[[], bool], limit: float, variables: Mapping[str, str], log: Path
 ) -> dict[str, Any]:
     """Start ``command``, stop it when ``reached`` or after ``limit`` seconds: {"seconds", "reached"}.
 
@@ -62,7 +61,7 @@ def seconds_until(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(environment))
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(variables))
         try:
             while not (done := reached()) and process.poll() is None and time.monotonic() - began < limit:
                 time.sleep(POLL)
@@ -80,23 +79,14 @@ def seconds_until(
     return {"seconds": used if done else limit, "reached": bool(done)}
 
 
-def environment(cache: Path | None = None) -> dict[str, str]:
-    """One thread, and what is compiled in a folder of its own."""
-    found = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
-    if cache is not None:
-        found |= {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "EQUIMD_CACHE": str(cache)}
-    return found
-
-
 def own(problem: accuracy.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
     """`equimd train`, with the compiled products in ``scratch``."""
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
-    command = [sys.executable, "-m", "equimd.cli.main", "train", "--data", str(problem.train)]
-    command += ["--splits", *map(str, problem.counts), *accuracy.preset(options)]
-    command += ["--max-time", accuracy.budget(options), "--threads", "1", "--seed", str(seed), "--out", str(run)]
+    arguments = accuracy.arguments(problem, "conservative", seed, options)
+    command = [sys.executable, "-m", "equimd.cli.main", "train", *arguments, "--out", str(run)]
     metrics = run / "metrics.csv"
-    return seconds_until(command, lambda: first_at(metrics, target), options.budget_s, environment(scratch), log)
+    return seconds_until(command, lambda: first_at(metrics, target), options.budget_s, environment(1, scratch), log)
 
 
 def peer(problem: accuracy.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
@@ -106,7 +96,7 @@ def peer(problem: accuracy.Problem, seed: int, target: float, options: Options, 
     files = [str(problem.train), str(problem.tests[0][1]), f"{options.budget_s / 60:g}"]
     more = ["--seed", str(seed), "--target", f"{target:g}", "--reached", str(there)]
     command = [str(peer_python(PEER)), str(accuracy.PEER), *files, *more]
-    return seconds_until(command, there.exists, options.budget_s, environment(), log)
+    return seconds_until(command, there.exists, options.budget_s, environment(1), log)
 
 
 def measure(molecule: str, seed: int, target: float, options: Options) -> dict[str, Any]:

@@ -26,6 +26,15 @@ class WorkerError(EquimdError):
     exit_code = 1
 
 
+def environment(threads: int, cache: Path | None = None) -> dict[str, str]:
+    """Of a process with so many threads; ``cache`` takes everything it compiles, None: the usual folders."""
+    found = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    found.pop("PYTHONPATH", None)
+    if cache is not None:
+        found |= {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "EQUIMD_CACHE": str(cache)}
+    return found
+
+
 class Worker:
     """One potential in a process of its own.
 
@@ -39,10 +48,6 @@ class Worker:
     def __init__(self, name: str, threads: int, log: Path, cache: Path | None = None) -> None:
         self.name, self.log = name, log
         python = sys.executable if name == "equimd" else str(peer_python(name))
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-        environment.pop("PYTHONPATH", None)
-        if cache is not None:
-            environment |= {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "EQUIMD_CACHE": str(cache)}
         log.parent.mkdir(parents=True, exist_ok=True)
         self._stderr = log.open("ab")
         self._process = subprocess.Popen(
@@ -51,7 +56,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env=environment,
+            env=environment(threads, cache),
         )
 
     def ask(self, op: str, **request: Any) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from torch import Tensor
 from equimd import model as model_package
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
-from equimd.machine import has_compiler
+from equimd.machine import has_compiler, side_by_side
 from equimd.md import force_graph
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.guard import Limits
-from equimd.md.shared_graph import SharedGraph, SideBySide
+from equimd.md.shared_graph import SharedGraph
 from equimd.model import Potential
 from equimd.run import load_tensors, save_tensors
 from equimd.uq import decision as uq_decision
@@ -113,16 +113,11 @@ class CompiledForces:
         if hashlib.sha256((folder / GRAPH_FILE).read_bytes()).hexdigest() != meta["library"]:
             raise RuntimeError(f"{GRAPH_FILE} is damaged")  # loading half a library kills the process
         self._constants = evaluate_once(meta["once"], attributes, inputs)
-        threads = torch.get_num_threads()
-        self._graph = SharedGraph(folder / GRAPH_FILE, threads)
-        self._side_by_side = SideBySide(self._graph, threads) if threads > 1 else None
+        self._graph = SharedGraph(folder / GRAPH_FILE, torch.get_num_threads())
         self.folder = folder
 
     def __call__(self, blocks: Sequence[Tensor]) -> list[list[Tensor]]:
-        inputs = [[positions, *self._constants] for positions in blocks]
-        if self._side_by_side is None or len(inputs) == 1:
-            return [self._graph(x) for x in inputs]
-        return self._side_by_side(inputs)
+        return side_by_side(self._graph, [[positions, *self._constants] for positions in blocks])
 
 
 def _folder(model: Potential, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:

@@ -8,10 +8,8 @@ only wait for each other.
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
     ("PyCapsule_New", ctypes.pythonapi)
 )
-Graph = Callable[[Sequence[Tensor]], "list[Tensor]"]
 
 
 class SharedGraph:
@@ -64,30 +61,3 @@ class SharedGraph:
         sizes = ctypes.c_size_t(len(handles)), ctypes.c_size_t(self._outputs)
         self._do("Run", self._container, given, sizes[0], made, sizes[1], None, None)
         return torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule(x, None, None) for x in made])
-
-
-class SideBySide:
-    """``[graph(x) for x in inputs]``, on ``threads`` threads with one core each: blocks that small gain from no more.
-
-    Results do not depend on the number of threads.
-    """
-
-    def __init__(self, graph: Graph, threads: int) -> None:
-        self._graph = graph
-        everywhere = threading.Barrier(threads + 1)
-
-        def alone() -> None:
-            torch.get_num_threads()  # the first call in a thread sets them to what all of torch was told last
-            torch.set_num_threads(1)
-            everywhere.wait()
-
-        own = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(threads, "block", alone)
-        for _ in range(threads):
-            self._pool.submit(int)
-        everywhere.wait()
-        torch.set_num_threads(own)  # torch remembers the last number that any thread set
-        weakref.finalize(self, self._pool.shutdown, wait=False)
-
-    def __call__(self, inputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        return list(self._pool.map(self._graph, inputs))

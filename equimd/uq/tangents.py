@@ -11,8 +11,6 @@ The equations are those of :mod:`equimd.model.painn`, differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,6 +19,7 @@ from e3nn import o3
 from torch import Tensor
 
 from equimd.data.batch import Batch
+from equimd.machine import side_by_side
 from equimd.model import Potential
 from equimd.model.graph import dense_graph
 from equimd.model.painn import NORM_EPS, Message, Update, scalar_linear, tensor_linear
@@ -199,6 +198,7 @@ def _embedded(model: Potential, batch: Batch) -> Tensor:
     return s.view(batch.num_structures, batch.num_slots, -1)
 
 
+@torch.no_grad()
 def _block(model: Potential, batch: Batch, pairs: _Pairs) -> Slopes:
     """:func:`feature_slopes` of structures few enough to be done together."""
     b, n, backbone = batch.num_structures, batch.num_slots, model.backbone
@@ -236,25 +236,8 @@ def feature_slopes(model: Potential, batch: Batch) -> Slopes:
         pairs, total = _pairs(model, batch, positions), batch.num_structures
         count = max(1, CACHE_BYTES // (3 * n * n * width * positions.element_size()))
         blocks = [slice(start, min(start + count, total)) for start in range(0, total, count)]
-        parts = _side_by_side(lambda block: _block(model, _some(batch, block), pairs.of(block)), blocks)
+        parts = side_by_side(lambda block: _block(model, _some(batch, block), pairs.of(block)), blocks)
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-
-def _side_by_side(call: Callable[[slice], Slopes], blocks: Sequence[slice]) -> list[Slopes]:
-    """``call`` of each block, each on one thread: matrices this small gain nothing from several of them."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(blocks) == 1:
-        return [call(block) for block in blocks]
-
-    def alone(block: slice) -> Slopes:
-        with torch.no_grad():  # a thread's own, like the number of threads it may use
-            return call(block)
-
-    try:
-        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(alone, blocks))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _some(batch: Batch, structures: slice) -> Batch:
