@@ -10,8 +10,9 @@ from equimd.benchmarks.ticks import plain_log
 
 #: In the order of the tables: name in rows, label, colour.
 METHODS = {
-    "last-layer": ("last layer, energies and forces", "tab:blue"),
-    "llpr": ("last layer, energies only (LLPR)", "tab:cyan"),
+    "last-layer": ("features of all layers", "tab:blue"),
+    "last-layer-only": ("of the last layer alone", "tab:purple"),
+    "llpr": ("of the last layer, energies only (LLPR)", "tab:cyan"),
     "ensemble": ("ensemble", "tab:orange"),
     "mahalanobis": ("feature distance", "tab:green"),
     "gmm": ("atomic features, a Gaussian an element", "tab:red"),

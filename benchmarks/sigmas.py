@@ -66,7 +66,7 @@ def measure(
     parts: dict[str, Dataset] = {"calibration": held.calibration, **held.tests}
     first, layer = last_layer.fit(model, train)
     base = {name: first.predict(part, None) for name, part in parts.items()}  # type: ignore[arg-type]
-    methods = [first, last_layer.fit(model, train, use_forces=False)[0]]
+    methods = [first, *(last_layer.fit(model, train, kind)[0] for kind in ("last", "llpr"))]
     if len(members) > 1:
         methods.append(ensemble.fit([models.load_model(m) for m in members]))
     methods += [distance.mahalanobis(model, layer.distance), distance.gaussians(model, train)]

@@ -45,7 +45,7 @@ def mahalanobis(model: Potential, distance: FeatureDistance) -> Method:
 
 
 def atom_features(model: Potential, batch: Batch) -> Tensor:
-    """(N, p) features of each atom before pooling: every atom taken as a structure of its own.
+    """(N, p) features phi of each atom before pooling: every atom taken as a structure of its own.
 
     Raises:
         ModelError: a padded batch.
@@ -54,7 +54,7 @@ def atom_features(model: Potential, batch: Batch) -> Tensor:
         raise ModelError("atomic features need a batch without padding", hint="neighbors='torch'")
     n, where = len(batch.atomic_numbers), batch.batch
     with torch.no_grad():
-        return model.network(
+        features = model.network(
             batch.positions.to(model.dtype),
             batch.atomic_numbers,
             torch.arange(n),
@@ -64,6 +64,7 @@ def atom_features(model: Potential, batch: Batch) -> Tensor:
             charge=batch.charge[where],
             spin=batch.spin[where],
         ).features
+    return features[:, : model.config.num_readout]
 
 
 def _of_frames(model: Potential, frames: Frames) -> Tensor:

@@ -1,6 +1,6 @@
-"""Exact last-layer posteriors: from energies and forces, and from energies alone.
+"""Exact posteriors over linear weights: of all layers' features, of the last layer's alone, and from energies alone.
 
-The second is the recipe of last-layer prediction rigidities (Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci.
+The third is the recipe of last-layer prediction rigidities (Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci.
 Technol. 5, 045018 (2024)): the curvature holds energies only, and the variance of a force comes from the derivatives of
 the same last-layer features.
 """
@@ -18,13 +18,17 @@ from equimd.uq.laplace import fit_last_layers
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Predictions, predict
 
-NAMES = {True: ("last-layer", "last layer, energies and forces"), False: ("llpr", "last layer, energies only (LLPR)")}
+NAMES = {
+    "all": ("last-layer", "features of all layers"),
+    "last": ("last-layer-only", "of the last layer alone"),
+    "llpr": ("llpr", "of the last layer, energies only (LLPR)"),
+}
 
 
-def fit(model: Potential, train: Dataset, *, use_forces: bool = True) -> tuple[Method, LastLayer]:
-    """The method, and the posterior it uses."""
+def fit(model: Potential, train: Dataset, kind: str = "all") -> tuple[Method, LastLayer]:
+    """The method, of ``NAMES``, and the posterior it uses."""
     began = time.monotonic()
-    layer, _ = fit_last_layers(model, train, use_forces=use_forces)
+    layer, _ = fit_last_layers(model, train, use_forces=kind != "llpr", all_layers=kind == "all")
     seconds = time.monotonic() - began
 
     def of(data: Dataset, base: Predictions | None = None) -> Predictions:
@@ -34,4 +38,4 @@ def fit(model: Potential, train: Dataset, *, use_forces: bool = True) -> tuple[M
         with torch.no_grad():
             return model(batch), layer.raw(model, batch)  # type: ignore[arg-type]
 
-    return Method(*NAMES[use_forces], of, step, seconds), layer
+    return Method(*NAMES[kind], of, step, seconds), layer

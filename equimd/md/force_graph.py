@@ -15,25 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.func import functional_call
 
 from equimd.data.batch import Batch
 from equimd.md.guard import Limits
-from equimd.model import Potential, batch_arguments
+from equimd.model import Network, Potential, batch_arguments
 from equimd.uq.decision import StepDecision
 from equimd.uq.posterior import LastLayer
-
-
-class _Network(nn.Module):
-    """``Potential.network`` as a module's forward, which functional_call needs."""
-
-    def __init__(self, model: Potential) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model.network(*args, **kwargs)
 
 
 def graph_inputs(
@@ -60,7 +49,7 @@ def force_function(
     Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, p), eV; whether each frame is
     sound (A,) bool; and with a decision its screen (A,) float64, eV/Angstrom.
     """
-    network, conservative = _Network(model), model.force_head is None
+    network, conservative = Network(model), model.force_head is None
     count, n = batch.num_structures, batch.num_slots
 
     def function(positions: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

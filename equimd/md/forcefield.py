@@ -241,7 +241,7 @@ class ForceField:
 
         if not bool(finite.any()):
             empty = positions.new_full(positions.shape[:1], torch.nan)
-            features = positions.new_full((len(positions), self.model.config.num_readout), torch.nan)
+            features = positions.new_full((len(positions), self.model.num_pooled), torch.nan)
             extras = {"features": features} if self.features else {}
             if self.decision is not None:
                 extras["screen"] = empty.clone()

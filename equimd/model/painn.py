@@ -202,7 +202,9 @@ class PaiNN(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.irreps_out}, r_max={self.r_max}"
 
-    def forward(self, atomic_numbers: Tensor, graph: Graph, state: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, atomic_numbers: Tensor, graph: Graph, state: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Features of every atom.
 
         Args:
@@ -210,7 +212,7 @@ class PaiNN(nn.Module):
             graph: pairs with vectors r_j - r_i.
             state: (N, F) embedding of charge and spin, or None.
         Returns:
-            s (N, F) and v, a list of (N, 2l+1, F) for l = 1..lmax.
+            s (N, F) after each layer, and v after the last, (N, 2l+1, F) for l = 1..lmax.
         """
         lengths = graph.vectors.norm(dim=-1)
         cutoff = polynomial_cutoff(lengths, self.r_max)[:, None]
@@ -223,6 +225,7 @@ class PaiNN(nn.Module):
         if state is not None:
             s = s + state
         v: list[Tensor] = []
+        layers: list[Tensor] = []
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
             ds, dv = message(s, v, basis, harmonics, graph)
             s = s + ds
@@ -231,4 +234,5 @@ class PaiNN(nn.Module):
             s = s + ds
             if dv:
                 v = [a + b for a, b in zip(v, dv, strict=True)]
-        return s, v
+            layers.append(s)
+        return layers, v

@@ -91,6 +91,11 @@ class Potential(nn.Module):
         self.scale: Tensor
 
     @property
+    def num_pooled(self) -> int:
+        """P, the width of ``features``: phi, and the pooled scalars of every layer."""
+        return self.config.num_readout + self.config.num_layers * self.config.num_features
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations; energies come out in float64."""
         return self.last_layer.weight.dtype
@@ -128,16 +133,21 @@ class Potential(nn.Module):
                 raise ModelError("the model embeds charge and multiplicity: both are needed", where="charge, spin")
             q, m = charge + MAX_CHARGE, spin + 2 * MAX_CHARGE + 1
             state = (self.state_embedding(q) + self.state_embedding(m)).index_select(0, structure)
-        s, v = self.backbone(atomic_numbers, graph, state)
+        layers, v = self.backbone(atomic_numbers, graph, state)
+        s = layers[-1]
         scale = self.scale.to(s.dtype)
         real = (atomic_numbers > 0).to(s.dtype).unsqueeze(-1)
         h = F.silu(scalar_linear(self.readout, s)) * real
-        if num_slots:
-            pooled = h.view(num_structures, num_slots, -1).sum(1)
-        else:
-            pooled = h.new_zeros(num_structures, h.shape[-1]).index_add(0, structure, h)
-        features = pooled * scale
-        energy = self.last_layer(features).squeeze(-1)
+
+        def pooled(x: Tensor) -> Tensor:
+            if num_slots:
+                return x.view(num_structures, num_slots, -1).sum(1) * scale
+            return x.new_zeros(num_structures, x.shape[-1]).index_add(0, structure, x) * scale
+
+        phi = pooled(h)
+        energy = self.last_layer(phi).squeeze(-1)
+        # apart from phi, so that a graph that needs the energy alone leaves them out
+        features = torch.cat([phi, pooled(torch.cat([x * real for x in layers], -1))], -1)
         if self.force_head is None:
             return Output(energy, features, None, None)
         vectors, forces = self.force_head(s, v[0])
@@ -148,7 +158,7 @@ class Potential(nn.Module):
 
         Returns:
             ``energy`` (B,) float64, total, eV; ``forces`` (N, 3) eV/Angstrom in the model dtype, zero in padded slots;
-            ``features`` (B, p) phi, eV.
+            ``features`` (B, P), eV: phi, and the pooled scalars of every layer.
 
         Raises:
             ModelError: elements the model was not trained on, charges or multiplicities outside its embedding.
@@ -215,3 +225,14 @@ def batch_arguments(batch: Batch) -> dict[str, Any]:
         "charge": batch.charge,
         "spin": batch.spin,
     }
+
+
+class Network(nn.Module):
+    """``Potential.network`` as a module's forward, which ``torch.func.functional_call`` needs."""
+
+    def __init__(self, model: Potential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model.network(*args, **kwargs)

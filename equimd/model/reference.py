@@ -49,17 +49,18 @@ class ReferencePotential(nn.Module):
 
         Returns:
             ``energy`` (B,) float64, total, eV; ``forces`` (N, 3) eV/Angstrom in the slots of the batch, zero in padded
-            ones, NaN from an energy-only model; ``features`` (B, p) eV.
+            ones, NaN from an energy-only model; ``features`` (B, P) eV.
         """
         model = self.potential
         real = batch.atomic_numbers > 0
         positions = batch.positions[real].detach().to(model.dtype).requires_grad_(True)
         numbers, structure = batch.atomic_numbers[real], batch.batch[real]
         with torch.enable_grad():
-            s, v = self.backbone(batch, positions, numbers, structure)
-            h = nn.functional.silu(model.readout(s)) * model.scale.to(s.dtype)
-            features = h.new_zeros(batch.num_structures, h.shape[1]).index_add(0, structure, h)
-            interaction = model.last_layer(features).squeeze(-1)
+            layers, v = self.backbone(batch, positions, numbers, structure)
+            s = layers[-1]
+            atoms = torch.cat([nn.functional.silu(model.readout(s)), *layers], 1) * model.scale.to(s.dtype)
+            features = atoms.new_zeros(batch.num_structures, atoms.shape[1]).index_add(0, structure, atoms)
+            interaction = model.last_layer(features[:, : model.config.num_readout]).squeeze(-1)
             if model.force_head is not None:
                 forces = self.direct_forces(model.force_head, s, v)
             elif model.config.energy_only:
@@ -71,8 +72,10 @@ class ReferencePotential(nn.Module):
         energy = interaction.double() + model.reference_energy(batch)
         return {"energy": energy, "forces": in_slots, "features": features}
 
-    def backbone(self, batch: Batch, positions: Tensor, numbers: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-        """s (n, F) and v (n, irreps.dim) of the n real atoms."""
+    def backbone(
+        self, batch: Batch, positions: Tensor, numbers: Tensor, structure: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """s (n, F) after each layer and v (n, irreps.dim) after the last, of the n real atoms."""
         model, painn = self.potential, self.potential.backbone
         source, target, vectors = self.edges(batch, positions)
         lengths = vectors.norm(dim=-1)
@@ -85,12 +88,14 @@ class ReferencePotential(nn.Module):
             state = state + model.state_embedding(batch.spin + 2 * MAX_CHARGE + 1)
             s = s + state[structure]
         v = s.new_zeros(len(s), tensors(self.num_features, self.lmax).dim)
+        layers = []
         for message, update in zip(painn.messages, painn.updates, strict=True):
             ds, dv = self.message(cast(Message, message), s, v, radial, envelope, y, source, target)
             s, v = s + ds, v + dv
             ds, dv = self.update(cast(Update, update), s, v)
             s, v = s + ds, v + dv
-        return s, v
+            layers.append(s)
+        return layers, v
 
     def edges(self, batch: Batch, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Source j, target i and r_j - r_i of every edge among the real atoms."""

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from equimd.data.batch import Batch
 from equimd.machine import has_compiler
-from equimd.model import Potential, batch_arguments
+from equimd.model import Network, Potential, batch_arguments
 from equimd.model.painn import learning_rate_factors
 from equimd.train.compiling import compiled, pad_batch
 from equimd.train.losses import Loss, energy_losses, force_losses
@@ -295,7 +295,7 @@ class TrainStep:
             conservative = self.model.force_head is None and forces is not None
             x = positions.detach().requires_grad_(conservative)
             out = functional_call(
-                _Network(self.model),
+                Network(self.model),
                 {f"model.{name}": leaf for name, leaf in zip(self.flat.names, leaves, strict=True)},
                 (x, numbers, structure, num_structures),
                 {
@@ -351,14 +351,3 @@ class TrainStep:
         state.moment1.copy_(m)
         state.moment2.copy_(v)
         state.parameters.copy_(moved)
-
-
-class _Network(torch.nn.Module):
-    """``Potential.network`` as a module's forward, which functional_call needs."""
-
-    def __init__(self, model: Potential) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model.network(*args, **kwargs)

@@ -188,7 +188,8 @@ class StepDecision:
 
     def force_sigma(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Tensor:
         """Exact sqrt(trace C_i) of each slot (N,) of a batch, eV/Angstrom, 0 in padded ones."""
-        rows, layer = design_rows(model, batch, chunk=chunk), self.calibrated.layer
+        layer = self.calibrated.layer
+        rows = design_rows(model, batch, width=layer.forces.width, chunk=chunk)
         variance = layer.forces.variance(rows.forces).mean(-1)
         distance = layer.distance(rows.energy, batch.n_atoms)[batch.batch]
         return force_sigma(self.calibrated.forces, variance, distance, batch.atomic_numbers)

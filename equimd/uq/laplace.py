@@ -1,7 +1,7 @@
-"""The exact posterior over a last layer, from energies and forces together, through laplace-torch.
+"""The exact posterior over a linear layer, from energies and forces together, through laplace-torch.
 
-With phi the features of a structure and J = -dphi/dx those of its forces, both are linear in the weights w: for
-Gaussian residuals with known sigmas and a Gaussian prior the posterior is exact,
+With phi the features of a structure, of every layer, and J = -dphi/dx those of its forces, both are linear in the
+weights w: for Gaussian residuals with known sigmas and a Gaussian prior the posterior is exact,
 
     P = delta I + sum_frames phi phi^T / sigma_E^2 + sum_components j j^T / sigma_F^2,    Sigma = P^-1.
 
@@ -28,7 +28,7 @@ from equimd.errors import UncertaintyError
 from equimd.model import Potential
 from equimd.uq.features import CHUNK
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
-from equimd.uq.rows import BATCH_SIZE, LABELS, Progress, RowLoader, RowModel
+from equimd.uq.rows import BATCH_SIZE, LABELS, LAYER, Progress, RowLoader, RowModel, rows_are_cheap
 
 MAX_CONDITION = 1e13  # of the precision scaled to unit diagonal: float64 then leaves three digits of a variance
 KINDS = ("energy", "forces")
@@ -78,7 +78,7 @@ class EnergyForceLaplace(FullLLLaplace):
             "regression",
             prior_precision=prior_precision,
             backend=EnergyForceGGN,
-            last_layer_name=model.layer_name,
+            last_layer_name=LAYER,
             dict_key_y=LABELS,
         )
         self.sigma_noise = torch.as_tensor(sigma_noise, dtype=torch.float64)
@@ -159,7 +159,7 @@ class EnergyForceLaplace(FullLLLaplace):
         """
         delta = self.mean - self.prior_mean
         slope = (self._H_factor[:, None] * self.slope).sum(0) - self.prior_precision_diag * delta
-        return self.log_marginal_likelihood() + 0.5 * slope @ self.posterior_covariance @ slope
+        return self.log_marginal_likelihood() + 0.5 * (slope @ self.posterior_scale).square().sum()
 
     def posterior_mean(self) -> Tensor:
         """(p,) the exact mean of the posterior: where ridge regression on the features would put the weights."""
@@ -195,7 +195,7 @@ class EnergyForceLaplace(FullLLLaplace):
             raise UncertaintyError(
                 f"the posterior of the last layer is singular: {self.n_params} weights, observations {observations}, "
                 f"eigenvalues of the scaled precision from {smallest:.1e} to {largest:.1e}",
-                hint="a larger prior precision, more training frames, or a narrower last layer (num_readout)",
+                hint="a larger prior precision, more training frames, or a narrower model (num_features)",
             )
         super()._compute_scale()
 
@@ -252,6 +252,7 @@ def fit_posterior(
     data: Dataset,
     *,
     targets: str,
+    all_layers: bool = True,
     sigma_noise: float | tuple[float, float] | Tensor | None = None,
     prior_precision: float | None = None,
     batch_size: int = BATCH_SIZE,
@@ -262,14 +263,14 @@ def fit_posterior(
     """Fit the posterior of one last layer to the frames it was trained on.
 
     Args:
-        targets: ``both``, ``energy`` or ``forces``, as in :class:`RowModel`.
+        targets: ``both``, ``energy`` or ``forces``; ``all_layers`` too as in :class:`RowModel`.
         sigma_noise: None takes the residuals' own level.
         prior_precision: None maximises the marginal likelihood, by laplace-torch.
 
     Raises:
         UncertaintyError: no labels, an energy-only model, or a singular posterior.
     """
-    rows = RowModel(model, targets, chunk=chunk).to(device)
+    rows = RowModel(model, targets, all_layers=all_layers, chunk=chunk).to(device)
     fitted = EnergyForceLaplace(rows)
     fitted.fit(RowLoader(data, rows, batch_size=batch_size, device=device, progress=progress))
     fitted.sigma_noise = (
@@ -287,6 +288,7 @@ def fit_last_layers(
     data: Dataset,
     *,
     use_forces: bool = True,
+    all_layers: bool | None = None,
     batch_size: int = BATCH_SIZE,
     chunk: int = CHUNK,
     device: str | torch.device = "cpu",
@@ -298,6 +300,8 @@ def fit_last_layers(
 
     Args:
         use_forces: False learns the posterior of a conservative model from energies alone (as LLPR does), to compare.
+        all_layers: a posterior over the weights of every layer's features; False, of the last layer's alone. None: of
+            all where :func:`rows_are_cheap`, else of the last.
         progress: told the frames done and their number, over all passes together.
 
     Returns:
@@ -305,6 +309,8 @@ def fit_last_layers(
     """
     if model.config.energy_only and use_forces:
         RowModel(model, "both")  # raises, and says why
+    if all_layers is None:
+        all_layers = rows_are_cheap(data)
     direct = model.force_head is not None
     passes = ["energy", "forces"] if direct else ["both" if use_forces else "energy"]
     total = (1 + len(passes)) * len(data)
@@ -313,9 +319,8 @@ def fit_last_layers(
         return None if progress is None else lambda done, _: progress(number * len(data) + done, total)
 
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device}
-    fitted = [
-        fit_posterior(model, data, targets=t, chunk=chunk, progress=share(k), **settings) for k, t in enumerate(passes)
-    ]
+    more: dict[str, Any] = {**settings, "all_layers": all_layers, "chunk": chunk}
+    fitted = [fit_posterior(model, data, targets=t, progress=share(k), **more) for k, t in enumerate(passes)]
     distance = FeatureDistance.fit(model, data, progress=share(len(passes)), **settings)
     energy, forces = fitted[0].posterior(), fitted[-1].posterior()
     return LastLayer(energy, forces if direct else energy, distance), {"energy": fitted[0], "forces": fitted[-1]}

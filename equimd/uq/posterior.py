@@ -36,14 +36,23 @@ class Posterior:
     scale: Tensor
     second_moment: Tensor
 
+    @property
+    def width(self) -> int:
+        """p, weights."""
+        return len(self.scale)
+
     def variance(self, rows: Tensor) -> Tensor:
-        """Var of each row's value: (..., p) -> (...)."""
-        return (rows.double() @ self.scale).square().sum(-1)
+        """Var of each row's value: (..., p or more) -> (...)."""
+        return (self._own(rows) @ self.scale).square().sum(-1)
 
     def covariance(self, rows: Tensor) -> Tensor:
-        """Covariance of the values of c rows: (..., c, p) -> (..., c, c), positive semidefinite by construction."""
-        root = rows.double() @ self.scale
+        """Covariance of the values of c rows: (..., c, p or more) -> (..., c, c), never negative by construction."""
+        root = self._own(rows) @ self.scale
         return root @ root.mT
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """The columns that it is a posterior over, the first ones, in float64."""
+        return rows[..., : self.width].double()
 
     def directions(self, rank: int, method: str = "eigen", seed: int = 0) -> Tensor:
         """(p, rank) directions d_k of the weights, so that sum_k (J d_k)^2 stands in for the variance J Sigma J^T.
@@ -110,7 +119,8 @@ class FeatureDistance:
         count, square = 0, 0.0
         mean, scatter = torch.zeros(p, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64)
         mean, scatter = mean.to(device), scatter.to(device)
-        for features in _features(model, data, batch_size, device, progress):
+        for pooled in _features(model, data, batch_size, device, progress):
+            features = pooled[:, :p]
             n, center = len(features), features.mean(0)
             shift = center - mean
             scatter = scatter + (features - center).T @ (features - center)
@@ -129,8 +139,8 @@ class FeatureDistance:
         return cls(mean, vectors / values.sqrt())
 
     def __call__(self, features: Tensor, n_atoms: Tensor) -> Tensor:
-        """u (B,) of features (B, p) of structures of ``n_atoms`` (B,)."""
-        x = features.double() / n_atoms.to(features.device)[:, None] - self.mean
+        """u (B,) of features (B, p or more), the first p of them, of structures of ``n_atoms`` (B,)."""
+        x = features[:, : len(self.mean)].double() / n_atoms.to(features.device)[:, None] - self.mean
         return (x @ self.whiten).square().mean(-1)
 
 
@@ -141,7 +151,7 @@ def _features(
     device: str | torch.device,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Tensor]:
-    """phi / n_atoms of every frame, in batches (B, p)."""
+    """Features / n_atoms of every frame, in batches (B, P)."""
     done = 0
     for block in iterate_blocks(data):
         order = np.lexsort((block.n_atoms, block.pbc.any(1)))
@@ -198,8 +208,8 @@ class LastLayer:
     distance: FeatureDistance
 
     def raw(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> RawUncertainty:
-        """The exact variances, at the cost of p reverse passes for a conservative model."""
-        rows = design_rows(model, batch, chunk=chunk)
+        """The exact variances, at the cost of a derivative a feature for a conservative model."""
+        rows = design_rows(model, batch, width=self.forces.width, chunk=chunk)
         return RawUncertainty(
             self.energy.variance(rows.energy),
             self.forces.covariance(rows.forces),

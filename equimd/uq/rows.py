@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equimd.data.batch import Batch
+from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
@@ -19,28 +19,35 @@ from equimd.uq.features import CHUNK, design_rows, double_precision, energy_rows
 BATCH_SIZE = 16  # the Jacobian of 16 small molecules still fits the processor's cache, 8 features at a time
 LABELS = "labels"
 
+LAYER = "linear"  # the name of the layer under a RowModel
 Progress = Callable[[int, int], None]
 
 
-def last_layer_name(model: Potential, targets: str) -> str:
-    """The module whose weights the rows of ``targets`` multiply."""
-    return "force_head.last_layer" if targets == "forces" and model.force_head is not None else "last_layer"
+def rows_are_cheap(data: Dataset) -> bool:
+    """Whether every frame takes the dense layout, whose rows come from one forward pass for all features together."""
+    small = max(data.n_atoms, default=0) <= DENSE_MAX_ATOMS
+    return small and not any(block.pbc.any() for block in iterate_blocks(data))
 
 
 class RowModel(nn.Module):
-    """A float64 potential seen as a linear model of its last layer.
+    """A float64 potential seen as a linear model of its pooled features.
+
+    The energy is linear in phi, the features of the readout. The posterior is over the weights of all layers' features,
+    of which the trained model uses phi alone: the others are there with weight zero. What the model could have learnt
+    from what its layers see then counts as uncertainty, and not only how it could have weighed phi.
 
     Args:
         model: copied, not changed.
         targets: what is regressed on: ``both`` energies and forces (conservative models), ``energy`` alone, or
             ``forces`` alone (of a direct model: the channels under its force head).
+        all_layers: False takes phi alone. A direct head has the channels under it, whatever this says.
         chunk: features of one reverse pass.
 
     Raises:
         UncertaintyError: the model has no such rows.
     """
 
-    def __init__(self, model: Potential, targets: str, *, chunk: int = CHUNK) -> None:
+    def __init__(self, model: Potential, targets: str, *, all_layers: bool = True, chunk: int = CHUNK) -> None:
         super().__init__()
         if model.config.energy_only and targets != "energy":
             raise UncertaintyError(
@@ -51,24 +58,32 @@ class RowModel(nn.Module):
             raise UncertaintyError("energies and forces of a direct model have different last layers")
         self.potential = double_precision(model)
         self.targets, self.chunk = targets, chunk
-        self.layer_name = f"potential.{last_layer_name(model, targets)}"
-        self.get_submodule(self.layer_name).requires_grad_(True)
+        direct, wide = targets == "forces", targets != "forces" and all_layers
+        name = "force_head.last_layer" if direct else "last_layer"
+        trained = cast("Tensor", self.potential.get_submodule(name).weight)
+        self.width = model.num_pooled if wide else trained.shape[1]
+        self.linear = nn.Linear(self.width, 1, bias=False).to(trained)
+        with torch.no_grad():
+            self.linear.weight.zero_()[:, : trained.shape[1]] = trained
 
     def forward(self, data: dict[str, Any]) -> Tensor:
         """(B, 1) interaction energies: what laplace-torch looks at once, for the number of outputs."""
-        return self.potential.last_layer(energy_rows(self.potential, data["batch"])).detach()
+        return self.linear(self._own(energy_rows(self.potential, data["batch"]))).detach()
 
     def design(self, data: dict[str, Any]) -> Tensor:
-        """Rows (rows, p) in the order of the labels: energies, then the components of the real atoms' forces."""
+        """Rows (rows, weights) in the order of the labels: energies, then the components of the real atoms' forces."""
         batch, (with_energy, with_forces) = data["batch"], data["kinds"]
         parts = []
         if with_forces:
-            rows = design_rows(self.potential, batch, chunk=self.chunk)
+            rows = design_rows(self.potential, batch, width=self.width, chunk=self.chunk)
             parts = [rows.energy] if with_energy else []
             parts.append(rows.forces[real_atoms(batch)].flatten(0, 1))
         else:
             parts.append(energy_rows(self.potential, batch))
-        return torch.cat(parts)
+        return torch.cat([self._own(part) for part in parts])
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows[:, : self.width]
 
 
 class RowLoader:

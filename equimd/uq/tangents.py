@@ -202,34 +202,37 @@ def _embedded(model: Potential, batch: Batch) -> Tensor:
 def _block(model: Potential, batch: Batch, pairs: _Pairs) -> Slopes:
     """:func:`feature_slopes` of structures few enough to be done together."""
     b, n, backbone = batch.num_structures, batch.num_slots, model.backbone
-    s, v, layers = _embedded(model, batch), cast("list[Tensor]", []), []
+    s, v, layers, scalars = _embedded(model, batch), cast("list[Tensor]", []), [], []
     for k, (message, update) in enumerate(zip(backbone.messages, backbone.updates, strict=True)):
         first = _MessageTangent(cast("Message", message), s, v, pairs)
         s, v = s + first.ds, first.dv if k == 0 else [x + y for x, y in zip(v, first.dv, strict=True)]
         second = _UpdateTangent(cast("Update", update), s, v)
         s, v = s + second.ds, [x + y for x, y in zip(v, second.dv, strict=False)]
         layers.append((first, second))
+        scalars.append(s)
     h, slope = _silu(scalar_linear(model.readout, s))
     factor = (batch.atomic_numbers > 0).view(b, n, 1) * model.scale.to(s.dtype)
-    features, slope = (h * factor).sum(1), slope * factor
+    features, slope = torch.cat([(x * factor).sum(1) for x in (h, *scalars)], -1), slope * factor
 
     size, parts = max(1, CACHE_BYTES // (b * n * s.shape[-1] * s.element_size())), []
     readout = _weights(model.readout)[0]
     for start in range(0, 3 * n, size):
         chunk, ts, tv = slice(start, start + size), cast("Tensor | None", None), cast("list[Tensor]", [])
+        pooled = []
         for first, second in layers:
             ds, dv = first(ts, tv, chunk)
             ts = ds if ts is None else ts.add_(ds)
             tv = [x.add_(y) for x, y in zip(tv, dv, strict=True)] if tv else dv
             ds, dv = second(ts, tv)
             ts, tv = ts.add_(ds), [x.add_(y) for x, y in zip(tv, dv, strict=False)]
-        parts.append((cast("Tensor", ts) @ readout).mul_(slope).sum(2))
+            pooled.append(torch.einsum("tbnf,bn->tbf", ts, factor.squeeze(-1)))
+        parts.append(torch.cat([(cast("Tensor", ts) @ readout).mul_(slope).sum(2), *pooled], -1))
     by_coordinate = torch.cat(parts).view(n, 3, b, -1)
     return features, by_coordinate.permute(2, 0, 1, 3).reshape(b * n, 3, -1)
 
 
 def feature_slopes(model: Potential, batch: Batch) -> Slopes:
-    """phi (B, p) of a batch in the dense layout, eV, and dphi/dx (B n, 3, p), eV/Angstrom, zero in padded slots."""
+    """Features (B, P) of a dense batch, eV, and their slopes (B n, 3, P), eV/Angstrom, zero in padded slots."""
     n, width = batch.num_slots, model.config.num_features
     with torch.no_grad():
         positions = batch.positions.detach().to(model.dtype)

@@ -58,11 +58,12 @@ def test_the_ensemble_is_the_mean_and_the_covariance_of_its_members(data: ArrayD
         ensemble.fit(members[:1])
 
 
-def test_a_posterior_from_energies_alone_is_another_one(data: ArrayDataset, base: Predictions) -> None:
-    method, _ = last_layer.fit(build_model("conservative"), data, use_forces=False)
+@pytest.mark.parametrize("kind", ["last", "llpr"])
+def test_a_posterior_of_less_is_another_one(kind: str, data: ArrayDataset, base: Predictions) -> None:
+    method, layer = last_layer.fit(build_model("conservative"), data, kind)
+    assert layer.energy.width == build_model("conservative").config.num_readout
     found = method.predict(data, base)
     assert np.allclose(found.force_error, base.force_error)
-    # fewer observations leave more unknown
     assert found.energy_variance.mean() > 0
     assert not np.allclose(found.force_covariance, base.force_covariance, rtol=0.1)
 
@@ -70,7 +71,7 @@ def test_a_posterior_from_energies_alone_is_another_one(data: ArrayDataset, base
 def test_atomic_features_add_up_to_those_of_the_molecule(data: ArrayDataset) -> None:
     model, block = build_model("conservative"), data.frames()
     edges = Batch.from_frames(block, CUTOFF, dtype=torch.float64, neighbors="torch")
-    whole = model(edges)["features"]
+    whole = model(edges)["features"][:, : model.config.num_readout]
     atoms = atom_features(model, edges)
     assert torch.allclose(torch.zeros_like(whole).index_add(0, edges.batch, atoms), whole, rtol=1e-10)
     same = block.take([0, 4])  # two structures of five atoms, none padded

@@ -44,7 +44,7 @@ def test_shapes_and_precision(frames, dtype, forces, neighbors) -> None:
     assert out["energy"].dtype == torch.float64
     assert out["forces"].shape == batch.positions.shape
     assert out["forces"].dtype == model.dtype == getattr(torch, dtype)
-    assert out["features"].shape == (2, SMALL["num_readout"])
+    assert out["features"].shape == (2, model.num_pooled)
     network = model.network(batch.positions, **batch_arguments(batch))
     assert isinstance(network, Output)
     if forces == "direct":
@@ -119,7 +119,7 @@ def test_no_structures(frames, forces) -> None:
     out = model(batch_of(frames.take([]), model))
     assert out["energy"].shape == (0,)
     assert out["forces"].shape == (0, 3)
-    assert out["features"].shape == (0, SMALL["num_readout"])
+    assert out["features"].shape == (0, model.num_pooled)
 
 
 def test_a_model_that_names_no_elements_takes_them_all(frames) -> None:

@@ -57,7 +57,8 @@ def test_tensor_features_turn_with_their_own_matrix(dtype, make_case, make_frame
     def features(frames):
         batch = case.batch(frames, "torch")
         graph = edge_graph(batch.positions, batch.edge_index, None)
-        return case.model.backbone(batch.atomic_numbers, graph)
+        layers, v = case.model.backbone(batch.atomic_numbers, graph)
+        return layers[-1], v
 
     with torch.no_grad():
         (s, v), (s2, v2) = features(frames), features(transformed(frames, matrix))

@@ -22,9 +22,10 @@ def test_energies_and_forces_are_linear_in_the_last_layer(model, frames, to_batc
     batch = to_batch(frames, layout)
     out, rows = model(batch), design_rows(model, batch)
     head = model.last_layer if model.force_head is None else model.force_head.last_layer
-    energy = rows.energy @ model.last_layer.weight.detach()[0] + model.reference_energy(batch)
+    weight, p = model.last_layer.weight.detach()[0], model.config.num_readout
+    energy = rows.energy[:, :p] @ weight + model.reference_energy(batch)
     torch.testing.assert_close(energy, out["energy"], rtol=1e-14, atol=1e-12)
-    torch.testing.assert_close(rows.forces @ head.weight.detach()[0], out["forces"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(rows.forces[..., :p] @ head.weight.detach()[0], out["forces"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -51,16 +52,25 @@ def test_jacobian_is_the_derivative_of_the_features(conservative, frames, to_bat
 
 def test_projected_rows_are_rows_times_directions(model, frames, to_batch) -> None:
     batch = to_batch(frames)
-    directions = torch.randn(10, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    features, rows = projected_rows(model, batch, directions, chunk=3)
     exact = design_rows(model, batch)
-    torch.testing.assert_close(features, exact.energy)
-    torch.testing.assert_close(rows, exact.forces @ directions, rtol=0, atol=1e-12)
+    for width in (10, exact.forces.shape[-1]):  # of the first features, and of all
+        directions = torch.randn(width, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        features, rows = projected_rows(model, batch, directions, chunk=3)
+        torch.testing.assert_close(rows, exact.forces[..., :width] @ directions, rtol=0, atol=1e-12)
+        torch.testing.assert_close(features, exact.energy)
 
 
 def test_directions_of_another_width_are_refused(conservative, frames, to_batch) -> None:
-    with pytest.raises(UncertaintyError, match="10 weights"):
-        projected_rows(conservative, to_batch(frames), torch.zeros(9, 2))
+    with pytest.raises(UncertaintyError, match="26 features"):
+        projected_rows(conservative, to_batch(frames), torch.zeros(27, 2))
+
+
+def test_few_columns_are_the_first_ones(conservative, frames, to_batch) -> None:
+    batch = to_batch(frames, "vesin")
+    narrow, whole = design_rows(conservative, batch, width=10), design_rows(conservative, batch)
+    assert narrow.forces.shape[-1] == 10
+    torch.testing.assert_close(narrow.forces, whole.forces[..., :10], rtol=0, atol=1e-12)
+    assert torch.equal(narrow.energy, whole.energy)
 
 
 def test_the_double_precision_copy_leaves_the_model_alone(make_model, frames, to_batch) -> None:

@@ -16,7 +16,15 @@ from equimd.uq.rows import RowLoader, RowModel
 
 SIGMA, DELTA = (0.3, 0.7), 0.05
 EXACT = 1e-8
-CASES = [("conservative", "both"), ("conservative", "energy"), ("direct", "energy"), ("direct", "forces")]
+CASES = [
+    ("conservative", "both", True),
+    ("conservative", "both", False),
+    ("conservative", "energy", True),
+    ("direct", "energy", True),
+    ("direct", "forces", True),
+]
+NAMES = [f"{forces}-{targets}-{'all' if every else 'last'}" for forces, targets, every in CASES]
+READOUT = 10
 
 
 def fit(model, data, targets="both", **settings) -> EnergyForceLaplace:
@@ -29,13 +37,15 @@ def close(a: torch.Tensor, b: np.ndarray, tolerance: float = EXACT) -> None:
     np.testing.assert_allclose(a.detach().numpy(), b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-@pytest.fixture(params=CASES, ids=["-".join(c) for c in CASES])
+@pytest.fixture(params=CASES, ids=NAMES)
 def case(request, make_model, dataset, regression):
     """A fitted posterior, and the rows, targets and noise it should have seen."""
-    forces, targets = request.param
+    forces, targets, every = request.param
     model = make_model(forces)
     x, y, noise = regression(model).stacked(targets, SIGMA)
-    return fit(model, dataset, targets), x, y, noise
+    x = x if every else x[:, :READOUT]
+    assert x.shape[1] == (READOUT if targets == "forces" or not every else model.num_pooled)
+    return fit(model, dataset, targets, all_layers=every), x, y, noise
 
 
 def test_posterior_is_bayesian_linear_regression(case) -> None:
@@ -67,14 +77,14 @@ def test_marginal_likelihood_of_laplace_torch_is_exact_at_the_mode(make_model, d
 
     model = make_model("conservative")
     x, y, noise = regression(model).stacked("both", SIGMA)
-    moved = deepcopy(model)
+    x, moved = x[:, :READOUT], deepcopy(model)
     with torch.no_grad():
-        moved.last_layer.weight[0] = fit(model, dataset).posterior_mean()
+        moved.last_layer.weight[0] = fit(model, dataset, all_layers=False).posterior_mean()
     expected = multivariate_normal.logpdf(y, np.zeros(len(y)), x @ x.T / DELTA + np.diag(noise**2))
-    at_mode = fit(moved, dataset)
+    at_mode = fit(moved, dataset, all_layers=False)
     assert at_mode.log_marginal_likelihood().item() == pytest.approx(expected, rel=EXACT)
     assert at_mode.log_marginal_likelihood().item() == pytest.approx(at_mode.log_evidence().item(), rel=1e-12)
-    assert fit(model, dataset).log_marginal_likelihood().item() < expected - 1
+    assert fit(model, dataset, all_layers=False).log_marginal_likelihood().item() < expected - 1
 
 
 def test_log_likelihood_counts_rows_of_each_kind(case) -> None:
@@ -109,7 +119,7 @@ def test_samples_have_mean_and_covariance_of_the_posterior(conservative, dataset
     fitted, n = fit(conservative, dataset), 100_000
     drawn = fitted.sample(n, generator=torch.Generator().manual_seed(0))
     white = torch.linalg.solve_triangular(fitted.posterior_scale, (drawn - fitted.mean).T, upper=False)
-    deviation = (white @ white.T / n - torch.eye(10, dtype=torch.float64)).abs().max()
+    deviation = (white @ white.T / n - torch.eye(len(white), dtype=torch.float64)).abs().max()
     assert deviation < 6 * (2 / n) ** 0.5
     assert white.mean(1).abs().max() < 5 / n**0.5
 
@@ -176,7 +186,7 @@ def test_changed_noise_or_prior_changes_the_covariance(conservative, dataset) ->
 
 def test_singular_posterior_is_named(conservative, make_frames) -> None:
     diatomic = ArrayDataset(make_frames((2,)))
-    with pytest.raises(UncertaintyError, match=r"singular: 10 weights, observations 1 of energy, 6 of forces"):
+    with pytest.raises(UncertaintyError, match=r"singular: 26 weights, observations 1 of energy, 6 of forces"):
         fit(conservative, diatomic, prior_precision=1e-30).posterior_covariance  # noqa: B018
     fit(conservative, diatomic, prior_precision=1.0).posterior_covariance  # noqa: B018 (a prior makes it regular)
 
@@ -239,3 +249,14 @@ def test_the_force_covariance_is_laplace_torch_functional_variance(model, frames
     energy = fitted["energy"].functional_variance(rows.energy.unsqueeze(1)).flatten()
     torch.testing.assert_close(raw.energy_variance, energy, rtol=1e-8, atol=0)
     assert not raw.force_covariance[~real_atoms(batch)].any()
+
+
+def test_costly_rows_leave_the_last_layer_alone(conservative, make_frames) -> None:
+    """Periodic frames and large molecules pay a reverse pass a feature, so that only the readout's are taken."""
+    small = make_frames((4, 6, 5, 7))
+    periodic = Frames(**{**vars(small), "cell": 9.0 * np.eye(3)[None].repeat(4, 0), "pbc": np.ones((4, 3), bool)})
+    large = make_frames((33, 4))
+    for data, width in ((small, conservative.num_pooled), (periodic, READOUT), (large, READOUT)):
+        layer, _ = fit_last_layers(conservative, ArrayDataset(data))
+        assert layer.energy.width == width
+        assert layer.forces.scale.shape == (width, width)

@@ -53,11 +53,11 @@ def test_structures_of_a_batch_do_not_see_each_other(model, layer, frames, to_ba
 def test_all_directions_are_the_whole_variance(model, layer, frames, to_batch) -> None:
     batch = to_batch(frames)
     raw = layer.raw(model, batch)
-    full = layer.scores(model, batch, layer.forces.directions(10))
+    full = layer.scores(model, batch, layer.forces.directions(layer.forces.width))
     torch.testing.assert_close(full.force_std**2, 3 * raw.force_variance, rtol=1e-9, atol=1e-14)
     torch.testing.assert_close(full.energy_std**2, raw.energy_variance)
     torch.testing.assert_close(full.distance, raw.distance)
-    assert layer.forces.explained(layer.forces.directions(10)) == pytest.approx(1.0)
+    assert layer.forces.explained(layer.forces.directions(layer.forces.width)) == pytest.approx(1.0)
     assert layer.scores(model, batch).force_std is None
 
 
@@ -74,8 +74,8 @@ def test_fewer_directions_are_a_part_and_samples_the_whole_on_average(model, lay
 
 
 def test_directions_are_refused_where_there_are_none(layer) -> None:
-    for rank in (0, 11):
-        with pytest.raises(UncertaintyError, match="10 weights"):
+    for rank in (0, layer.forces.width + 1):
+        with pytest.raises(UncertaintyError, match=f"{layer.forces.width} weights"):
             layer.forces.directions(rank)
     with pytest.raises(UncertaintyError, match="magic"):
         layer.forces.directions(2, "magic")
@@ -117,7 +117,7 @@ def test_feature_distance_is_the_mahalanobis_distance(conservative, frames, make
     many = make_frames((5,) * 40, seed=2)
     many = Frames(**{**vars(many), "numbers": np.repeat(many.numbers[:1], 40, 0)})  # one composition
     distance = FeatureDistance.fit(conservative, ArrayDataset(many), batch_size=7)
-    phi = energy_rows(conservative, to_batch(many)).numpy()
+    phi = energy_rows(conservative, to_batch(many)).numpy()[:, :10]
     centered = phi - phi.mean(0)
     covariance = centered.T @ centered / len(phi)
     expected = np.einsum("mp,pq,mq->m", centered, np.linalg.inv(covariance), centered) / 10
