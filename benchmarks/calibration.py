@@ -138,7 +138,8 @@ def _sigma_rows(case: models.Case, found: Pieces, options: Options) -> list[Meas
                 for metric in ("zms", "coverage_95"):
                     values = {s: (a[kind]["one_scale"][metric], None) for s, a in at.items()}
                     add(split, f"{kind}_{metric}_one_scale", "1", values)
-            for metric in ("auroc_bad", "auroc_domain", *(["auroc_bad_screen"] if method == "last-layer" else [])):
+            own = ["auroc_bad_screen"] if method == "last-layer" else []
+            for metric in ("auroc_bad", "auroc_bad_expected", "auroc_domain", *own):
                 ranked = {s: a[metric] for s, a in at.items() if metric in a}
                 add(split, metric, "1", {s: (r["value"], r["interval"]) for s, r in ranked.items()})
             add(split, "bad_frames", "frames", {s: (a["bad"], None) for s, a in at.items()})

@@ -3,6 +3,9 @@
 Each method's raw variances go through the recalibration of ``equimd calibrate``: the same frames, the same forms, the
 form chosen by likelihood on frames it was not fitted to. Everything is fitted on in-domain labels alone. A bad frame is
 one whose largest force error exceeds the 99 % quantile of those of the calibration frames, under the same prediction.
+
+How well a score can rank frames has a ceiling: errors are draws. Beside the area under the ROC curve of bad frames
+stands its expectation if errors were drawn from the very Gaussians that the method predicts.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from equimd.uq.samples import Samples
 BAD_QUANTILE = report.BAD_QUANTILE
 KINDS = ("forces", "energy")
 TIMED_FRAMES, TIMED_ROUNDS = 16, 5
+DRAWS = 100  # of all errors, for the ceiling of the ranking
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ def measure(
     train = training_frames(run)
     held = models.held_out(case, options, seed, limit)
     parts: dict[str, Dataset] = {"calibration": held.calibration, **held.tests}
-    first, layer = last_layer.fit(model, train)
+    methods, (layer, *_) = last_layer.fit_each(model, train, tuple(last_layer.NAMES))
+    first = methods[0]
     base = {name: first.predict(part, None) for name, part in parts.items()}  # type: ignore[arg-type]
-    methods = [first, *(last_layer.fit(model, train, kind)[0] for kind in ("last", "llpr"))]
     if len(members) > 1:
         methods.append(ensemble.fit([models.load_model(m) for m in members]))
     methods += [distance.mahalanobis(model, layer.distance), distance.gaussians(model, train)]
@@ -116,6 +120,9 @@ def judge(held: Held, calibration: Dataset, layer: LastLayer, seed: int) -> dict
             **quality(chosen, simple, part, seed),
             "bad": int((part.predictions.max_force_error > limit).sum()),
             "auroc_bad": ranked(scores[name], part.predictions.max_force_error > limit, part.group, seed),
+            "auroc_bad_expected": expected_auroc(
+                scores[name], report.calibrated_samples(chosen, part, "forces"), part, limit, seed
+            ),
             "auroc_bad_screen": ranked(
                 _screened(screen, part.predictions), part.predictions.max_force_error > limit, part.group, seed
             ),
@@ -155,6 +162,18 @@ def ranked(scores: np.ndarray, bad: np.ndarray, group: np.ndarray, seed: int) ->
 
     low, high = bootstrap(statistic, group, resamples=report.RESAMPLES, seed=seed)
     return {"value": value, "interval": [float(low), float(high)]}
+
+
+def expected_auroc(scores: np.ndarray, forces: Samples, part: Part, limit: float, seed: int) -> dict[str, Any]:
+    """Mean and central 95 % of the AUROC of bad frames, where errors are draws from the predicted distribution."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(DRAWS):
+        drawn = np.linalg.norm(np.sqrt(forces.variance) * rng.standard_normal(forces.variance.shape), axis=1)
+        found.append(metrics.auroc(scores, part.predictions.per_frame(drawn)[0] > limit))
+    values = [v for v in found if v is not None]
+    if len(values) < DRAWS:
+        return {"value": None, "interval": None}
+    return {"value": float(np.mean(values)), "interval": np.quantile(values, [0.025, 0.975]).tolist()}
 
 
 def step_ratios(model: Any, methods: Sequence[Method], data: Dataset) -> dict[str, float]:

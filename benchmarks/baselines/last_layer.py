@@ -8,6 +8,8 @@ the same last-layer features.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -16,7 +18,7 @@ from equimd.data.dataset import Dataset
 from equimd.model import Potential
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.posterior import LastLayer
-from equimd.uq.predict import Predictions, predict
+from equimd.uq.predict import Predictions, predict_each
 
 NAMES = {
     "all": ("last-layer", "features of all layers"),
@@ -27,15 +29,27 @@ NAMES = {
 
 def fit(model: Potential, train: Dataset, kind: str = "all") -> tuple[Method, LastLayer]:
     """The method, of ``NAMES``, and the posterior it uses."""
-    began = time.monotonic()
-    layer, _ = fit_last_layers(model, train, use_forces=kind != "llpr", all_layers=kind == "all")
-    seconds = time.monotonic() - began
+    (method,), (layer,) = fit_each(model, train, [kind])
+    return method, layer
 
-    def of(data: Dataset, base: Predictions | None = None) -> Predictions:
-        return predict(model, layer, data)
 
-    def step(batch: object) -> object:
-        with torch.no_grad():
-            return model(batch), layer.raw(model, batch)  # type: ignore[arg-type]
+def fit_each(model: Potential, train: Dataset, kinds: Sequence[str]) -> tuple[list[Method], list[LastLayer]]:
+    """Several of them, and their posteriors; the rows of a data set are computed once for all."""
+    layers, seconds = [], []
+    for kind in kinds:
+        began = time.monotonic()
+        layers.append(fit_last_layers(model, train, use_forces=kind != "llpr", all_layers=kind == "all")[0])
+        seconds.append(time.monotonic() - began)
 
-    return Method(*NAMES[kind], of, step, seconds), layer
+    @cache
+    def said(data: Dataset) -> list[Predictions]:
+        return predict_each(model, layers, data)
+
+    def method(k: int) -> Method:
+        def step(batch: object) -> object:
+            with torch.no_grad():
+                return model(batch), layers[k].raw(model, batch)  # type: ignore[arg-type]
+
+        return Method(*NAMES[kinds[k]], lambda data, base=None: said(data)[k], step, seconds[k])
+
+    return [method(k) for k in range(len(kinds))], layers

@@ -17,7 +17,7 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import UncertaintyError
 from equimd.model import Potential
-from equimd.uq.features import CHUNK, design_rows, double_precision, energy_rows, projected_rows
+from equimd.uq.features import CHUNK, Rows, design_rows, double_precision, energy_rows, projected_rows
 
 FLOAT32_NOISE = 1e-6  # of the features, relative: what single precision leaves of them
 
@@ -209,7 +209,10 @@ class LastLayer:
 
     def raw(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> RawUncertainty:
         """The exact variances, at the cost of a derivative a feature for a conservative model."""
-        rows = design_rows(model, batch, width=self.forces.width, chunk=chunk)
+        return self.of_rows(design_rows(model, batch, width=self.forces.width, chunk=chunk), batch)
+
+    def of_rows(self, rows: Rows, batch: Batch) -> RawUncertainty:
+        """The exact variances of a batch whose rows are known."""
         return RawUncertainty(
             self.energy.variance(rows.energy),
             self.forces.covariance(rows.forces),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.model import Potential
 from equimd.uq.calibration import Recalibration
-from equimd.uq.features import CHUNK, real_atoms
+from equimd.uq.features import CHUNK, design_rows, real_atoms
 from equimd.uq.posterior import LastLayer, RawUncertainty
 from equimd.uq.rows import BATCH_SIZE
 from equimd.uq.samples import Samples
@@ -97,17 +98,36 @@ def predict(
         UncertaintyError: no frames.
         ModelError: elements the model never saw.
     """
+    settings: dict[str, Any] = {"batch_size": batch_size, "chunk": chunk, "device": device, "progress": progress}
+    return predict_each(model, [layer], data, **settings)[0]
+
+
+def predict_each(
+    model: Potential,
+    layers: Sequence[LastLayer],
+    data: Dataset,
+    *,
+    batch_size: int = BATCH_SIZE,
+    chunk: int = CHUNK,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Predictions]:
+    """:func:`predict` of several posteriors of one model, whose rows are computed once."""
     if not len(data):
         raise UncertaintyError("no frames", where=data.info.path or None)
     blocks, done = [], 0
     for block in iterate_blocks(data):
         parts, order = [], np.lexsort((block.n_atoms, block.pbc.any(1)))
         for start in range(0, len(order), batch_size):
-            parts.append(_predict_batch(model, layer, block.take(order[start : start + batch_size]), chunk, device))
-            done += len(parts[-1][0])
+            parts.append(_predict_batch(model, layers, block.take(order[start : start + batch_size]), chunk, device))
+            done += len(parts[-1][0][0])
             if progress:
                 progress(done, len(data))
-        blocks.append(_in_order(parts, order, block.n_atoms))
+        blocks.append([_in_order(list(own), order, block.n_atoms) for own in zip(*parts, strict=True)])
+    return [_joined(list(own)) for own in zip(*blocks, strict=True)]
+
+
+def _joined(blocks: list[list[np.ndarray]]) -> Predictions:
     columns = [np.concatenate(c) for c in zip(*blocks, strict=True)]
     n_atoms = columns.pop()
     columns.append(np.repeat(np.arange(len(n_atoms)), n_atoms))
@@ -115,21 +135,25 @@ def predict(
 
 
 def _predict_batch(
-    model: Potential, layer: LastLayer, frames: Frames, chunk: int, device: str | torch.device
-) -> tuple[np.ndarray, ...]:
-    """Columns of :class:`Predictions` for one batch, those of energies (B, ...) and of atoms (M, ...)."""
+    model: Potential, layers: Sequence[LastLayer], frames: Frames, chunk: int, device: str | torch.device
+) -> list[tuple[np.ndarray, ...]]:
+    """For each layer columns of :class:`Predictions` of one batch, those of energies (B, ...) and of atoms (M, ...)."""
     batch = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype, device=device)
-    out, raw, real = model(batch), layer.raw(model, batch, chunk=chunk), real_atoms(batch)
-    atoms = frames.numbers > 0
-    return (
-        out["energy"].cpu().numpy() - frames.energy,
-        out["forces"][real].double().cpu().numpy() - frames.forces[atoms],
-        raw.energy_variance.cpu().numpy(),
-        raw.force_covariance[real].cpu().numpy(),
-        raw.distance.cpu().numpy(),
-        frames.numbers[atoms],
-        frames.n_atoms,
-    )
+    rows = design_rows(model, batch, width=max(layer.forces.width for layer in layers), chunk=chunk)
+    out, real, atoms = model(batch), real_atoms(batch), frames.numbers > 0
+    raws = [layer.of_rows(rows, batch) for layer in layers]
+    return [
+        (
+            out["energy"].cpu().numpy() - frames.energy,
+            out["forces"][real].double().cpu().numpy() - frames.forces[atoms],
+            raw.energy_variance.cpu().numpy(),
+            raw.force_covariance[real].cpu().numpy(),
+            raw.distance.cpu().numpy(),
+            frames.numbers[atoms],
+            frames.n_atoms,
+        )
+        for raw in raws
+    ]
 
 
 def _in_order(parts: list[tuple[np.ndarray, ...]], order: np.ndarray, n_atoms: np.ndarray) -> list[np.ndarray]:

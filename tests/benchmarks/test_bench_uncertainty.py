@@ -105,6 +105,24 @@ def test_ranks_need_both_classes() -> None:
     assert sigmas.ranked(scores, scores > 50, group, 0)["value"] is None
 
 
+def test_the_ceiling_of_a_ranking_is_that_of_errors_drawn_from_the_prediction() -> None:
+    from equimd.calibration.sigmas import Part
+    from equimd.uq.predict import Predictions
+    from equimd.uq.samples import Samples
+
+    n = 400
+    sigma = np.where(np.arange(n) < n // 2, 0.1, 10.0)
+    none = np.zeros(n)
+    covariance = sigma[:, None, None] ** 2 * np.eye(3)
+    predictions = Predictions(none, np.zeros((n, 3)), none, covariance, none, np.ones(n, int), np.arange(n))
+    part = Part.of(predictions, np.arange(n))
+    samples = Samples.build(np.zeros((n, 3)), covariance)
+    assert sigmas.expected_auroc(sigma, samples, part, 1.0, 0)["value"] == pytest.approx(1.0, abs=0.01)
+    told = sigmas.expected_auroc(np.arange(n) % 2 * 1.0, samples, part, 1.0, 0)  # a score that knows nothing
+    assert told["value"] == pytest.approx(0.5, abs=0.05) and told["interval"][0] < told["value"] < told["interval"][1]
+    assert sigmas.expected_auroc(sigma, samples, part, 1e3, 0)["value"] is None  # no bad frame
+
+
 def test_calls_are_timed_in_turns() -> None:
     import torch
 
