@@ -20,7 +20,7 @@ from mace import data as mace_data
 from mace.calculators import MACECalculator
 from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
 from mace.tools import AtomicNumberTable, torch_geometric
-from worker import Frames, Prepared, ase_dynamics, serve, verlet
+from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
 
 ABOUT = "MACE, 128x0e + 128x1o, 2 interactions, l_max 3, correlation 3, 8 Bessel functions, 5 A"
 SMALL = 1e-4  # an untrained model would tear the molecule apart
@@ -66,21 +66,12 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
     """A training step on ``batch`` frames."""
     model = build(frames).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, amsgrad=True)
-    batches = []
-    for rows in frames.batches(task["batch"]):
-        targets = torch.tensor(frames.energies[rows], dtype=torch.float32)
-        forces = torch.tensor(frames.forces[rows], dtype=torch.float32).reshape(-1, 3)
-        batches.append((inputs(frames, frames.positions[rows]), targets, forces))
-    turn = iter(range(10**9))
 
-    def step() -> None:
-        given, energies, forces = batches[next(turn) % len(batches)]
+    def predict(given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         out = model({k: v.clone() if torch.is_tensor(v) else v for k, v in given.items()}, training=True)
-        loss = 0.01 * ((out["energy"] - energies) ** 2).mean() + 0.99 * ((out["forces"] - forces) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return out["energy"], out["forces"]
 
+    step = training(frames, task["batch"], lambda x: inputs(frames, x), predict, optimizer)
     return Prepared(step, task["batch"], f"{ABOUT}, eager", count(model))
 
 

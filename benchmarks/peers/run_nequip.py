@@ -27,7 +27,7 @@ from nequip.model.inference_models import load_compiled_model
 from nequip.scripts._compile_utils import COMPILE_TARGET_DICT
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import get_latest_global_state, set_global_state
-from worker import Frames, Prepared, ase_dynamics, serve, verlet
+from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
 
 ABOUT = "NequIP, l_max 1, 64 features, 3 layers, 8 Bessel functions, 5 A"
 SMALL = 1e-4  # an untrained model would tear the molecule apart
@@ -73,22 +73,12 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
     eager = task.get("compile") == "off"
     model = build(frames, "eager" if eager else "compile").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    batches = []
-    for rows in frames.batches(task["batch"]):
-        targets = torch.tensor(frames.energies[rows], dtype=torch.float32).unsqueeze(-1)
-        forces = torch.tensor(frames.forces[rows], dtype=torch.float32).reshape(-1, 3)
-        batches.append((inputs(frames, frames.positions[rows]), targets, forces))
-    turn = iter(range(10**9))
 
-    def step() -> None:
-        given, energies, forces = batches[next(turn) % len(batches)]
+    def predict(given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         out = model(dict(given))
-        loss = ((out[AtomicDataDict.TOTAL_ENERGY_KEY] - energies) ** 2).mean()
-        loss = 0.01 * loss + 0.99 * ((out[AtomicDataDict.FORCE_KEY] - forces) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return out[AtomicDataDict.TOTAL_ENERGY_KEY].squeeze(-1), out[AtomicDataDict.FORCE_KEY]
 
+    step = training(frames, task["batch"], lambda x: inputs(frames, x), predict, optimizer)
     how = "eager" if eager else "compiled"
     return Prepared(step, task["batch"], f"{ABOUT}, {how}", count(model))
 

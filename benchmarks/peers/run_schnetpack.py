@@ -15,51 +15,22 @@ import schnetpack as spk
 import schnetpack.properties as names
 import torch
 from schnetpack.interfaces import SpkCalculator
-from schnetpack_painn import build
-from worker import Frames, Prepared, ase_dynamics, serve, verlet
+from schnetpack_painn import build, inputs
+from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
 
 ABOUT = "SchNetPack PaiNN, 128 features, 3 interactions, 20 Gaussians, 5 A, eager"
-
-
-def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
-    """A batch in SchNetPack's own keys, all pairs within the cutoff; positions (B, n, 3)."""
-    r = torch.tensor(positions, dtype=torch.float32)
-    count, n = r.shape[:2]
-    distance = torch.cdist(r, r)
-    distance[:, range(n), range(n)] = torch.inf
-    b, i, j = torch.nonzero(distance < 5.0, as_tuple=True)
-    return {
-        names.Z: torch.tensor(frames.numbers).repeat(count),
-        names.R: r.reshape(-1, 3),
-        names.idx_m: torch.arange(count).repeat_interleave(n),
-        names.n_atoms: torch.full((count,), n),
-        names.idx_i: b * n + i,
-        names.idx_j: b * n + j,
-        names.offsets: torch.zeros(len(i), 3),
-        names.cell: torch.zeros(count, 3, 3),
-        names.pbc: torch.zeros(count * 3, dtype=torch.bool),
-    }
 
 
 def train(frames: Frames, task: dict[str, Any]) -> Prepared:
     """A training step on ``batch`` frames."""
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    batches = []
-    for rows in frames.batches(task["batch"]):
-        targets = torch.tensor(frames.energies[rows], dtype=torch.float32)
-        forces = torch.tensor(frames.forces[rows], dtype=torch.float32).reshape(-1, 3)
-        batches.append((inputs(frames, frames.positions[rows]), targets, forces))
-    turn = iter(range(10**9))
 
-    def step() -> None:
-        given, energies, forces = batches[next(turn) % len(batches)]
+    def predict(given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         out = model(dict(given))
-        loss = 0.01 * ((out["energy"] - energies) ** 2).mean() + 0.99 * ((out["forces"] - forces) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return out["energy"], out["forces"]
 
+    step = training(frames, task["batch"], lambda x: inputs(frames.numbers, x), predict, optimizer)
     return Prepared(step, task["batch"], ABOUT, sum(p.numel() for p in model.parameters()))
 
 
@@ -74,7 +45,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
         step, name = fastest_calculator(frames, model)
         return Prepared(step, 1, f"{ABOUT}, SpkCalculator with {name}, ASE VelocityVerlet", parameters)
     model.eval()
-    batch = inputs(frames, frames.positions[: task["batch"]])
+    batch = inputs(frames.numbers, frames.positions[: task["batch"]])
 
     def forces(positions: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(positions).to(torch.float32).reshape(-1, 3)

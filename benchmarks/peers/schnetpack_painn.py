@@ -46,35 +46,43 @@ def build() -> torch.nn.Module:
     )
 
 
+def inputs(numbers: np.ndarray, positions: np.ndarray) -> dict[str, torch.Tensor]:
+    """A batch in SchNetPack's own keys, all pairs within the cutoff; positions (B, n, 3) of the atoms numbers (n,)."""
+    r = torch.tensor(positions, dtype=torch.float32)
+    count, n = r.shape[:2]
+    distance = torch.cdist(r, r)
+    distance[:, range(n), range(n)] = torch.inf
+    b, i, j = torch.nonzero(distance < 5.0, as_tuple=True)
+    return {
+        names.Z: torch.tensor(numbers).repeat(count),
+        names.R: r.reshape(-1, 3),
+        names.idx_m: torch.arange(count).repeat_interleave(n),
+        names.n_atoms: torch.full((count,), n),
+        names.idx_i: b * n + i,
+        names.idx_j: b * n + j,
+        names.offsets: torch.zeros(len(i), 3),
+        names.cell: torch.zeros(count, 3, 3),
+        names.pbc: torch.zeros(count * 3, dtype=torch.bool),
+    }
+
+
 class Frames:
-    """One file; batches in SchNetPack's own keys, all pairs within the cutoff."""
+    """One file, in the units it has."""
 
     def __init__(self, path: str, offset: float | None = None) -> None:
         data = np.load(path)
-        self.numbers = torch.tensor(data["nuclear_charges"].astype(int))
+        self.numbers = data["nuclear_charges"].astype(int)
         self.positions, self.energies, self.forces = data["coords"], data["energies"], data["forces"]
         self.offset = offset
 
     def batch(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         """Inputs, energies and forces of some rows."""
-        r = torch.tensor(self.positions[rows], dtype=torch.float32)
-        count, n = len(rows), len(self.numbers)
-        distance = torch.cdist(r, r)
-        distance[:, range(n), range(n)] = torch.inf
-        b, i, j = torch.nonzero(distance < 5.0, as_tuple=True)
-        inputs = {
-            names.Z: self.numbers.repeat(count),
-            names.R: r.reshape(-1, 3),
-            names.idx_m: torch.arange(count).repeat_interleave(n),
-            names.n_atoms: torch.full((count,), n),
-            names.idx_i: b * n + i,
-            names.idx_j: b * n + j,
-            names.offsets: torch.zeros(len(i), 3),
-            names.cell: torch.zeros(count, 3, 3),
-            names.pbc: torch.zeros(count * 3, dtype=torch.bool),
-        }
         energies = torch.tensor(self.energies[rows] - self.offset, dtype=torch.float32)
-        return inputs, energies, torch.tensor(self.forces[rows], dtype=torch.float32).reshape(-1, 3)
+        return (
+            inputs(self.numbers, self.positions[rows]),
+            energies,
+            torch.tensor(self.forces[rows], dtype=torch.float32).reshape(-1, 3),
+        )
 
 
 def errors(model: torch.nn.Module, data: Frames, rows: np.ndarray) -> tuple[float, float]:
@@ -82,8 +90,8 @@ def errors(model: torch.nn.Module, data: Frames, rows: np.ndarray) -> tuple[floa
     model.eval()
     energy = force = 0.0
     for k in range(0, len(rows), 50):
-        inputs, e, f = data.batch(rows[k : k + 50])
-        out = model(inputs)
+        batch, e, f = data.batch(rows[k : k + 50])
+        out = model(batch)
         energy += (out["energy"].detach() - e).abs().sum().item()
         force += (out["forces"].detach() - f).abs().sum().item()
     model.train()
@@ -115,8 +123,8 @@ def main() -> None:
             used = min(1.0, (time.time() - began) / (60 * minutes))
             for group in optimizer.param_groups:
                 group["lr"] = LR * min(1, step / WARMUP) * max(0.5 * (1 + math.cos(math.pi * used)), 1e-3)
-            inputs, e, f = train.batch(rows[k : k + BATCH])
-            out = model(inputs)
+            batch, e, f = train.batch(rows[k : k + BATCH])
+            out = model(batch)
             loss = 0.01 * ((out["energy"] - e) ** 2).mean() + 0.99 * ((out["forces"] - f) ** 2).mean()
             optimizer.zero_grad()
             loss.backward()

@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ DT_FS, COLD_K = 0.5, 1e-4
 BATCHES = 8  # different ones, prepared beforehand and cycled through
 ANSWER = "answer: "
 Step = Callable[[], None]
+Predict = Callable[[Any], tuple[Any, Any]]
 Builder = Callable[[Any, dict[str, Any]], "Prepared"]  # frames (None without ``data``) and task
 
 
@@ -82,6 +84,33 @@ class Prepared:
     frames: int
     model: str
     parameters: int = 0
+
+
+def training(frames: Frames, size: int, inputs: Callable[[np.ndarray], Any], predict: Predict, optimizer: Any) -> Step:
+    """A step on ``size`` frames, batches cycled through: prediction, squared errors, gradient, the optimiser's step.
+
+    Args:
+        inputs: positions (B, n, 3) -> what ``predict`` takes; made beforehand.
+        predict: energies (B,) and forces (B n, 3), differentiable.
+    """
+    import torch
+
+    batches = []
+    for rows in frames.batches(size):
+        energies = torch.tensor(frames.energies[rows], dtype=torch.float32)
+        forces = torch.tensor(frames.forces[rows], dtype=torch.float32).reshape(-1, 3)
+        batches.append((inputs(frames.positions[rows]), energies, forces))
+    turn = cycle(batches)
+
+    def step() -> None:
+        given, energies, forces = next(turn)
+        e, f = predict(given)
+        loss = 0.01 * ((e - energies) ** 2).mean() + 0.99 * ((f - forces) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def ase_dynamics(frames: Frames, calculator: Any) -> Step:
