@@ -183,7 +183,7 @@ def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
     figure.legend(
         [drawn[n] for n in names], names, loc="outside upper center", ncols=min(3, columns), frameon=False, fontsize=8
     )
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
