@@ -58,10 +58,10 @@ class RowModel(nn.Module):
             raise UncertaintyError("energies and forces of a direct model have different last layers")
         self.potential = double_precision(model)
         self.targets, self.chunk = targets, chunk
-        direct, wide = targets == "forces", targets != "forces" and all_layers
+        direct = targets == "forces" and model.force_head is not None
         name = "force_head.last_layer" if direct else "last_layer"
         trained = cast("Tensor", self.potential.get_submodule(name).weight)
-        self.width = model.num_pooled if wide else trained.shape[1]
+        self.width = model.num_pooled if all_layers and not direct else trained.shape[1]
         self.linear = nn.Linear(self.width, 1, bias=False).to(trained)
         with torch.no_grad():
             self.linear.weight.zero_()[:, : trained.shape[1]] = trained

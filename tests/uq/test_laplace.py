@@ -20,6 +20,7 @@ CASES = [
     ("conservative", "both", True),
     ("conservative", "both", False),
     ("conservative", "energy", True),
+    ("conservative", "forces", True),
     ("direct", "energy", True),
     ("direct", "forces", True),
 ]
@@ -44,7 +45,7 @@ def case(request, make_model, dataset, regression):
     model = make_model(forces)
     x, y, noise = regression(model).stacked(targets, SIGMA)
     x = x if every else x[:, :READOUT]
-    assert x.shape[1] == (READOUT if targets == "forces" or not every else model.num_pooled)
+    assert x.shape[1] == (READOUT if (forces == "direct" and targets == "forces") or not every else model.num_pooled)
     return fit(model, dataset, targets, all_layers=every), x, y, noise
 
 
