@@ -29,6 +29,7 @@ SQUARED = {"loss": "mse", "energy_weight": 0.01, "forces_weight": 0.99}
 #: by name, what differs from the defaults
 TRIES: dict[str, dict[str, Any]] = {
     "default": {},
+    "no tensor products": {"tensor_products": False},
     "lmax 1": {"lmax": 1},
     "Gaussians": {"radial_basis": "gaussian"},
     "Gaussians, lmax 1": {"radial_basis": "gaussian", "lmax": 1},

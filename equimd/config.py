@@ -32,6 +32,7 @@ class ModelConfig(Settings):
     num_readout: int = Field(64, ge=1, description="width p of the pooled features under the last layer")
     cutoff: float = Field(5.0, gt=0, description="r_max, Angstrom")
     lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
+    tensor_products: bool = Field(True, description="products of tensors in each layer, where lmax is 2 or more")
     radial_basis: Literal["gaussian", "bessel", "expnorm"] = Field("expnorm", description="radial functions")
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")

@@ -2,7 +2,9 @@
 
 Schuett, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and molecular
 spectra", ICML 2021. Features are ``F x 0e + F x 1o (+ F x 2e ...)``: scalars s and, for each l = 1..lmax, tensors V_l.
-lmax = 1 is PaiNN as published; l > 1 repeats the published vector equations for each l.
+lmax = 1 is PaiNN as published; l > 1 repeats the published vector equations for each l, and adds to each update the
+tensor products that couple them (:class:`Coupling`), as Batatia et al., "MACE", NeurIPS 2022, multiply the features of
+an atom: in one layer an atom then sees angles among three and more neighbours, and not pairs of directions alone.
 
 e3nn modules hold every weight. What runs works on channels-last tensors (atoms, 2l+1, F), so that each o3.Linear is
 one matrix product and everything between two products can be fused by a compiler. :mod:`equimd.model.reference` spells
@@ -13,6 +15,9 @@ term); a layer whose V is not read any more has no V update (eq. 9).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from e3nn import o3
@@ -146,29 +151,79 @@ class Message(nn.Module):
         return ds.squeeze(1), dv
 
 
-class Update(nn.Module):
-    """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10)."""
+def couplings(lmax: int) -> list[tuple[int, int, int]]:
+    """(l1, l2, l3) of all products l1 x l2 -> l3 that keep the parity of spherical harmonics; none for lmax = 1."""
+    degrees = range(1, lmax + 1)
+    triples = [(a, b, c) for c in degrees for a in degrees for b in degrees]
+    return [(a, b, c) for a, b, c in triples if abs(a - b) <= c <= a + b and (a + b + c) % 2 == 0]
 
-    def __init__(self, num_features: int, lmax: int, *, last: bool) -> None:
+
+class Coupling(nn.Module):
+    """The tensor product of two sets of tensors, channel by channel: l1 x l2 -> l3 for all :func:`couplings`, summed.
+
+    e3nn's ``o3.TensorProduct`` ("uuu", component normalization, no path normalization), all components as one matrix.
+    """
+
+    def __init__(self, lmax: int) -> None:
+        super().__init__()
+        self.sizes = [2 * ell + 1 for ell in range(1, lmax + 1)]
+        part = [slice(ell**2 - 1, (ell + 1) ** 2 - 1) for ell in range(lmax + 1)]
+        cube = torch.zeros(3 * (sum(self.sizes),), dtype=torch.float64)
+        for a, b, c in couplings(lmax):
+            product = o3.wigner_3j(a, b, c, dtype=torch.float64) * (2 * c + 1) ** 0.5
+            cube[part[c], part[a], part[b]] = product.permute(2, 0, 1)
+        self._exact = cube.flatten(1)
+        self.register_buffer("matrix", self._exact.clone(), persistent=False)
+        self.matrix: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Rounded afresh to each precision: a float32 model that becomes float64 is equivariant to that, too."""
+        super()._apply(fn, recurse)
+        self.matrix = self._exact.to(self.matrix)
+        return self
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """All components (..., sum of 2l+1, F) of either -> for each l (..., 2l+1, F)."""
+        product = (x.unsqueeze(-2) * y.unsqueeze(-3)).flatten(-3, -2)
+        return list((self.matrix @ product).split(self.sizes, -2))
+
+
+class Update(nn.Module):
+    """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10).
+
+    With products p = U v x V v (:class:`Coupling`), further ds = a_sp <U v, W_s p> and dv = a_vp W_v p.
+    """
+
+    def __init__(self, num_features: int, lmax: int, *, last: bool, products: bool = False) -> None:
         super().__init__()
         f = num_features
-        self.lmax, self.last = lmax, last
+        self.lmax, self.last, self.products = lmax, last, products and lmax > 1
         self.uv = o3.Linear(tensors(f, lmax), tensors(2 * f, lmax))
         self.hidden = o3.Linear(scalars(f * (1 + lmax)), scalars(f), biases=True)
-        self.gates = o3.Linear(scalars(f), scalars(f * (1 + lmax + (0 if last else lmax))), biases=True)
+        gates = lmax * (1 if last else 2) * (2 if self.products else 1)  # [sv | sp | vv | vp], each for all l
+        self.gates = o3.Linear(scalars(f), scalars(f * (1 + gates)), biases=True)
+        if self.products:
+            self.coupling = Coupling(lmax)
+            self.mix = o3.Linear(tensors(f, lmax), tensors((1 if last else 2) * f, lmax))
 
     def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """s (N, F), v[l-1] (N, 2l+1, F) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
-        uv = [x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)]
-        norms = [(b.square().sum(1) + NORM_EPS).sqrt() for _, b in uv]
+        u, b = zip(*(x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)), strict=True)
+        norms = [(x.square().sum(1) + NORM_EPS).sqrt() for x in b]
         gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
-        a = gates.chunk(1 + self.lmax * (1 if self.last else 2), dim=-1)
-        ds = a[0]
-        for k, (u, b) in enumerate(uv):
-            ds = ds + a[1 + k] * (u * b).sum(1)
+        inner, outer = list(b), list(u)  # what is multiplied with U v to scalars; what is gated to tensors
+        if self.products:
+            mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1)))
+            inner += [x[..., : s.shape[-1]] for x in mixed]
+            outer += [x[..., s.shape[-1] :] for x in mixed]
+        a, *a_inner = gates.split(s.shape[-1], dim=-1)
+        ds = a
+        for k, x in enumerate(inner):
+            ds = ds + a_inner[k] * (u[k % self.lmax] * x).sum(1)
         if self.last:
             return ds, []
-        return ds, [a[1 + self.lmax + k].unsqueeze(1) * u for k, (u, _) in enumerate(uv)]
+        gated = [g.unsqueeze(1) * x for g, x in zip(a_inner[len(inner) :], outer, strict=True)]
+        return ds, [sum(gated[k + self.lmax :: self.lmax], gated[k]) for k in range(self.lmax)]
 
 
 class PaiNN(nn.Module):
@@ -176,6 +231,7 @@ class PaiNN(nn.Module):
 
     Args:
         num_features: F, channels of each irrep.
+        tensor_products: whether updates couple tensors of different l, for lmax > 1.
         keep_tensors: whether V is read after the last layer (the direct force head does).
     """
 
@@ -188,6 +244,7 @@ class PaiNN(nn.Module):
         lmax: int,
         radial_basis: str,
         *,
+        tensor_products: bool,
         keep_tensors: bool,
     ) -> None:
         super().__init__()
@@ -197,7 +254,7 @@ class PaiNN(nn.Module):
         self.radial = RadialBasis(radial_basis, num_rbf, r_max)
         last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
         self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
-        self.updates = nn.ModuleList(Update(num_features, lmax, last=flag) for flag in last)
+        self.updates = nn.ModuleList(Update(num_features, lmax, last=flag, products=tensor_products) for flag in last)
 
     def extra_repr(self) -> str:
         return f"{self.irreps_out}, r_max={self.r_max}"

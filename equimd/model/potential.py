@@ -77,6 +77,7 @@ class Potential(nn.Module):
             config.cutoff,
             config.lmax,
             config.radial_basis,
+            tensor_products=config.tensor_products,
             keep_tensors=direct,
         )
         self.state_embedding = nn.Embedding((2 * MAX_CHARGE + 1) + (MAX_SPIN + 1), f) if config.charge_spin else None

@@ -16,9 +16,22 @@ from torch import Tensor, nn
 
 from equimd.data.batch import Batch
 from equimd.data.neighbors import neighbor_list
-from equimd.model.painn import Message, Update, scalars, tensors
+from equimd.model.painn import Message, Update, couplings, scalars, tensors
 from equimd.model.potential import MAX_CHARGE, DirectForceHead, Potential
 from equimd.model.radial import polynomial_cutoff
+
+
+def coupled(num_features: int, lmax: int) -> o3.TensorProduct:
+    """What :class:`equimd.model.painn.Coupling` computes, by e3nn, whose 3j symbols have the default dtype of torch."""
+    irreps, usual = tensors(num_features, lmax), torch.get_default_dtype()
+    paths = [(a - 1, b - 1, c - 1, "uuu", False) for a, b, c in couplings(lmax)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        return o3.TensorProduct(
+            irreps, irreps, irreps, paths, irrep_normalization="component", path_normalization="none"
+        )
+    finally:
+        torch.set_default_dtype(usual)
 
 
 class ReferencePotential(nn.Module):
@@ -36,6 +49,7 @@ class ReferencePotential(nn.Module):
         # without weights, so that e3nn takes the exact product; its "uvu" would carry a 3j symbol in float32
         self.scale_tensors = o3.ElementwiseTensorProduct(tensors(f, self.lmax), scalars(f * self.lmax))
         self.inner = o3.Norm(tensors(f, self.lmax), squared=True)
+        self.products = coupled(f, self.lmax) if self.lmax > 1 else None
         channels = potential.config.num_readout
         self.scale_channels = o3.ElementwiseTensorProduct(tensors(channels, 1), scalars(channels))
         self.to(potential.dtype)
@@ -134,11 +148,22 @@ class ReferencePotential(nn.Module):
         u, b = self.halves(module.uv(v))
         norm = (self.inner(b) + 1e-8).sqrt()
         gates = module.gates(nn.functional.silu(module.hidden(torch.cat([s, norm], dim=-1))))
-        split = [self.num_features, width] + ([] if module.last else [width])
-        parts = gates.split(split, dim=-1)
-        inner = parts[1] * self.inner.tp(u, b)
-        ds = parts[0] + inner.unflatten(-1, (self.lmax, self.num_features)).sum(1)
-        return ds, torch.zeros_like(v) if module.last else self.scale_tensors(u, parts[2])
+        count = (2 if module.products else 1) * (1 if module.last else 2)
+        a, *parts = gates.split([self.num_features] + count * [width], dim=-1)
+        ds = a + self.summed(parts.pop(0) * self.inner.tp(u, b))
+        to_tensors = None
+        if module.products and self.products is not None:
+            mixed = module.mix(self.products(u, b))
+            to_scalars, to_tensors = (mixed, None) if module.last else self.halves(mixed)
+            ds = ds + self.summed(parts.pop(0) * self.inner.tp(u, to_scalars))
+        if module.last:
+            return ds, torch.zeros_like(v)
+        dv = self.scale_tensors(u, parts.pop(0))
+        return ds, dv if to_tensors is None else dv + self.scale_tensors(to_tensors, parts.pop(0))
+
+    def summed(self, x: Tensor) -> Tensor:
+        """(n, lmax F) -> (n, F)."""
+        return x.unflatten(-1, (self.lmax, self.num_features)).sum(1)
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """2F x 1o + 2F x 2e + ... -> the first and the last F channels of every l."""

@@ -160,33 +160,54 @@ class _UpdateTangent:
     """One update layer, likewise."""
 
     def __init__(self, layer: Update, s: Tensor, v: list[Tensor]) -> None:
-        self.lmax, self.last = layer.lmax, layer.last
-        pairs = [x.chunk(2, -1) for x in tensor_linear(layer.uv, v)]
-        self.u, self.b = [u for u, _ in pairs], [b for _, b in pairs]
+        self.lmax, self.last, width = layer.lmax, layer.last, s.shape[-1]
+        self.u, self.b = zip(*(x.chunk(2, -1) for x in tensor_linear(layer.uv, v)), strict=True)
         self.norms = [(b.square().sum(-2) + NORM_EPS).sqrt() for b in self.b]
         hidden, self.slope = _silu(scalar_linear(layer.hidden, torch.cat([s, *self.norms], -1)))
-        gates = scalar_linear(layer.gates, hidden)
+        self.a = scalar_linear(layer.gates, hidden).split(width, -1)
         self.weights = _weights(layer.uv), _weights(layer.hidden)[0], _weights(layer.gates)[0]
-        self.a = gates.chunk(1 + self.lmax * (1 if layer.last else 2), -1)
-        self.ub = [(u * b).sum(-2) for u, b in zip(self.u, self.b, strict=True)]
-        self.ds = self.a[0] + sum(a * ub for a, ub in zip(self.a[1:], self.ub, strict=False))
+        self.coupling = layer.coupling if layer.products else None
+        self.mix = _weights(layer.mix) if layer.products else []
+        self.inner, self.outer = list(self.b), list(self.u)
+        if self.coupling is not None:
+            self.sides = torch.cat(self.u, -2), torch.cat(self.b, -2)
+            self._append(self.coupling(*self.sides), self.inner, self.outer)
+        self.dots = [(self.u[k % self.lmax] * x).sum(-2) for k, x in enumerate(self.inner)]
+        self.ds = self.a[0] + sum(a * dot for a, dot in zip(self.a[1:], self.dots, strict=False))
         # without the gates of a last layer there are no dv
-        self.dv = [a.unsqueeze(-2) * u for a, u in zip(self.a[1 + self.lmax :], self.u, strict=False)]
+        gated = [a.unsqueeze(-2) * x for a, x in zip(self.a[1 + len(self.inner) :], self.outer, strict=False)]
+        self.dv = [sum(gated[k + self.lmax :: self.lmax], x) for k, x in enumerate(gated[: self.lmax])]
+
+    def _append(self, products: list[Tensor], inner: list[Tensor], outer: list[Tensor]) -> None:
+        """The mixed products, those that become scalars and those that become tensors."""
+        width = products[0].shape[-1]
+        mixed = [x @ w for x, w in zip(products, self.mix, strict=True)]
+        inner += [x[..., :width] for x in mixed]
+        outer += [x[..., width:] for x in mixed]
 
     def __call__(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         uv_weights, hidden_weight, gates_weight = self.weights
-        pairs = [(x @ w).chunk(2, -1) for x, w in zip(v, uv_weights, strict=True)]
-        along = [(b * db).sum(-2) for b, (_, db) in zip(self.b, pairs, strict=True)]
-        norms = [x / norm for x, norm in zip(along, self.norms, strict=True)]
+        du, db = zip(*((x @ w).chunk(2, -1) for x, w in zip(v, uv_weights, strict=True)), strict=True)
+        norms = [(b * x).sum(-2) / norm for b, x, norm in zip(self.b, db, self.norms, strict=True)]
         hidden = (torch.cat([s, *norms], -1) @ hidden_weight).mul_(self.slope)
         a = (hidden @ gates_weight).chunk(len(self.a), -1)
-        ds, dv = a[0].clone(), []
-        for k, (du, db) in enumerate(pairs):
-            ds.addcmul_(a[1 + k], self.ub[k])
-            ds.addcmul_(self.a[1 + k], (du * self.b[k]).sum(-2).add_((self.u[k] * db).sum(-2)))
-            if not self.last:
-                x = du * self.a[1 + self.lmax + k].unsqueeze(-2)
-                dv.append(x.addcmul_(a[1 + self.lmax + k].unsqueeze(-2), self.u[k]))
+        inner, outer = list(db), list(du)
+        if self.coupling is not None:
+            left, right = (torch.cat(x, -2) for x in (du, db))
+            both = zip(self.coupling(left, self.sides[1]), self.coupling(self.sides[0], right), strict=True)
+            self._append([x.add_(y) for x, y in both], inner, outer)
+        ds, dv = a[0].clone(), cast("list[Tensor]", [])
+        for k, (x, dx) in enumerate(zip(self.inner, inner, strict=True)):
+            ell = k % self.lmax
+            ds.addcmul_(a[1 + k], self.dots[k])
+            ds.addcmul_(self.a[1 + k], (du[ell] * x).sum(-2).add_((self.u[ell] * dx).sum(-2)))
+        for k in range(0 if self.last else len(outer)):
+            gate = 1 + len(inner) + k
+            dx = (outer[k] * self.a[gate].unsqueeze(-2)).addcmul_(a[gate].unsqueeze(-2), self.outer[k])
+            if k < self.lmax:
+                dv.append(dx)
+            else:
+                dv[k - self.lmax].add_(dx)
         return ds, dv
 
 

@@ -13,7 +13,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model import Potential
-from equimd.model.painn import learning_rate_factors, scalar_linear, scalars, tensor_linear, tensors
+from equimd.model.painn import couplings, learning_rate_factors, scalar_linear, scalars, tensor_linear, tensors
 
 
 def small(**settings: object) -> Potential:
@@ -62,7 +62,7 @@ def linears(model: torch.nn.Module) -> dict[str, o3.Linear]:
 def test_applied_weights_start_as_xavier_and_biases_at_zero(forces) -> None:
     model = small(num_features=32, lmax=2, forces=forces)
     found = linears(model)
-    assert len(found) == 2 * 6 + 1 + (3 if forces == "direct" else 0)
+    assert len(found) == 2 * 7 + 1 + (3 if forces == "direct" else 0)
     for name, linear in found.items():
         assert torch.count_nonzero(linear.bias) == 0
         offset = 0
@@ -136,16 +136,28 @@ def test_dead_terms_are_left_out() -> None:
     assert [u.gates.irreps_out.dim for u in direct.backbone.updates] == [3 * f, 3 * f]
 
 
+def test_couplings_keep_parity_and_the_triangle() -> None:
+    assert couplings(1) == []
+    assert sorted(couplings(2)) == [(1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2)]
+    for a, b, c in couplings(3):
+        assert abs(a - b) <= c <= a + b
+        assert (a + b + c) % 2 == 0
+
+
 @pytest.mark.parametrize("lmax", [1, 2, 3])
 def test_size_of_the_default_model(lmax) -> None:
     """Counted by hand from the equations: embedding, messages, updates, readout, last layer."""
     config = ModelConfig(lmax=lmax)
     f, r, p, layers = config.num_features, config.num_rbf, config.num_readout, config.num_layers
     message = [(f + 1) * f + (f + 1) * w + (r + 1) * w for w in (f * (1 + lmax), *[f * (1 + 2 * lmax)] * (layers - 1))]
-    gates = [*[f * (1 + 2 * lmax)] * (layers - 1), f * (1 + lmax)]
+    products = 0 if lmax == 1 else lmax  # of each l, products that become scalars, and as many that become tensors
+    gates = [*[f * (1 + 2 * (lmax + products))] * (layers - 1), f * (1 + lmax + products)]
     update = [lmax * 2 * f * f + (f * (1 + lmax) + 1) * f + (f + 1) * w for w in gates]
+    update += [*[products * 2 * f * f] * (layers - 1), products * f * f]
     expected = 119 * f + sum(message) + sum(update) + (f + 1) * p + p
     model = Potential(config)
     assert sum(q.numel() for q in model.parameters()) == expected
     if lmax == 1:
         assert expected == 555_776
+    if lmax == 2:
+        assert sum(q.numel() for q in Potential(ModelConfig(tensor_products=False)).parameters()) == 881_792

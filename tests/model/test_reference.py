@@ -16,7 +16,7 @@ ROUNDING = 1e-10  # relative to the largest value of each tensor, float64
 ELEMENTS = (1, 6, 7, 8, 17)
 
 CASES = [
-    # features, lmax, layers, radial functions, basis, readout, forces, charge and spin
+    # features, lmax, layers, radial functions, basis, readout, forces, charge and spin, without tensor products if so
     (1, 1, 1, 1, "gaussian", 1, "conservative", False),
     (2, 1, 3, 5, "bessel", 3, "conservative", True),
     (3, 2, 2, 4, "gaussian", 5, "conservative", False),
@@ -29,12 +29,14 @@ CASES = [
     (7, 2, 3, 5, "bessel", 3, "direct", False),
     (11, 3, 2, 4, "gaussian", 8, "direct", False),
     (16, 1, 3, 20, "expnorm", 5, "direct", False),
+    (6, 2, 2, 4, "bessel", 4, "conservative", False, False),
+    (5, 3, 2, 3, "gaussian", 3, "direct", False, False),
 ]
 
 
 def build(case: tuple) -> Potential:
     """A potential of the case with every weight (biases included) random, and a scale and references to carry."""
-    f, lmax, layers, num_rbf, basis, readout, forces, state = case
+    f, lmax, layers, num_rbf, basis, readout, forces, state, *products = case
     config = ModelConfig(
         num_features=f,
         lmax=lmax,
@@ -44,6 +46,7 @@ def build(case: tuple) -> Potential:
         num_readout=readout,
         forces=forces,
         charge_spin=state,
+        tensor_products=all(products),
         cutoff=4.0,
         dtype="float64",
     )
