@@ -8,7 +8,7 @@ wall time. Everyone has real rMD17 frames, batches made beforehand, and the opti
 - train: the step of `equimd train` against the peers' models, losses and AdamW;
 - md, one molecule: the loop of `equimd simulate`, files included, against the peers' ASE calculators under ASE's
   velocity Verlet, without files; with a calibrated run, also the guard of every step against none;
-- md, 32 replicas: frames for a second of one CPU;
+- md, 32 replicas: frames for a second of one CPU, and how many more than with one molecule after the other;
 - useful work over the peak of matrix products, measured in the same rounds: the work is the forward pass's by count
   (16.7 MFLOP for ethanol, 45.3 for aspirin), twice that with forces, six times in training;
 - peak memory of training; the time to the first step with nothing compiled, and with everything compiled before;
@@ -41,7 +41,7 @@ REPLICAS = 32
 TRAINING = (("ethanol", 10), ("ethanol", 64), ("aspirin", 10))
 MEMORY, MEMORY_PEERS = ("aspirin", 64), ("schnetpack", "nequip")
 GEMM = "gemm"
-OWN = ("equimd", "equimd-run", "equimd-guard")
+OWN = ("equimd", "equimd-single", "equimd-run", "equimd-guard")
 PARTS = ("steps", "memory", "compile", "large")
 ALL_PARTS = (*PARTS, "target")  # trainings of the budget, three times for each of three seeds: only where asked for
 
@@ -92,6 +92,8 @@ def tasks(case: Case, data: Path, options: Options, runs: Mapping[str, Path], ef
         "seconds": effort.warm_up,
     }
     found = [("equimd", {**base, "worker": "equimd"})]
+    if case.what == "md" and case.batch > 1:
+        found.append(("equimd-single", {**base, "worker": "equimd", "batch": 1}))
     if case.what == "md" and case.molecule in runs:
         run = {**base, "worker": "equimd", "run": str(runs[case.molecule].absolute())}
         found += [("equimd-run", run), ("equimd-guard", {**run, "guard": True})]

@@ -3,7 +3,8 @@
 Row names read speed/<molecule>/<batch>/<what>/<metric>: ``cpu_ms_<who>``, ``wall_ms_<who>`` (median of a step),
 ``spread_<who>`` (half the distance of the quartiles over the median), ``ratio_vs_<peer>`` (the peer's time over
 equimd's), ``frames_per_cpu_s_<who>``, ``work_over_gemm_peak_<who>``, ``guard_ratio``, ``peak_MiB_<who>``,
-``memory_ratio_vs_<peer>``, ``first_step_<cold|warm>_s_<who>``.
+``replicas_ratio`` (frames per unit of time, replicas at once over one after the other), ``memory_ratio_vs_<peer>``,
+``first_step_<cold|warm>_s_<who>``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TIMES_FORWARD = {"md": 2.0, "train": 6.0}
 WORK_OF_SAME_WIDTH = ("equimd", "schnetpack")
 NAMES = {
     "equimd": "equimd",
+    "equimd-single": "equimd, one after the other",
     "equimd-run": "equimd, trained run",
     "equimd-guard": "equimd, guard on",
     "schnetpack": "SchNetPack PaiNN",
@@ -54,6 +56,11 @@ def step_rows(case: Case, found: dict[str, Any]) -> list[Row]:
         with_guard, without = measured["equimd-guard"], measured["equimd-run"]
         ratios = [a / b for a, b in zip(with_guard[kind], without[kind], strict=True)]
         rows.append(_row(case, "guard_ratio", statistics.median(ratios), "1", with_guard["model"]))
+    if "equimd-single" in measured and own is not None:
+        single = measured["equimd-single"]
+        frames = own["frames"] / single["frames"]
+        ratios = [frames * a / b for a, b in zip(single[kind], own[kind], strict=True)]
+        rows.append(_row(case, "replicas_ratio", statistics.median(ratios), "1", own["model"]))
     return rows + _work_rows(case, found["measured"])
 
 
@@ -132,6 +139,8 @@ def _steps_table(groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]]) 
                 continue
             cpu, wall = _value(rows, f"cpu_ms_{who}", ".3g"), _value(rows, f"wall_ms_{who}", ".3g")
             share, ratio = _value(rows, f"work_over_gemm_peak_{who}", ".0%"), _value(rows, f"ratio_vs_{who}", ".2f")
+            if who == "equimd-single":
+                name += f" (at once: {_value(rows, 'replicas_ratio', '.2f')} x the frames)"
             if who == "equimd-guard":
                 name += f" ({_value(rows, 'guard_ratio', '.2f')} x off)"
             about = f"{_value(rows, f'spread_{who}', '.0%')} | {ratio} | {share}"

@@ -159,7 +159,8 @@ def neighbors(frames: None, task: dict[str, Any]) -> Prepared:
 
 def about(config: ModelConfig) -> str:
     """The model's width in a line."""
-    return f"{config.num_features} features, {config.num_layers} layers, {config.num_rbf} radial, {config.cutoff:g} A"
+    sizes = f"{config.num_features} features, {config.num_layers} layers, {config.num_rbf} radial"
+    return f"{sizes}, lmax {config.lmax}, {config.cutoff:g} A"
 
 
 def count(model: torch.nn.Module) -> int:

@@ -17,7 +17,7 @@ from equimd.benchmarks.results import merge
 from equimd.benchmarks.speed import Case, Effort
 from equimd.errors import ConfigError
 
-TIMES = {"equimd": 2.0, "equimd-run": 2.0, "equimd-guard": 2.2, "schnetpack": 8.0, "nequip": 10.0, "gemm": 1.0}
+TIMES = {"equimd": 2.0, "equimd-run": 2.0, "equimd-guard": 2.2, "equimd-single": 0.25, "schnetpack": 8.0, "gemm": 1.0}
 
 
 class FakeWorker:
@@ -91,6 +91,7 @@ def test_replicas_count_frames_and_several_threads_compare_wall_time(options: Op
     got = values(rows, "speed/ethanol/32/md-2threads")
     assert got["frames_per_cpu_s_equimd"] == pytest.approx(32 / 2e-3)
     assert got["ratio_vs_schnetpack"] == pytest.approx(4.0)
+    assert got["replicas_ratio"] == pytest.approx(32 * 0.25 / 2.0)
     assert "gemm_peak" not in got
 
 
@@ -111,7 +112,7 @@ def test_tables_say_what_was_measured(options: Options) -> None:
     table = speed.run(options, quick=True, parts=("steps",), runs={"ethanol": options.out}).read_text()
     assert "| ethanol | 1 | md | SchNetPack PaiNN | 8 | 9.6 | " in table
     assert "| 4.00 |" in table and "equimd, guard on (1.10 x off)" in table
-    assert "| ethanol | 32 | equimd | 16000 |" in table
+    assert "| ethanol | 32 | equimd | 16000 |" in table and "one after the other (at once: 4.00 x the frames)" in table
     assert "- model of schnetpack" in table
     assert (options.out / "speed.png").stat().st_size > 5000
 
