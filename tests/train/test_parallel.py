@@ -29,6 +29,7 @@ WHOLE |= {"weight_decay": 1e-2, "ema_decay": 0.9, "batch_size_inference": 3}
 # batches of 3 and one of 1, of which the second process has no frame
 SMALL = {"splits": (7, 4, 0), "subset_size": 11, "batch_size_train": 3, "num_epochs": 2, "dtype": "float64"}
 SMALL |= {"forces": "direct", "loss": "mse", "lr_schedule": "plateau"}
+COMPILED = {"splits": (7, 4, 0), "subset_size": 11, "batch_size_train": 3, "num_epochs": 2, "dtype": "float64"}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,11 @@ def told(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[Path, li
     trainer._one_step = cut  # type: ignore[method-assign]
     assert trainer.fit() == "interrupted"
     words = ["train", "--data", str(data), "--energy-unit", "eV"]
-    whole, small = option_list(**WHOLE), option_list(**SMALL)
+    whole, small, compiled = option_list(**WHOLE), option_list(**SMALL), option_list(**COMPILED, compile="on")
     commands = [
         [*words, *whole, "--out", str(folder / "whole")],
         [*words, *small, "--out", str(folder / "small")],
+        [*words, *compiled, "--out", str(folder / "compiled")],
         [*words, *whole, "--out", str(folder / "cut")],
         ["train", "--resume", str(folder / "begun")],
         [*words, *whole, "--out", str(folder / "whole")],
@@ -88,7 +90,7 @@ def run_together(folder: Path, size: int) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The folder of the same runs by one process."""
     folder = tmp_path_factory.mktemp("one")
-    for name, options in (("whole", WHOLE), ("small", SMALL)):
+    for name, options in (("whole", WHOLE), ("small", SMALL), ("compiled", COMPILED)):
         assert start(toy_config(data, **options), folder / name).fit() == "completed"
     return folder
 
@@ -105,7 +107,7 @@ def table(run: Path) -> np.ndarray:
         return np.array([[float(v or 0) for k, v in row.items() if k != "time_s"] for row in csv.DictReader(file)])
 
 
-@pytest.mark.parametrize("name", ["whole", "small"])
+@pytest.mark.parametrize("name", ["whole", "small", "compiled"])
 def test_two_processes_end_where_one_does(told: tuple[Path, Any], alone: Path, name: str) -> None:
     folder, _ = told
     assert_same(alone / name, folder / name)
@@ -118,20 +120,20 @@ def test_two_processes_end_where_one_does(told: tuple[Path, Any], alone: Path, n
 
 def test_the_first_process_alone_speaks(told: tuple[Path, Any]) -> None:
     _, (first, second) = told
-    assert "eager, 2 processes" in first[0]["err"]
+    assert "eager, 2 processes" in first[0]["err"] and "compiled, 2 processes" in first[2]["err"]
     assert "epoch 3/3" in first[0]["err"]
-    assert [r["out"] + r["err"] for r in second] == [""] * 5
+    assert [r["out"] + r["err"] for r in second] == [""] * 6
     # a command line that cannot work is refused once, and nobody waits for ever
-    assert [r["code"] for r in first] == [0, 0, 130, 0, 2]
-    assert [r["code"] for r in second] == [0] * 5
-    assert "holds another run" in first[4]["err"]
+    assert [r["code"] for r in first] == [0, 0, 0, 130, 0, 2]
+    assert [r["code"] for r in second] == [0] * 6
+    assert "holds another run" in first[5]["err"]
 
 
 def test_a_signal_to_any_process_stops_all_and_one_alone_goes_on(
     told: tuple[Path, Any], alone: Path, tmp_path: Path
 ) -> None:
     folder, (first, _) = told
-    assert f"equimd train --resume {folder / 'cut'}" in first[2]["err"]
+    assert f"equimd train --resume {folder / 'cut'}" in first[3]["err"]
     run = shutil.copytree(folder / "cut", tmp_path / "cut")
     assert Run.open(run).info["status"] == "interrupted"
     trainer = go_on(run)
