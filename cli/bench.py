@@ -18,17 +18,21 @@ LISTS = ("--molecules", "--splits", "--variants", "--sizes", "--seeds", "--peers
 
 
 class _Command(TyperCommand):
-    """A command whose lists may also be written with spaces: ``--molecules ethanol aspirin``."""
+    """A command whose lists may also be written with spaces, ``--molecules ethanol aspirin``, or option by option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         joined: list[str] = []
-        within = False
+        at = -1  # of the list that words belong to
         for word in args:
-            if word.startswith("-"):
-                within = word in LISTS
-                joined += [word, ""] if within else [word]
-            elif within:
-                joined[-1] += f",{word}" if joined[-1] else word
+            if word in LISTS:
+                if word not in joined:
+                    joined += [word, ""]
+                at = joined.index(word) + 1
+            elif word.startswith("-"):
+                joined.append(word)
+                at = -1
+            elif at >= 0:
+                joined[at] += f",{word}" if joined[at] else word
             else:
                 joined.append(word)
         return super().parse_args(ctx, [w for k, w in enumerate(joined) if w or joined[k - 1] not in LISTS])

@@ -40,8 +40,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options
     return found
 
 
-@pytest.mark.parametrize("words", [["ethanol", "aspirin"], ["ethanol,aspirin"]])
-def test_lists_are_written_with_spaces_or_commas(words: list[str], calls: list) -> None:
+@pytest.mark.parametrize("words", [["ethanol", "aspirin"], ["ethanol,aspirin"], ["ethanol", "--molecules", "aspirin"]])
+def test_lists_are_written_with_spaces_or_commas_or_again(words: list[str], calls: list) -> None:
     args = ["bench", "accuracy", "--molecules", *words, "--sizes", "50", "950", "--budget", "5m", "--acac"]
     result = runner.invoke(main.app, args)
     assert result.exit_code == 0, result.output
