@@ -21,19 +21,6 @@ from equimd.model.potential import MAX_CHARGE, DirectForceHead, Potential
 from equimd.model.radial import polynomial_cutoff
 
 
-def coupled(num_features: int, lmax: int) -> o3.TensorProduct:
-    """What :class:`equimd.model.painn.Coupling` computes, by e3nn, whose 3j symbols have the default dtype of torch."""
-    irreps, usual = tensors(num_features, lmax), torch.get_default_dtype()
-    paths = [(a - 1, b - 1, c - 1, "uuu", False) for a, b, c in couplings(lmax)]
-    torch.set_default_dtype(torch.float64)
-    try:
-        return o3.TensorProduct(
-            irreps, irreps, irreps, paths, irrep_normalization="component", path_normalization="none"
-        )
-    finally:
-        torch.set_default_dtype(usual)
-
-
 class ReferencePotential(nn.Module):
     """A :class:`Potential`, spelled with e3nn's forward passes. It shares the potential's weights.
 
@@ -49,7 +36,6 @@ class ReferencePotential(nn.Module):
         # without weights, so that e3nn takes the exact product; its "uvu" would carry a 3j symbol in float32
         self.scale_tensors = o3.ElementwiseTensorProduct(tensors(f, self.lmax), scalars(f * self.lmax))
         self.inner = o3.Norm(tensors(f, self.lmax), squared=True)
-        self.products = coupled(f, self.lmax) if self.lmax > 1 else None
         channels = potential.config.num_readout
         self.scale_channels = o3.ElementwiseTensorProduct(tensors(channels, 1), scalars(channels))
         self.to(potential.dtype)
@@ -152,7 +138,7 @@ class ReferencePotential(nn.Module):
         a, *parts = gates.split([self.num_features] + count * [width], dim=-1)
         ds = a + self.summed(parts.pop(0) * self.inner.tp(u, b))
         to_tensors = None
-        if module.products and self.products is not None:
+        if module.products:
             mixed = module.mix(self.products(u, b))
             to_scalars, to_tensors = (mixed, None) if module.last else self.halves(mixed)
             ds = ds + self.summed(parts.pop(0) * self.inner.tp(u, to_scalars))
@@ -160,6 +146,21 @@ class ReferencePotential(nn.Module):
             return ds, torch.zeros_like(v)
         dv = self.scale_tensors(u, parts.pop(0))
         return ds, dv if to_tensors is None else dv + self.scale_tensors(to_tensors, parts.pop(0))
+
+    def products(self, x: Tensor, y: Tensor) -> Tensor:
+        """Channel by channel, all l1 x l2 -> l3 of one l3 summed: e3nn's ``o3.TensorProduct`` with "uuu" paths.
+
+        That one has 3j symbols in float32, unless the default dtype of torch is another while it is made.
+        """
+        irreps = tensors(self.num_features, self.lmax)
+        parts_x, parts_y = (
+            [t[:, part].unflatten(1, (self.num_features, -1)) for part in irreps.slices()] for t in (x, y)
+        )
+        out = [torch.zeros_like(part) for part in parts_x]
+        for a, b, c in couplings(self.lmax):
+            symbol = o3.wigner_3j(a, b, c, dtype=x.dtype, device=x.device) * (2 * c + 1) ** 0.5
+            out[c - 1] = out[c - 1] + torch.einsum("nui,nuj,ijk->nuk", parts_x[a - 1], parts_y[b - 1], symbol)
+        return torch.cat([part.flatten(1) for part in out], 1)
 
     def summed(self, x: Tensor) -> Tensor:
         """(n, lmax F) -> (n, F)."""

@@ -13,7 +13,15 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model import Potential
-from equimd.model.painn import couplings, learning_rate_factors, scalar_linear, scalars, tensor_linear, tensors
+from equimd.model.painn import (
+    Coupling,
+    couplings,
+    learning_rate_factors,
+    scalar_linear,
+    scalars,
+    tensor_linear,
+    tensors,
+)
 
 
 def small(**settings: object) -> Potential:
@@ -52,6 +60,23 @@ def test_tensor_products_are_those_of_e3nn(lmax) -> None:
     flat = torch.cat([t.transpose(1, 2).flatten(1) for t in x], dim=1)  # e3nn: channels first, components last
     ours = torch.cat([t.transpose(1, 2).flatten(1) for t in tensor_linear(linear, x)], dim=1)
     torch.testing.assert_close(ours, linear(flat), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("lmax", [2, 3])
+def test_coupling_is_that_of_e3nn(lmax) -> None:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # e3nn makes its 3j symbols in it
+    try:
+        paths = [(a - 1, b - 1, c - 1, "uuu", False) for a, b, c in couplings(lmax)]
+        irreps, norms = tensors(3, lmax), {"irrep_normalization": "component", "path_normalization": "none"}
+        product = o3.TensorProduct(irreps, irreps, irreps, paths, **norms)
+    finally:
+        torch.set_default_dtype(usual)
+    x, y = ([torch.randn(4, 2 * ell + 1, 3, dtype=torch.float64) for ell in range(1, lmax + 1)] for _ in range(2))
+    flat = [torch.cat([t.transpose(1, 2).flatten(1) for t in parts], dim=1) for parts in (x, y)]
+    coupling = Coupling(lmax).float().double()  # exact again after a stay in single precision
+    ours = torch.cat([t.transpose(1, 2).flatten(1) for t in coupling(torch.cat(x, 1), torch.cat(y, 1))], dim=1)
+    torch.testing.assert_close(ours, product(*flat), rtol=0, atol=1e-13)
 
 
 def linears(model: torch.nn.Module) -> dict[str, o3.Linear]:
