@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,12 +147,7 @@ def estimate(prepared: Prepared) -> dict[str, float]:
     def seconds(call: Callable[[], Any], repeat: int) -> float:
         """The fastest of ``repeat`` calls: what else the machine does for a moment is not taken for the rule."""
         call()
-        times = []
-        for _ in range(repeat):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        return min(times)
+        return min(timeit.repeat(call, number=1, repeat=repeat))
 
     double = double_precision(model)
     batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64)

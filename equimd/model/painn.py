@@ -216,13 +216,13 @@ class Update(nn.Module):
             mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1)))
             inner += [x[..., : s.shape[-1]] for x in mixed]
             outer += [x[..., s.shape[-1] :] for x in mixed]
-        a, *a_inner = gates.split(s.shape[-1], dim=-1)
-        ds = a
+        a = gates.split(s.shape[-1], dim=-1)
+        ds = a[0]
         for k, x in enumerate(inner):
-            ds = ds + a_inner[k] * (u[k % self.lmax] * x).sum(1)
+            ds = ds + a[1 + k] * (u[k % self.lmax] * x).sum(1)
         if self.last:
             return ds, []
-        gated = [g.unsqueeze(1) * x for g, x in zip(a_inner[len(inner) :], outer, strict=True)]
+        gated = [g.unsqueeze(1) * x for g, x in zip(a[1 + len(inner) :], outer, strict=True)]
         return ds, [sum(gated[k + self.lmax :: self.lmax], gated[k]) for k in range(self.lmax)]
 
 

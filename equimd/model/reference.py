@@ -134,18 +134,19 @@ class ReferencePotential(nn.Module):
         u, b = self.halves(module.uv(v))
         norm = (self.inner(b) + 1e-8).sqrt()
         gates = module.gates(nn.functional.silu(module.hidden(torch.cat([s, norm], dim=-1))))
-        count = (2 if module.products else 1) * (1 if module.last else 2)
-        a, *parts = gates.split([self.num_features] + count * [width], dim=-1)
-        ds = a + self.summed(parts.pop(0) * self.inner.tp(u, b))
-        to_tensors = None
+        inner, outer = [b], [u]
         if module.products:
             mixed = module.mix(self.products(u, b))
-            to_scalars, to_tensors = (mixed, None) if module.last else self.halves(mixed)
-            ds = ds + self.summed(parts.pop(0) * self.inner.tp(u, to_scalars))
+            to_scalars, to_tensors = (mixed, mixed) if module.last else self.halves(mixed)
+            inner.append(to_scalars)
+            outer.append(to_tensors)
+        a, *parts = gates.split([self.num_features] + len(inner) * (1 if module.last else 2) * [width], dim=-1)
+        products = [part * self.inner.tp(u, x) for part, x in zip(parts, inner, strict=False)]
+        ds = a + torch.stack(products).sum(0).unflatten(-1, (self.lmax, self.num_features)).sum(1)
         if module.last:
             return ds, torch.zeros_like(v)
-        dv = self.scale_tensors(u, parts.pop(0))
-        return ds, dv if to_tensors is None else dv + self.scale_tensors(to_tensors, parts.pop(0))
+        gated = [self.scale_tensors(x, part) for x, part in zip(outer, parts[len(inner) :], strict=True)]
+        return ds, torch.stack(gated).sum(0)
 
     def products(self, x: Tensor, y: Tensor) -> Tensor:
         """Channel by channel, all l1 x l2 -> l3 of one l3 summed: e3nn's ``o3.TensorProduct`` with "uuu" paths.
@@ -161,10 +162,6 @@ class ReferencePotential(nn.Module):
             symbol = o3.wigner_3j(a, b, c, dtype=x.dtype, device=x.device) * (2 * c + 1) ** 0.5
             out[c - 1] = out[c - 1] + torch.einsum("nui,nuj,ijk->nuk", parts_x[a - 1], parts_y[b - 1], symbol)
         return torch.cat([part.flatten(1) for part in out], 1)
-
-    def summed(self, x: Tensor) -> Tensor:
-        """(n, lmax F) -> (n, F)."""
-        return x.unflatten(-1, (self.lmax, self.num_features)).sum(1)
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """2F x 1o + 2F x 2e + ... -> the first and the last F channels of every l."""

@@ -27,9 +27,8 @@ from tests.train.toy import option_list, toy_config, toy_file
 WHOLE = {"splits": (33, 7, 0), "batch_size_train": 5, "num_epochs": 3, "lr": 1e-2, "dtype": "float64", "grad_clip": 0.3}
 WHOLE |= {"weight_decay": 1e-2, "ema_decay": 0.9, "batch_size_inference": 3}
 # batches of 3 and one of 1, of which the second process has no frame
-SMALL = {"splits": (7, 4, 0), "subset_size": 11, "batch_size_train": 3, "num_epochs": 2, "dtype": "float64"}
-SMALL |= {"forces": "direct", "loss": "mse", "lr_schedule": "plateau"}
 COMPILED = {"splits": (7, 4, 0), "subset_size": 11, "batch_size_train": 3, "num_epochs": 2, "dtype": "float64"}
+SMALL = COMPILED | {"forces": "direct", "loss": "mse", "lr_schedule": "plateau"}
 
 
 @pytest.fixture(scope="module")
