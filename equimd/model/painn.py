@@ -49,7 +49,7 @@ def scalar_linear(linear: o3.Linear, x: Tensor) -> Tensor:
 
 
 def tensor_linear(linear: o3.Linear, x: list[Tensor]) -> list[Tensor]:
-    """o3.Linear on channels-last tensors, one matrix product for each l: (N, 2l+1, in) -> (N, 2l+1, out)."""
+    """o3.Linear on channels-last tensors, one matrix product for each l: (..., 2l+1, in) -> (..., 2l+1, out)."""
     out, offset = [], 0
     for instruction in linear.instructions:
         if instruction.i_in < 0:
@@ -57,7 +57,9 @@ def tensor_linear(linear: o3.Linear, x: list[Tensor]) -> list[Tensor]:
         rows, cols = instruction.path_shape
         weight = linear.weight[offset : offset + rows * cols].view(rows, cols)
         offset += rows * cols
-        out.append(x[instruction.i_in] @ weight * instruction.path_weight)
+        y = x[instruction.i_in]
+        flat = y.flatten(0, -2)  # else torch multiplies atom by atom where y is not contiguous
+        out.append((flat @ weight * instruction.path_weight).unflatten(0, y.shape[:-1]))
     return out
 
 
