@@ -1,7 +1,8 @@
 """How atoms of a batch see each other: all pairs of small molecules (dense), or a list of edges.
 
-The model is written once against two verbs, ``send`` (atoms -> pairs) and ``collect`` (pairs -> atoms). In the dense
-layout they are a broadcast and a sum, which a compiler fuses; with an edge list they are a gather and a scatter-add.
+The model is written once against two verbs, ``send`` (atoms -> pairs) and ``collect`` (pairs -> atoms), and what each
+layout makes of them fastest. In the dense layout they are a broadcast and a sum, or a matrix product; with an edge list
+they are a gather and a scatter-add.
 A third layout holds each pair of the dense one once, for the kernels of :mod:`equimd.model.pairs`. All give the same
 result, since a pair beyond the cutoff contributes exactly zero.
 """
@@ -40,6 +41,19 @@ class DenseGraph:
         """(B, n, n, ...) messages -> (B*n, ...), summed over senders."""
         return x.sum(2).flatten(0, 1)
 
+    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, width: int) -> list[Tensor]:
+        """Values (B*n, C) of the sender times basis (B*n*n, R) @ matrix (R, C): (B, n, n, width) each.
+
+        Split before the products: gradients of slices of all pairs would have to be copied together.
+        """
+        columns = zip(phi.split(width, dim=1), matrix.split(width, dim=1), strict=True)
+        return [self.send(x) * self.pairs(basis @ column) for x, column in columns]
+
+    def collect_tensors(self, y: Tensor, x: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
+        """``collect`` of y (B*n*n, m) x (B, n, n, F), and of the sender's own tensors (B*n, m, F) z (B, n, n, F)."""
+        sums = self.pairs(y).flatten(0, 1).transpose(1, 2) @ x.flatten(0, 1)
+        return sums if own is None else sums + self.collect(self.send(own[0]) * own[1].unsqueeze(-2))
+
 
 @dataclass(frozen=True)
 class EdgeGraph:
@@ -61,13 +75,18 @@ class EdgeGraph:
         """(N, ...) values of the sender j -> (E, ...)."""
         return x.index_select(0, self.source)
 
-    def pairs(self, x: Tensor) -> Tensor:
-        """(E, ...) edge values, unchanged."""
-        return x
-
     def collect(self, x: Tensor) -> Tensor:
         """(E, ...) messages -> (N, ...), summed over senders."""
         return x.new_zeros(self.num_atoms, *x.shape[1:]).index_add(0, self.target, x)
+
+    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, width: int) -> list[Tensor]:
+        """Values (N, C) of the sender times basis (E, R) @ matrix (R, C): (E, width) each."""
+        return list((self.send(phi) * (basis @ matrix)).split(width, dim=1))
+
+    def collect_tensors(self, y: Tensor, x: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
+        """``collect`` of y (E, m) x (E, F), and of the sender's own tensors (N, m, F) z (E, F)."""
+        m = y.unsqueeze(-1) * x.unsqueeze(-2)
+        return self.collect(m if own is None else m + self.send(own[0]) * own[1].unsqueeze(-2))
 
 
 @dataclass(frozen=True)

@@ -124,18 +124,14 @@ class Message(nn.Module):
         matrix = torch.cat([weight, linear.bias[None]])
         if isinstance(graph, EdgeGraph) and graph.blocks:
             return edges.message(phi, matrix, basis, harmonics, v, graph.source, graph.target)
-        w = basis @ matrix
         if isinstance(graph, PairGraph):
-            return self._over_pairs(phi, w, v, harmonics, graph)
-        message = graph.send(phi) * graph.pairs(w)
-        parts = message.chunk(1 + self.lmax * (1 if self.first else 2), dim=-1)
+            return self._over_pairs(phi, basis @ matrix, v, harmonics, graph)
+        parts = graph.filtered(phi, basis, matrix, self.hidden.irreps_in.dim)
         ds = graph.collect(parts[0])
         dv = []
         for k in range(self.lmax):
-            m = graph.pairs(harmonics[k]).unsqueeze(-1) * parts[1 + k].unsqueeze(-2)
-            if not self.first:
-                m = m + graph.send(v[k]) * parts[1 + self.lmax + k].unsqueeze(-2)
-            dv.append(graph.collect(m))
+            own = None if self.first else (v[k], parts[1 + self.lmax + k])
+            dv.append(graph.collect_tensors(harmonics[k], parts[1 + k], own))
         return ds, dv
 
     def _over_pairs(
