@@ -14,6 +14,7 @@ DEMO_STEPS ?= 2000
 PEERS ?= schnetpack nequip mace
 BENCH ?= bench
 BENCH_TIME ?= 3m
+BENCH_IN = --out $(BENCH) --work $(BENCH)/work
 # the first Python that is new enough
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -33,7 +34,7 @@ help:
 	@echo "make lint    static checks alone"
 	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
 	@echo "make peers   SchNetPack, NequIP and MACE, an environment each in the cache folder, to compare with"
-	@echo "make bench   a short run of the benchmarks; tables and plots in $(BENCH)"
+	@echo "make bench   a short run of every benchmark; tables and plots in $(BENCH)"
 	@echo "make clean   remove what was built here, the environment too"
 	@echo 'variables: TORCH="torch==2.13.0" TORCH_BUILD=cpu|cu130|default CLUSTER=0 (no torch-cluster) VENV CACHE JOBS PYTHON'
 
@@ -71,8 +72,11 @@ peers: check-python
 	@$(PYTHON) .ci/peers.py --cache "$(CACHE)" --torch "$(TORCH)" --build "$(TORCH_BUILD)" $(PEERS)
 
 bench: setup
-	$(BIN)/equimd bench accuracy --molecules ethanol --budget $(BENCH_TIME) --out $(BENCH) --work $(BENCH)/work
-	$(BIN)/equimd bench speed --molecules ethanol --quick --out $(BENCH) --work $(BENCH)/work
+	$(BIN)/equimd bench accuracy --molecules ethanol --budget $(BENCH_TIME) $(BENCH_IN)
+	$(BIN)/equimd bench speed --molecules ethanol --quick $(BENCH_IN)
+	$(BIN)/equimd bench conservation --molecules ethanol --budget $(BENCH_TIME) --quick $(BENCH_IN)
+	$(BIN)/equimd bench calibration --molecules bundled --budget $(BENCH_TIME) --quick $(BENCH_IN)
+	$(BIN)/equimd bench detection --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench report --out $(BENCH)
 
 clean:

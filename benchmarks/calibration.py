@@ -25,7 +25,7 @@ from equimd.benchmarks.results import merge, sha256
 MOLECULES = ("ethanol", "aspirin", models.ACAC, models.BUNDLED)
 PARTS = ("sigmas", "rates", "costs")
 MEMBERS = 4
-QUICK_FRAMES = 160  # of each part in a quick run
+QUICK_FRAMES, QUICK_MEMBERS = 160, 2  # of each part, and of the ensemble, in a quick run
 UNITS = {"nll": "nats", "crps": "eV", "sharpness": "eV"}
 Pieces = dict[int, dict[str, Any]]
 
@@ -36,9 +36,10 @@ def run(options: Options, *, parts: Sequence[str] = PARTS, members: int = MEMBER
     Args:
         options: ``molecules`` are of rMD17, or ``acac`` or ``bundled``.
         members: models of the ensemble: the training seeds, and further ones if these are too few. Below 2: none.
-        quick: few frames and short runs, nothing compiled: shows that it works, and nothing else.
+        quick: few frames, models and short runs, nothing compiled: shows that it works, and nothing else.
     """
     chosen = models.cases(options.molecules)
+    members = min(members, QUICK_MEMBERS) if quick else members
     found: dict[str, Pieces] = {}
     for case in chosen:
         if "sigmas" in parts:
