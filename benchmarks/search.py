@@ -2,13 +2,15 @@
 
 200 training frames of rMD17 are few enough that a model's way of generalising decides, and 6000 steps long enough to
 learn them: what is left of the error is not a matter of the time of training. 500 other frames of the training file
-judge; no test frame is read. Each try is a run of ``equimd train`` and is not repeated. Writes search.json, search.md.
+judge; no test frame is read. Each try is a run of ``equimd train``, resumed where it was interrupted and not repeated.
+Writes search.json, search.md.
 """
 
 from __future__ import annotations
 
 import csv
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from typing import Any
 from equimd.benchmarks.accuracy import option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
-from equimd.benchmarks.pieces import piece
+from equimd.benchmarks.pieces import fingerprint, piece
 from equimd.benchmarks.results import Row, merge, sha256
 from equimd.config import parse_config
 from equimd.errors import MachineError
@@ -40,6 +42,8 @@ TRIES: dict[str, dict[str, Any]] = {
     "5 layers, lmax 1": {"num_layers": 5, "lmax": 1},
     "weight decay 0.5, lmax 1": {"weight_decay": 0.5, "lmax": 1},
     "64 features": {"num_features": 64},
+    "2 layers": {"num_layers": 2},
+    "weight decay 0.5": {"weight_decay": 0.5},
     "lmax 3": {"lmax": 3},
 }
 METRICS = {
@@ -57,11 +61,14 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
         data = rmd17_files(options.data, molecule)[0]
         for name in tries:
             settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
+            title = f"{molecule}-{name.replace(' ', '-').replace(',', '')}"
+            every = {**parse_config(settings).model_dump(), "sha256": sha256(data)}
+            place = options.work / "search" / f"{title}-{fingerprint(every)}"
             found = piece(
-                options.work / "search",
-                f"{molecule}-{name.replace(' ', '-').replace(',', '')}",
-                {**parse_config(settings).model_dump(), "sha256": sha256(data)},
-                lambda s=settings, m=molecule, d=data: _train(d, s, options.work / "search" / m),  # type: ignore[misc]
+                place.parent,
+                title,
+                every,
+                lambda s=settings, d=data, p=place: _train(d, s, p),  # type: ignore[misc]
             )
             new = [
                 Row(
@@ -81,28 +88,24 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
     return options.out / "search.md"
 
 
-def _train(data: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One training; its last errors and what it took.
+def _train(data: Path, settings: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """One training, or the rest of one that was interrupted; its last errors and what it took. Its folder is removed.
 
     Raises:
         MachineError: it failed.
     """
-    import tempfile
-
-    folder.mkdir(parents=True, exist_ok=True)
     words = ["equimd", "train", "--data", data.name, "--splits", str(N_TRAIN), str(N_VAL), "0"]
     words += [word for item in settings.items() for word in option(*item)]
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        out = Path(place) / "run"
-        command = [sys.executable, "-m", "equimd.cli.main", *words[1:], "--out", str(out)]
-        command[command.index(data.name)] = str(data)
-        code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
-        if code == 130:
-            raise KeyboardInterrupt
-        if code:
-            raise MachineError(f"failed with exit code {code}", where=shlex.join(words))
-        with (out / "metrics.csv").open() as stream:
-            last = list(csv.DictReader(stream))[-1]
+    given = [str(data) if word == data.name else word for word in words[2:]]
+    given = ["--resume", str(run)] if run.exists() else [*given, "--out", str(run)]
+    code = subprocess.run([sys.executable, "-m", "equimd.cli.main", "train", *given], stdout=sys.stderr, check=False)
+    if code.returncode == 130:
+        raise KeyboardInterrupt
+    if code.returncode:
+        raise MachineError(f"failed with exit code {code.returncode}", where=shlex.join(words))
+    with (run / "metrics.csv").open() as stream:
+        last = list(csv.DictReader(stream))[-1]
+    shutil.rmtree(run)
     errors = {metric: float(last[metric]) for metric in METRICS if metric in last}
     return {**errors, "seconds": float(last["time_s"]), "command": shlex.join(words)}
 

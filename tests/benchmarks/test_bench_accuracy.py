@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,27 @@ def test_each_try_is_trained_once_and_the_best_comes_first(options: Options, mon
         lines = search.run(options, tries=("lmax 1", "default")).read_text().splitlines()
     assert len(asked) == 2
     assert [line.split(" | ")[1] for line in lines if line.startswith("| ethanol")] == ["default", "lmax 1"]
+
+
+def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def equimd(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        calls.append(command)
+        if len(calls) == 1:
+            Path(command[command.index("--out") + 1]).mkdir(parents=True)
+            return subprocess.CompletedProcess(command, 130)
+        run = Path(command[command.index("--resume") + 1])
+        columns = [*(m for m in search.METRICS if m != "seconds"), "time_s"]
+        (run / "metrics.csv").write_text(",".join(columns) + "\n" + ",".join(["9"] * len(columns)) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(search.subprocess, "run", equimd)
+    with pytest.raises(KeyboardInterrupt):
+        search.run(options, tries=("lmax 1",))
+    lines = search.run(options, tries=("lmax 1",)).read_text().splitlines()
+    assert [line for line in lines if line.startswith("| ethanol | lmax 1 | 9.0 |")]
+    assert len(calls) == 2 and not [p for p in (options.work / "search").iterdir() if p.is_dir()]
 
 
 def test_settings_are_written_as_options() -> None:
