@@ -30,8 +30,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         _, molecule, _, variant, metric = row["name"].split("/")
         found.setdefault((molecule, variant), {})[metric] = row
     lines = ["| | " + " | ".join(", ".join(key) for key in found) + " |", "|" + " --- |" * (1 + len(found))]
+    metrics = {metric for rows in found.values() for metric in rows}
     for metric, title, form in LINES:
-        if any(metric in rows for rows in found.values()):
+        if metric in metrics:
             lines.append(f"| {title} | " + " | ".join(_cell(rows.get(metric), form) for rows in found.values()) + " |")
     lengths = {
         part: next(
@@ -40,15 +41,18 @@ def markdown(results: Mapping[str, Any]) -> str:
         for part, key in (("constant energy at 300 K", "nve_float64_stable"), ("500 K (Nose-Hoover)", "nvt_stable"))
     }
     told = "; ".join(f"{part}: {length}" for part, length in lengths.items() if length)
-    notes = (
-        f"Time step 0.5 fs; {told}. Drift: of the total energy while stable, mean over replicas ± two standard errors. "
-        "Stable: mean over replicas of the time until a bond differs by more than 0.5 A from its mean length. h(r) "
-        "error: integral of the absolute difference to the distribution of distances in the test frames."
-    )  # fmt: skip
+    notes = ["Steps are of one molecule at constant energy."] if any(m.startswith("step") for m in metrics) else []
+    if told:
+        notes.append(
+            f"Dynamics with steps of 0.5 fs; {told}. Drift: of the total energy while stable, mean over replicas ± two "
+            "standard errors. Stable: mean over replicas of the time until a bond differs by more than 0.5 A from its "
+            "mean length. h(r) error: integral of the absolute difference to the distribution of distances in the test "
+            "frames."
+        )
     m = results["machine"]
     made = f"Made by `equimd bench conservation` on {results['created'][:10]}"
     end = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
-    return "\n".join(["# Conservation", "", *lines, "", notes, "", end, ""])
+    return "\n".join(["# Conservation", "", *lines, "", *([" ".join(notes), ""] if notes else []), end, ""])
 
 
 def _cell(row: Mapping[str, Any] | None, form: str) -> str:
