@@ -52,8 +52,8 @@ class Dynamics:
 
     @property
     def equilibration(self) -> int:
-        """Steps before step 0."""
-        return round(1e3 * EQUILIBRATION_PS / DT) if self.ensemble == "nve" else 0
+        """Steps before step 0, not more than after it."""
+        return min(round(1e3 * EQUILIBRATION_PS / DT), self.steps) if self.ensemble == "nve" else 0
 
     def integrator(self, dof: int) -> Integrator:
         if self.ensemble == "nose-hoover":
@@ -118,7 +118,7 @@ def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> S
     every = max(1, kind.steps // 20)
 
     def tell(s: Simulation) -> None:
-        if s.state.step % every == 0:
+        if s.state.step >= 0 and s.state.step % every == 0:
             say(f"{folder.name}: {1e-3 * DT * s.state.step:g} of {1e-3 * DT * kind.steps:g} ps")
 
     simulation.run(kind.steps, observer=tell)
