@@ -100,7 +100,7 @@ def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
     if (run / "test.json").exists():
         return run
     new = [*arguments(problem, variant, seed, options), "--out", str(run)]
-    _equimd("train", *(["--resume", str(run)] if run.exists() else new))
+    equimd("train", *(["--resume", str(run)] if run.exists() else new))
     return run
 
 
@@ -113,7 +113,7 @@ def arguments(problem: Problem, variant: str, seed: int, options: Options) -> li
     return [*found, "--seed", str(seed)]
 
 
-def _equimd(*arguments: str) -> str:
+def equimd(*arguments: str) -> str:
     """What an equimd command prints.
 
     Raises:
@@ -151,7 +151,7 @@ def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:
     for number, (suffix, path) in enumerate(problem.tests or (("", problem.train),)):
         kept = run / ("test.json" if not number else f"test{suffix}.json")
         if not kept.exists():
-            kept.write_text(_equimd("evaluate", str(run), "--data", str(path), "--json"))
+            kept.write_text(equimd("evaluate", str(run), "--data", str(path), "--json"))
         found[problem.name + suffix] = json.loads(kept.read_text())
     return found
 

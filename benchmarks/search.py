@@ -11,19 +11,16 @@ from __future__ import annotations
 import csv
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.accuracy import option
+from equimd.benchmarks.accuracy import equimd, option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
 from equimd.benchmarks.pieces import fingerprint, piece
 from equimd.benchmarks.results import Row, merge, sha256
 from equimd.config import parse_config
-from equimd.errors import MachineError
 
 N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
 COMMON = {"lr": 2e-3, "compile": "on", "threads": 1, "val_interval": 30}
@@ -97,12 +94,7 @@ def _train(data: Path, settings: Mapping[str, Any], run: Path) -> dict[str, Any]
     words = ["equimd", "train", "--data", data.name, "--splits", str(N_TRAIN), str(N_VAL), "0"]
     words += [word for item in settings.items() for word in option(*item)]
     given = [str(data) if word == data.name else word for word in words[2:]]
-    given = ["--resume", str(run)] if run.exists() else [*given, "--out", str(run)]
-    code = subprocess.run([sys.executable, "-m", "equimd.cli.main", "train", *given], stdout=sys.stderr, check=False)
-    if code.returncode == 130:
-        raise KeyboardInterrupt
-    if code.returncode:
-        raise MachineError(f"failed with exit code {code.returncode}", where=shlex.join(words))
+    equimd("train", *(["--resume", str(run)] if run.exists() else [*given, "--out", str(run)]))
     with (run / "metrics.csv").open() as stream:
         last = list(csv.DictReader(stream))[-1]
     shutil.rmtree(run)

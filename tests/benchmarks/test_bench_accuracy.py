@@ -52,7 +52,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
                 (folder / "test.json").write_text(json.dumps(ERRORS))
         return json.dumps({**ERRORS, "forces_rmse_meV_per_A": 40.0})
 
-    monkeypatch.setattr(accuracy, "_equimd", run)
+    monkeypatch.setattr(accuracy, "equimd", run)
     return called
 
 
@@ -121,7 +121,7 @@ def test_unknown_molecules_and_splits_are_refused(options: Options) -> None:
 
 def test_a_command_that_fails_is_named() -> None:
     with pytest.raises(MachineError, match="equimd config --no-such-option: failed with exit code 2"):
-        accuracy._equimd("config", "--no-such-option")
+        accuracy.equimd("config", "--no-such-option")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.Mon
         (run / "metrics.csv").write_text(",".join(columns) + "\n" + ",".join(["9"] * len(columns)) + "\n")
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(search.subprocess, "run", equimd)
+    monkeypatch.setattr(subprocess, "run", equimd)
     with pytest.raises(KeyboardInterrupt):
         search.run(options, tries=("lmax 1",))
     lines = search.run(options, tries=("lmax 1",)).read_text().splitlines()
