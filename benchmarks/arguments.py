@@ -25,7 +25,7 @@ def parse(
     Args:
         about: docstring of the suite.
         molecules, seeds, parts: their defaults.
-        more: further settings and their defaults, of which the type is taken.
+        more: further settings and their defaults, of which the type is taken; of a tuple, any of its items.
     """
     text = (about or "").split("\n")[0]
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -38,7 +38,10 @@ def parse(
     parser.add_argument("--work", type=Path, help="folder of trained models and raw measurements")
     parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, and nothing else")
     for name, value in more.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        some: dict[str, Any] = {"type": type(value)}
+        if isinstance(value, tuple):
+            some = {"nargs": "+", "choices": value}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **some)
     given = vars(parser.parse_args(argv))
     seconds = float(str(parse_duration(given["budget"])))
     work = {} if given["work"] is None else {"work": given["work"]}

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from equimd.benchmarks import accuracy, models
 from equimd.benchmarks import conservation_runs as measured
-from equimd.benchmarks import models
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
@@ -38,7 +38,7 @@ ERRORS = {"energy_mae_meV": "meV", "forces_mae_meV_per_A": "meV/A", "forces_rmse
 
 @dataclass(frozen=True)
 class Size:
-    """Picoseconds and replicas of the dynamics; steps that are timed."""
+    """Picoseconds and replicas of the dynamics, steps that are timed, dtypes at constant energy."""
 
     nve_ps: float = 100.0
     nve_replicas: int = 3
@@ -46,6 +46,7 @@ class Size:
     nvt_replicas: int = 5
     timed: int = 500
     compiled: bool = True
+    dtypes: tuple[str, ...] = DTYPES
 
 
 QUICK = Size(nve_ps=0.1, nve_replicas=2, nvt_ps=0.1, nvt_replicas=2, timed=20, compiled=False)
@@ -56,6 +57,7 @@ def run(
     *,
     parts: Sequence[str] = PARTS,
     variants: Sequence[str] = VARIANTS,
+    dtypes: Sequence[str] = DTYPES,
     quick: bool = False,
     nve_ps: float | None = None,
     nvt_ps: float | None = None,
@@ -63,16 +65,17 @@ def run(
     """Run the suite on the first of the seeds; returns the table's path.
 
     Args:
-        variants: of the forces. nve_ps, nvt_ps: where not as in :class:`Size`.
+        variants: of the forces. dtypes: of the model in dynamics at constant energy.
+        nve_ps, nvt_ps: where not as in :class:`Size`.
     """
     size = QUICK if quick else Size()
-    size = replace(size, **{k: v for k, v in (("nve_ps", nve_ps), ("nvt_ps", nvt_ps)) if v})
+    size = replace(size, dtypes=tuple(dtypes), **{k: v for k, v in (("nve_ps", nve_ps), ("nvt_ps", nvt_ps)) if v})
     found: dict[str, Any] = {}
     for case in models.cases(options.molecules):
         runs = {v: models.trained(case, options, options.seeds[0], v) for v in variants}
         found[case.name] = molecule(case, runs, options, parts, size)
         hashes = {path.name: sha256(path) for path in models.files(case, options)}
-        merge(options.out / "conservation.json", "conservation", rows(case, found[case.name], size, options), hashes)
+        merge(options.out / "conservation.json", "conservation", rows(case, found[case.name], options), hashes)
     return _write(found, options)
 
 
@@ -120,7 +123,7 @@ def _kinds(part: str, size: Size) -> list[measured.Dynamics]:
         steps = round(1e3 * size.nvt_ps / measured.DT)
         return [measured.Dynamics("nose-hoover", 500.0, steps, size.nvt_replicas, "float32", 20, compile=compile_)]
     steps = round(1e3 * size.nve_ps / measured.DT)
-    return [measured.Dynamics("nve", 300.0, steps, size.nve_replicas, d, compile=compile_) for d in DTYPES]
+    return [measured.Dynamics("nve", 300.0, steps, size.nve_replicas, d, compile=compile_) for d in size.dtypes]
 
 
 def _dynamics(potential: Any, digest: str, data: Dataset, kind: measured.Dynamics, folder: Path) -> dict[str, Any]:
@@ -139,10 +142,13 @@ def _test_frames(case: models.Case, options: Options) -> Dataset:
     return open_dataset([models.problem(case, options).tests[0][1]])
 
 
-def rows(case: models.Case, found: Mapping[str, Any], size: Size, options: Options) -> Iterator[MeasuredRow]:
+def rows(case: models.Case, found: Mapping[str, Any], options: Options) -> Iterator[MeasuredRow]:
     """The figures of a molecule."""
 
-    def row(variant: str, metric: str, value: float, unit: str, preset: str = "default", **more: Any) -> MeasuredRow:
+    trained = accuracy.preset_name(options)
+
+    def row(variant: str, metric: str, value: float, unit: str, how: str = "", **more: Any) -> MeasuredRow:
+        preset = f"{trained}, {how}" if how else trained
         command = f"equimd bench conservation --molecules {case.name} --budget {options.budget_s / 60:g}m"
         name = f"{case.row}/{variant}/{metric}"
         return MeasuredRow(name, value, unit, command, preset, options.budget_s, case.n_train, options.seeds[0], **more)
@@ -157,26 +163,26 @@ def rows(case: models.Case, found: Mapping[str, Any], size: Size, options: Optio
         for variant, values in found.get(key, {}).items():
             yield from _nve_rows(variant, key, values, row)
     for variant, values in found.get("nvt", {}).items():
-        preset = f"default, {len(values['replicas'])} replicas of {values['length_ps']:g} ps"
+        how = f"{len(values['replicas'])} replicas of {values['length_ps']:g} ps"
         stable = {str(k): r["stable_ps"] for k, r in enumerate(values["replicas"])}
-        yield row(variant, "nvt_stable", float(np.mean(list(stable.values()))), "ps", preset, per_seed=stable)
+        yield row(variant, "nvt_stable", float(np.mean(list(stable.values()))), "ps", how, per_seed=stable)
         if "h" in values:
-            yield row(variant, "nvt_h_error", values["h"]["error"], "1", preset)
+            yield row(variant, "nvt_h_error", values["h"]["error"], "1", how)
 
 
 def _nve_rows(variant: str, key: str, values: Mapping[str, Any], row: Any) -> Iterator[MeasuredRow]:
     replicas, name = values["replicas"], key.replace("-", "_")
-    preset = f"default, {len(replicas)} replicas of {values['length_ps']:g} ps"
+    how = f"{len(replicas)} replicas of {values['length_ps']:g} ps"
     stable = {str(k): r["stable_ps"] for k, r in enumerate(replicas)}
-    yield row(variant, f"{name}_stable", float(np.mean(list(stable.values()))), "ps", preset, per_seed=stable)
+    yield row(variant, f"{name}_stable", float(np.mean(list(stable.values()))), "ps", how, per_seed=stable)
     drift = pooled(replicas)
     if drift is None:
         return
     slope, error = drift["drift"], drift["error"]
     each = {str(k): r["drift"] for k, r in enumerate(replicas) if r["drift"] is not None}
     ends = [slope - 2 * error, slope + 2 * error]
-    yield row(variant, f"{name}_drift", slope, "meV/atom/ps", preset, interval=ends, per_seed=each)
-    yield row(variant, f"{name}_drift_bound", abs(slope) + 2 * error, "meV/atom/ps", preset)
+    yield row(variant, f"{name}_drift", slope, "meV/atom/ps", how, interval=ends, per_seed=each)
+    yield row(variant, f"{name}_drift_bound", abs(slope) + 2 * error, "meV/atom/ps", how)
 
 
 def _write(found: Mapping[str, Any], options: Options) -> Path:
@@ -191,7 +197,8 @@ def _write(found: Mapping[str, Any], options: Options) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    options, more = parse(__doc__, argv, molecules=MOLECULES, seeds=(0,), parts=PARTS, nve_ps=0.0, nvt_ps=0.0)
+    own = {"variants": VARIANTS, "dtypes": DTYPES, "nve_ps": 0.0, "nvt_ps": 0.0}
+    options, more = parse(__doc__, argv, molecules=MOLECULES, seeds=(0,), parts=PARTS, **own)
     print(run(options, **more).read_text())
 
 

@@ -35,13 +35,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         if metric in metrics:
             lines.append(f"| {title} | " + " | ".join(_cell(rows.get(metric), form) for rows in found.values()) + " |")
     lengths = {
-        part: next(
-            (r["preset"].removeprefix("default, ") for rows in found.values() for m, r in rows.items() if m == key), ""
-        )
+        part: next((r["preset"].partition(", ")[2] for rows in found.values() for m, r in rows.items() if m == key), "")
         for part, key in (("constant energy at 300 K", "nve_float64_stable"), ("500 K (Nose-Hoover)", "nvt_stable"))
     }
     told = "; ".join(f"{part}: {length}" for part, length in lengths.items() if length)
-    notes = ["Steps are of one molecule at constant energy."] if any(m.startswith("step") for m in metrics) else []
+    trained = {f"`{r['preset'].partition(', ')[0]}` preset, {r['budget_s'] / 60:g} min" for r in results["rows"]}
+    notes = [f"Models: {', '.join(sorted(trained))} of training on one thread."]
+    notes += ["Steps are of one molecule at constant energy."] if any(m.startswith("step") for m in metrics) else []
     if told:
         notes.append(
             f"Dynamics with steps of 0.5 fs; {told}. Drift: of the total energy while stable, mean over replicas ± two "

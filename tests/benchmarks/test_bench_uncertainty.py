@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equimd.benchmarks import calibration_report, conservation_report, costs, detection_report, sigmas
+from equimd.benchmarks import calibration_report, conservation_report, costs, detection_report, models, sigmas
+from equimd.benchmarks import conservation as conservation_suite
 from equimd.benchmarks import conservation_runs as conservation
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options
@@ -208,6 +209,18 @@ def test_the_conservation_table_sets_variants_side_by_side(tmp_path: Path) -> No
     assert "| net force, rms (meV/A) | 1e-05 | 20 |" in text
 
 
+def test_the_conservation_table_says_what_was_trained_and_for_how_long(tmp_path: Path) -> None:
+    case, errors = models.case("ethanol"), dict.fromkeys(("net_force", "torque", *conservation_suite.ERRORS), 1.0)
+    options = Options((tmp_path,), ("ethanol",), 600.0)
+    replica = {"stable_ps": 5.0, "drift": 0.01, "drift_error": 0.001, "curve": None}
+    nve = {"replicas": [replica, replica], "length_ps": 5.0}
+    found = {"errors": {"direct": errors}, "nve-float64": {"direct": nve}}
+    rows = list(conservation_suite.rows(case, found, options))
+    text = conservation_report.markdown(written(tmp_path, "conservation", rows))
+    assert "Models: `small` preset, 10 min of training" in text
+    assert "constant energy at 300 K: 2 replicas of 5 ps" in text
+
+
 def test_steps_are_timed_side_by_side(toy: Toy) -> None:
     found = conservation.step_times({"conservative": toy.model, "direct": toy.model}, toy.held_out, 40, ("off",))
     assert set(found) == {"eager"} and min(found["eager"].values()) > 0
@@ -215,9 +228,16 @@ def test_steps_are_timed_side_by_side(toy: Toy) -> None:
 
 def test_the_command_line_gives_options(tmp_path: Path) -> None:
     words = ["--molecules", "bundled", "--budget", "2h", "--seeds", "0", "3", "--quick", "--out", str(tmp_path)]
-    options, more = parse("A suite.", words, molecules=("acac",), seeds=(0,), parts=("a", "b"), members=4)
+    words += ["--dtypes", "float32"]
+    own: dict[str, Any] = {"members": 4, "dtypes": ("float64", "float32")}
+    options, more = parse("A suite.", words, molecules=("acac",), seeds=(0,), parts=("a", "b"), **own)
     assert isinstance(options, Options) and options.molecules == ("bundled",) and options.seeds == (0, 3)
-    assert options.budget_s == 7200.0 and more == {"parts": ["a", "b"], "quick": True, "members": 4}
+    assert options.budget_s == 7200.0 and more == {
+        "parts": ["a", "b"],
+        "quick": True,
+        "members": 4,
+        "dtypes": ["float32"],
+    }
 
 
 def test_perfect_sigmas_are_told_so() -> None:
