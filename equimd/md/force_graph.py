@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.func import functional_call
 
 from equimd.data.batch import Batch
+from equimd.md import products
 from equimd.md.guard import Limits
 from equimd.model import Network, Potential, batch_arguments
 from equimd.uq.decision import StepDecision
@@ -125,7 +126,10 @@ def trace(function: Callable[..., tuple[Tensor, ...]], positions: Tensor, inputs
         return function(x, dict(zip(inputs, values, strict=True)))
 
     with torch.no_grad():
-        return _split(make_fx(flat)(positions.clone(), *inputs.values()))
+        traced = make_fx(flat)(positions.clone(), *inputs.values())
+    if products.POSSIBLE:
+        products.use_packed(traced.graph, *_parts(traced.graph))
+    return _split(traced)
 
 
 def evaluate_once(once: str, attributes: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -136,9 +140,9 @@ def evaluate_once(once: str, attributes: Mapping[str, Tensor], inputs: Mapping[s
         return list(namespace["forward"](SimpleNamespace(**attributes), *inputs.values()))
 
 
-def _split(traced: fx.GraphModule) -> SplitGraph:
-    """Part the nodes by whether they depend on the first placeholder, the positions."""
-    nodes = list(traced.graph.nodes)
+def _parts(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
+    """The nodes that depend on the first placeholder, the positions, and those that depend on the others alone."""
+    nodes = list(graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
     moving, given = {placeholders[0]}, {node for node in nodes if node.op == "get_attr"} | set(placeholders[1:])
     for node in nodes:
@@ -146,6 +150,14 @@ def _split(traced: fx.GraphModule) -> SplitGraph:
             moving.add(node)
         elif any(source in given for source in node.all_input_nodes):
             given.add(node)
+    return moving, given
+
+
+def _split(traced: fx.GraphModule) -> SplitGraph:
+    """In two, by what depends on the positions."""
+    nodes = list(traced.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    moving, given = _parts(traced.graph)
     # the rest are constants made from nothing, such as zeros: cheaper to make where they are used than to read
     frontier = [node for node in nodes if node in given and any(user in moving for user in node.users)]
 

@@ -1,0 +1,80 @@
+// Products of a few rows with weights that were packed beforehand: out (m, n) = x (m, k) packed (panels, k, WIDTH).
+//
+// A panel holds WIDTH columns of the weights, row after row, so that it streams through the first-level cache once for
+// each ROWS rows of x, whose partial sums stay in registers. General libraries pack the weights in every call, which
+// for the rows of one small molecule takes as long as the product itself.
+//
+// Included by equimd/md/products.py into the code that torch compiles ahead of time, at namespace scope.
+namespace equimd_products {
+
+constexpr int WIDTH_BYTES = 256;  // of a panel's row; products.py packs to it
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, VECTORS = 4;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, VECTORS = 2;
+#else
+constexpr int VECTOR_BYTES = 16, VECTORS = 4;
+#endif
+constexpr int ROWS = 6;
+
+// M rows of x with C vectors of columns, of which the first `left` columns are there
+template <typename S, int M, int C>
+inline void tile(const S* x, int64_t stride, const S* panel, int64_t k, S* out, int64_t n, int64_t left) {
+    typedef S V __attribute__((vector_size(VECTOR_BYTES)));
+    constexpr int LANES = VECTOR_BYTES / sizeof(S), WIDTH = WIDTH_BYTES / sizeof(S);
+    V sum[M][C] = {};
+    for (int64_t p = 0; p < k; p++, panel += WIDTH) {
+        V w[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) __builtin_memcpy(&w[c], panel + c * LANES, sizeof(V));
+#pragma GCC unroll 6
+        for (int r = 0; r < M; r++) {
+            const S scalar = x[r * stride + p];
+#pragma GCC unroll 4
+            for (int c = 0; c < C; c++) sum[r][c] += w[c] * scalar;
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < M; r++) {
+        if (left >= C * LANES) {
+#pragma GCC unroll 4
+            for (int c = 0; c < C; c++) __builtin_memcpy(out + r * n + c * LANES, &sum[r][c], sizeof(V));
+        } else {
+            __builtin_memcpy(out + r * n, &sum[r][0], left * sizeof(S));
+        }
+    }
+}
+
+template <typename S, int M>
+void rows(const S* x, int64_t stride, const S* panel, int64_t k, S* out, int64_t n, int64_t left) {
+    constexpr int LANES = VECTOR_BYTES / sizeof(S), WIDTH = WIDTH_BYTES / sizeof(S);
+    for (int64_t c = 0; c < WIDTH && c < left; c += VECTORS * LANES) {
+        const int64_t here = left - c;
+        if (here > 2 * LANES) tile<S, M, VECTORS>(x, stride, panel + c, k, out + c, n, here);
+        else if (here > LANES) tile<S, M, 2>(x, stride, panel + c, k, out + c, n, here);
+        else tile<S, M, 1>(x, stride, panel + c, k, out + c, n, here);
+    }
+}
+
+template <typename S>
+void product(const S* x, int64_t stride, const S* packed, S* out, int64_t m, int64_t k, int64_t n) {
+    constexpr int WIDTH = WIDTH_BYTES / sizeof(S);
+    const int64_t blocks = (m + ROWS - 1) / ROWS;
+    for (int64_t c = 0; c < n; c += WIDTH, packed += k * WIDTH) {
+        for (int64_t b = 0; b < blocks; b++) {  // rows shared out evenly
+            const int64_t begin = m * b / blocks, count = m * (b + 1) / blocks - begin;
+            const S* from = x + begin * stride;
+            S* to = out + begin * n + c;
+            switch (count) {
+                case 6: rows<S, 6>(from, stride, packed, k, to, n, n - c); break;
+                case 5: rows<S, 5>(from, stride, packed, k, to, n, n - c); break;
+                case 4: rows<S, 4>(from, stride, packed, k, to, n, n - c); break;
+                case 3: rows<S, 3>(from, stride, packed, k, to, n, n - c); break;
+                case 2: rows<S, 2>(from, stride, packed, k, to, n, n - c); break;
+                default: rows<S, 1>(from, stride, packed, k, to, n, n - c);
+            }
+        }
+    }
+}
+
+}  // namespace equimd_products
