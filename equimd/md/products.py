@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -22,29 +22,37 @@ _LIBRARY = torch.library.Library("equimd", "FRAGMENT")
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Weights (k, n) as panels of columns (ceil(n / w), k, w), filled up with zeros."""
+    """Weights (k, n) as panels of columns (ceil(n / w), k, w), filled up with zeros, flat."""
     width = PANEL_BYTES // weight.element_size()
     k, n = weight.shape
-    return torch.nn.functional.pad(weight, (0, -n % width)).view(k, -1, width).transpose(0, 1).contiguous()
+    return torch.nn.functional.pad(weight, (0, -n % width)).view(k, -1, width).transpose(0, 1).flatten()
 
 
-def _product(x: Tensor, packed: Tensor, columns: int) -> Tensor:
-    return x @ packed.transpose(0, 1).flatten(1)[:, :columns]
+def packed_size(k: int, n: int, itemsize: int) -> int:
+    """Elements of a weight (k, n) that is packed."""
+    width = PANEL_BYTES // itemsize
+    return -(-n // width) * width * k
 
 
-def _product_shape(x: Tensor, packed: Tensor, columns: int) -> Tensor:
+def _product(x: Tensor, packed: Tensor, offset: int, columns: int) -> Tensor:
+    k, width = x.shape[1], PANEL_BYTES // packed.element_size()
+    mine = packed[offset : offset + packed_size(k, columns, packed.element_size())]
+    return x @ mine.view(-1, k, width).transpose(0, 1).flatten(1)[:, :columns]
+
+
+def _product_shape(x: Tensor, packed: Tensor, offset: int, columns: int) -> Tensor:
     return x.new_empty(x.shape[0], columns)
 
 
 _LIBRARY.define("pack(Tensor weight) -> Tensor")
 _LIBRARY.impl("pack", pack, "CPU")
-_LIBRARY.define("packed_product(Tensor x, Tensor packed, int columns) -> Tensor")
+_LIBRARY.define("packed_product(Tensor x, Tensor packed, int offset, int columns) -> Tensor")
 _LIBRARY.impl("packed_product", _product, "CPU")
 torch.library.register_fake("equimd::packed_product", _product_shape, lib=_LIBRARY)
 
 # torch calls this function of C where the graph has the operator; tensors are handles, results are made here
 _DECLARATION = """AOTITorchError aoti_torch_cpu_packed_product(
-    AtenTensorHandle x, AtenTensorHandle packed, int64_t columns, AtenTensorHandle* out)"""
+    AtenTensorHandle x, AtenTensorHandle packed, int64_t offset, int64_t columns, AtenTensorHandle* out)"""
 _DEFINITION = """
 {
     int64_t *sizes, *strides;
@@ -57,9 +65,11 @@ _DEFINITION = """
     if (aoti_torch_empty_strided(2, shape, steps, dtype, aoti_torch_device_type_cpu(), 0, out) ||
         aoti_torch_get_data_ptr(*out, &to)) return 1;
     if (dtype == aoti_torch_dtype_float32())
-        equimd_products::product((const float*)from, strides[0], (const float*)weights, (float*)to, m, k, columns);
+        equimd_products::product(
+            (const float*)from, strides[0], (const float*)weights + offset, (float*)to, m, k, columns);
     else
-        equimd_products::product((const double*)from, strides[0], (const double*)weights, (double*)to, m, k, columns);
+        equimd_products::product(
+            (const double*)from, strides[0], (const double*)weights + offset, (double*)to, m, k, columns);
     return 0;
 }
 """
@@ -76,17 +86,38 @@ def inductor_options() -> dict[str, Any]:
 
 
 def use_packed(graph: fx.Graph, moving: set[fx.Node], given: set[fx.Node]) -> None:
-    """Replace products of what changes in every step with what does not, where the weights are float32 or float64."""
-    for node in [n for n in graph.nodes if n.target is torch.ops.aten.mm.default]:
-        x, weight = node.args
-        if x not in moving or weight not in given:
-            continue
-        left, right = x.meta["tensor_meta"], weight.meta["tensor_meta"]
-        if left.stride[1] != 1 or right.dtype not in (torch.float32, torch.float64):
-            continue
+    """Replace products of what changes in every step with weights that do not.
+
+    The packed weights of a precision are one tensor: handing over many takes its time, too.
+    """
+    nodes = list(graph.nodes)
+    first = next(node for node in nodes if node in moving and node.op != "placeholder")
+    for node in nodes[nodes.index(first) :]:
+        if node not in moving and node.op != "output":
+            first.prepend(node)  # so that all weights are there before the first product
+    for dtype in (torch.float32, torch.float64):
+        found = [n for n in graph.nodes if n.target is torch.ops.aten.mm.default and _packable(n, moving, given, dtype)]
+        if found:
+            with graph.inserting_before(first):
+                packs = [graph.call_function(torch.ops.equimd.pack.default, (n.args[1],)) for n in found]
+                packed = graph.call_function(torch.ops.aten.cat.default, (packs,))
+            _replace(graph, found, packed)
+
+
+def _packable(node: fx.Node, moving: set[fx.Node], given: set[fx.Node], dtype: torch.dtype) -> bool:
+    x, weight = cast("tuple[fx.Node, fx.Node]", node.args)
+    dense = x.meta["tensor_meta"].stride[1] == 1
+    return x in moving and weight in given and dense and node.meta["tensor_meta"].dtype == dtype
+
+
+def _replace(graph: fx.Graph, found: list[fx.Node], packed: fx.Node) -> None:
+    offset = 0
+    for node in found:
+        x, weight = cast("tuple[fx.Node, fx.Node]", node.args)
+        k, n = weight.meta["tensor_meta"].shape
         with graph.inserting_before(node):
-            packed = graph.call_function(torch.ops.equimd.pack.default, (weight,))
-            product = graph.call_function(torch.ops.equimd.packed_product.default, (x, packed, right.shape[1]))
+            product = graph.call_function(torch.ops.equimd.packed_product.default, (x, packed, offset, n))
         product.meta["tensor_meta"] = node.meta["tensor_meta"]
         node.replace_all_uses_with(product)
         graph.erase_node(node)
+        offset += packed_size(k, n, node.meta["tensor_meta"].dtype.itemsize)

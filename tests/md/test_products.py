@@ -46,14 +46,17 @@ def test_the_kernel_multiplies(dtype: torch.dtype) -> None:
             kernel(dtype)(x.data_ptr(), wide.stride(0), packed.data_ptr(), out.data_ptr(), m, k, n)
             torch.testing.assert_close(out[:m], x @ weight)
             assert out[m].isnan().all()
-            torch.testing.assert_close(torch.ops.equimd.packed_product(x, packed, n), x @ weight)
+            assert len(packed) == products.packed_size(k, n, dtype.itemsize)
+            both = torch.cat([torch.ones(64, dtype=dtype), packed])
+            torch.testing.assert_close(torch.ops.equimd.packed_product(x, both, 64, n), x @ weight)
 
 
 @pytest.mark.skipif(not products.POSSIBLE, reason="Microsoft's compiler has no vector types")
+@pytest.mark.parametrize("dtype", SCALARS)
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
-def test_graphs_multiply_packed_weights_alone(forces: str) -> None:
+def test_graphs_multiply_packed_weights_alone(forces: str, dtype: torch.dtype) -> None:
     """What a step multiplies with weights is packed, and packing is left to what is done once."""
-    model = potential(forces=forces)
+    model = potential(forces=forces).to(dtype)
     batch = field(model=model, compile="off")._batch(2)
     inputs = graph_inputs(model, batch, decision(), LIMITS)
     graph = trace(force_function(model, batch, decision()), replicas(2), inputs)
