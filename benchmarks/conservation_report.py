@@ -9,8 +9,8 @@ from typing import Any
 LINES = (
     ("energy_mae_meV", "energy MAE (meV)", "{:.2f}"),
     ("forces_mae_meV_per_A", "force MAE (meV/A)", "{:.2f}"),
-    ("net_force", "net force, rms (meV/A)", "{:.2g}"),
-    ("torque", "torque, rms (meV)", "{:.2g}"),
+    ("net_force", "net force, rms (meV/A)", "{:.3g}"),
+    ("torque", "torque, rms (meV)", "{:.3g}"),
     ("step_eager", "step, eager (ms)", "{:.2f}"),
     ("step_compiled", "step, compiled (ms)", "{:.2f}"),
     ("nve_float64_drift", "drift, float64 (meV/atom/ps)", "{:+.2g}"),
@@ -46,8 +46,11 @@ def markdown(results: Mapping[str, Any]) -> str:
         notes.append(
             f"Dynamics with steps of 0.5 fs; {told}. Drift: of the total energy while stable, mean over replicas ± two "
             "standard errors. Stable: mean over replicas of the time until a bond differs by more than 0.5 A from its "
-            "mean length. h(r) error: integral of the absolute difference to the distribution of distances in the test "
-            "frames."
+            "mean length."
+        )
+    if "nvt_h_error" in metrics:
+        notes.append(
+            "h(r) error: integral of the absolute difference to the distribution of distances in the test frames."
         )
     m = results["machine"]
     made = f"Made by `equimd bench conservation` on {results['created'][:10]}"
@@ -104,6 +107,7 @@ def _energies(axis: Any, variants: Mapping[str, Any]) -> None:
                 largest = max(largest, *(abs(x) for x in e))
     if largest > 20:
         axis.set_yscale("symlog", linthresh=1.0)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if not axis.lines:
         axis.text(0.5, 0.5, "none stable", transform=axis.transAxes, ha="center")
     axis.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)")
