@@ -7,6 +7,7 @@ from typing import Any
 
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.published import RMD17, figure
+from equimd.benchmarks.results import made_by
 
 MAE, RMSE = ("energy_mae_meV", "forces_mae_meV_per_A"), ("energy_rmse_meV", "forces_rmse_meV_per_A")
 HEAD = ["| molecule | split | model | training time | energy {} (meV) | forces {} (meV/A) |", "|" + " --- |" * 6]
@@ -80,9 +81,7 @@ def _others(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) 
 def markdown(results: dict[str, Any]) -> str:
     """The tables: rMD17 with published figures below, set apart; learning curves; the other data sets."""
     groups = _grouped(results)
-    m = results["machine"]
-    made = f"Made by `equimd bench accuracy` on {results['created'][:10]}"
-    about = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    about = made_by(results, "equimd bench accuracy")
     return "\n".join(["# Accuracy", "", *_rmd17(groups), *_curves(groups), *_others(groups), "", about, ""])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.results import made_by
 from equimd.benchmarks.ticks import plain_log
 
 #: In the order of the tables: name in rows, label, colour.
@@ -146,9 +147,7 @@ def _costs(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables, from the rows alone."""
     values = _values(results)
-    m = results["machine"]
-    made = f"Made by `equimd bench calibration` on {results['created'][:10]}"
-    about = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    about = made_by(results, "equimd bench calibration")
     body = [*_sigmas(values), *_rates(values), *_costs(values)]
     return "\n".join(["# Calibration", "", *body, "", about, ""])
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.results import made_by
+
 LINES = (
     ("energy_mae_meV", "energy MAE (meV)", "{:.2f}"),
     ("forces_mae_meV_per_A", "force MAE (meV/A)", "{:.2f}"),
@@ -52,9 +54,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         notes.append(
             "h(r) error: integral of the absolute difference to the distribution of distances in the test frames."
         )
-    m = results["machine"]
-    made = f"Made by `equimd bench conservation` on {results['created'][:10]}"
-    end = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    end = made_by(results, "equimd bench conservation")
     return "\n".join(["# Conservation", "", *lines, "", *([" ".join(notes), ""] if notes else []), end, ""])
 
 

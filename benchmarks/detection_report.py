@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.results import made_by
 from equimd.benchmarks.ticks import plain_log
 
 RUNS = (
@@ -69,9 +70,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     if expected:
         low, high = expected
         about += f" False halts to expect at {splits[0].replace('K', ' K')}: {low:.0f} to {high:.0f} runs."
-    m = results["machine"]
-    made = f"Made by `equimd bench detection` on {results['created'][:10]}"
-    end = f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}."
+    end = made_by(results, "equimd bench detection")
     return "\n".join(["# Detection", "", *lines, "", about, "", end, ""])
 
 

@@ -3,7 +3,8 @@
 ``{suite, created, machine, versions, data_sha256,
 rows: [{name, value, unit, command, preset, budget_s, n_train, seed}]}``
 Row names read ``<dataset>/<molecule>/<split>/<variant>/<metric>``. Rows are merged by name, so that a suite can be run
-molecule by molecule, or go on where it was interrupted.
+molecule by molecule, or go on where it was interrupted. ``machine`` and ``versions`` are those of the latest rows; a
+row that was made with others has its own.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, st
     here = {"machine": machine(), "versions": versions()}
     new = {r.name: {**asdict(r), "created": created} for r in rows}
     kept = [row for row in old["rows"] if row["name"] not in new]
+    for row in kept:
+        row |= {key: old[key] for key in here if key not in row and old.get(key, here[key]) != here[key]}
     merged = {
         "suite": suite,
         "created": created,
@@ -91,3 +94,19 @@ def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, st
     temporary.write_text(json.dumps(merged, indent=1) + "\n")
     temporary.replace(path)
     return merged
+
+
+def made_by(results: dict[str, Any], command: str) -> str:
+    """The sentence below a table: command, date, machine; and which rows come from another one."""
+    elsewhere: dict[str, set[str]] = {}
+    for row in results["rows"]:
+        if "machine" in row:
+            own = _where(row["created"], row["machine"], row.get("versions", results["versions"]))
+            elsewhere.setdefault(own, set()).add("/".join(row["name"].split("/")[:2]))
+    latest = _where(results["created"], results["machine"], results["versions"])
+    others = [f"{', '.join(sorted(names))}: on {where}." for where, names in elsewhere.items()]
+    return " ".join([f"Made by `{command}` on {latest}.", *others])
+
+
+def _where(created: str, on: dict[str, Any], using: dict[str, str]) -> str:
+    return f"{created[:10]}, {on['processor']}, {on['cores']} cores; torch {using['torch']}"

@@ -19,7 +19,7 @@ from equimd.benchmarks.accuracy import equimd, option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
 from equimd.benchmarks.pieces import fingerprint, piece
-from equimd.benchmarks.results import Row, merge, sha256
+from equimd.benchmarks.results import Row, made_by, merge, sha256
 from equimd.config import parse_config
 
 N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
@@ -122,9 +122,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     for (molecule, name), m in sorted(found.items(), key=lambda item: (item[0][0], item[1][first])):
         values = " | ".join(f"{m[metric]:.1f}" for metric in METRICS if metric != last)
         lines.append(f"| {molecule} | {name} | {values} | {m[last]:.0f} |")
-    m = results["machine"]
-    made = f"Made by `python -m equimd.benchmarks.search` on {results['created'][:10]}"
-    lines += ["", f"{made}, {m['processor']}, {m['cores']} cores; torch {results['versions']['torch']}.", ""]
+    lines += ["", made_by(results, "python -m equimd.benchmarks.search"), ""]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from equimd.benchmarks import large
 from equimd.benchmarks.bars import finish
-from equimd.benchmarks.results import Row
+from equimd.benchmarks.results import Row, made_by
 from equimd.benchmarks.speed import GEMM, OWN, Case, spread
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
@@ -196,12 +196,8 @@ def _target_lines(molecule: str, rows: dict[str, dict[str, Any]]) -> list[str]:
 def markdown(results: dict[str, Any]) -> str:
     """The tables."""
     groups = _grouped(results)
-    m = results["machine"]
     models = sorted({row["preset"] for row in results["rows"] if "_ms_" in row["name"]})
-    about = [
-        f"Made by `equimd bench speed` on {results['created'][:10]}, {m['processor']}, {m['cores']} cores; "
-        f"torch {results['versions']['torch']}."
-    ]
+    about = [made_by(results, "equimd bench speed")]
     if models:
         about[0] += (
             " Medians over interleaved rounds; spread is half the distance of the quartiles over the median. "

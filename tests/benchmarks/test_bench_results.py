@@ -1,0 +1,31 @@
+"""The results file: rows by name, each with the machine it was measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from equimd.benchmarks import results
+from equimd.benchmarks.results import Row, made_by, merge
+
+
+def row(name: str, value: float) -> Row:
+    return Row(name, value, "ms", "equimd bench speed", "untrained", None, None, None)
+
+
+def test_rows_keep_the_machine_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, here = tmp_path / "speed.json", {"cores": 2, "memory_GiB": 24, "accelerator": "none"}
+
+    def measured(processor: str, *rows: Row) -> dict[str, dict[str, object]]:
+        monkeypatch.setattr(results, "machine", lambda: {"processor": processor, **here})
+        return {r["name"]: r for r in merge(path, "speed", rows, {})["rows"]}
+
+    measured("old", row("speed/water/540/large/cpu_ms", 1.0), row("speed/ethanol/1/md/cpu_ms", 1.0))
+    found = measured("new", row("speed/ethanol/1/md/cpu_ms", 2.0))
+    assert found["speed/ethanol/1/md/cpu_ms"]["value"] == 2.0 and "machine" not in found["speed/ethanol/1/md/cpu_ms"]
+    assert found["speed/water/540/large/cpu_ms"]["machine"] == {"processor": "old", **here}
+    text = made_by(merge(path, "speed", [], {}), "equimd bench speed")
+    assert text.startswith("Made by `equimd bench speed` on 2") and ", new, 2 cores; torch " in text
+    assert "speed/water: on 2" in text and text.count(", old, 2 cores; torch ") == 1
+    assert "machine" not in measured("newer", row("speed/water/540/large/cpu_ms", 3.0))["speed/water/540/large/cpu_ms"]
