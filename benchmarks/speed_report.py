@@ -17,6 +17,7 @@ from equimd.benchmarks import large
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row, made_by
 from equimd.benchmarks.speed import GEMM, OWN, Case, spread
+from equimd.benchmarks.ticks import plain_log
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
 TIMES_FORWARD = {"md": 2.0, "train": 6.0}
@@ -236,6 +237,7 @@ def plot(results: dict[str, Any], path: Path) -> bool:
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
     axes.set_xscale("log")
+    plain_log(axes)
     axes.axvline(1.0, color="0.3", linewidth=0.8)
     axes.margins(x=0.12)
     axes.set_xlabel("time of the peer over time of equimd")
