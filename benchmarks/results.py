@@ -100,8 +100,8 @@ def made_by(results: dict[str, Any], command: str) -> str:
     """The sentence below a table: command, date, machine; and which rows come from another one."""
     elsewhere: dict[str, set[str]] = {}
     for row in results["rows"]:
-        if "machine" in row:
-            own = _where(row["created"], row["machine"], row.get("versions", results["versions"]))
+        if "machine" in row or "versions" in row:
+            own = _where(row["created"], *(row.get(key, results[key]) for key in ("machine", "versions")))
             elsewhere.setdefault(own, set()).add("/".join(row["name"].split("/")[:2]))
     latest = _where(results["created"], results["machine"], results["versions"])
     others = [f"{', '.join(sorted(names))}: on {where}." for where, names in elsewhere.items()]

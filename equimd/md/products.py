@@ -76,10 +76,12 @@ _DEFINITION = """
 
 
 def inductor_options() -> dict[str, Any]:
-    """Options of torch's compiler that make the operator a call of the kernel.
+    """Options of torch's compiler that make the operator a call of the kernel; none where it is not used.
 
     What torch takes for a declaration, it writes within ``extern "C" {extern ...;}``: the definition goes with it.
     """
+    if not POSSIBLE:
+        return {}
     source = Path(__file__).with_name("products.cpp").read_text()
     code = f'{_DECLARATION};\nextern "C++" {{\n{source}\n}}\n{_DECLARATION} {_DEFINITION}\nextern {_DECLARATION}'
     return {"aot_inductor.custom_ops_to_c_shims": {torch.ops.equimd.packed_product.default: [code]}}
