@@ -2,7 +2,8 @@
 
 From a model trained on the bundled 300 K ethanol, with thresholds calibrated for the length of these runs:
 
-- runs at 300 K and at 1000 K, from 300 K frames, that only record; flag and halt rules are applied to them afterwards;
+- runs at 300 K and at 1000 K, from 300 K frames, that only record; the rules are applied to them afterwards: the halt
+  threshold, the flag threshold, and an error bound of tau (``--uq-threshold`` of that value);
 - GFN2-xTB forces on every 10th frame, on the first frame of every flagged event, and on the frame that would halt;
 - a frame is bad where its largest force error exceeds tau, the 99 % quantile of that of the 300 K calibration frames,
   fixed before any of these runs;
@@ -77,51 +78,51 @@ def run(
 def rows(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Iterator[MeasuredRow]:
     """The figures of all temperatures."""
     for temperature, piece_ in found.items():
-        name, stories, frames = case.row_of(f"{temperature:g}K"), piece_["runs"], piece_["frames"]
-        bad = [s for s in stories if s["bad"] is not None]
-        ahead = [s for s in bad if s["alarm"] is not None and s["alarm"] <= s["bad"]]
-        flagged = [s for s in bad if s["flag"] is not None and s["flag"] <= s["bad"]]
-        broken = [s for s in stories if s["physical"] is not None]
-        warned = [s for s in broken if s["alarm"] is not None and s["alarm"] < s["physical_step"]]
-        leads = [s["lead_fs"] for s in bad if s["lead_fs"] is not None]
-        saved = [DT * (s["physical_step"] - s["alarm"]) for s in warned]
+        split, stories, frames = case.row_of(f"{temperature:g}K"), piece_["runs"], piece_["frames"]
         values: dict[str, tuple[float | None, str, Any]] = {
-            "runs": (len(stories), "runs", None),
-            "runs_with_alarm": (sum(s["alarm"] is not None for s in stories), "runs", piece_["expected_halts"]),
-            "runs_with_bad_frame": (len(bad), "runs", None),
-            "alarm_before_bad": (len(ahead), "runs", None),
-            "flag_before_bad": (len(flagged), "runs", None),
-            "alarm_missing": (sum(s["alarm"] is None for s in bad), "runs", None),
-            "alarm_without_bad": (
-                sum(s["alarm"] is not None and s["bad"] is None for s in stories), "runs", None,
-            ),
-            "lead_median": (float(np.median(leads)) if leads else None, "fs", None),
-            "lead_least": (min(leads) if leads else None, "fs", None),
-            "flagged_share": (frames["flagged_share"], "1", None),
-            "sampled_frames": (frames["n"], "frames", None),
-            "bad_share": (frames["bad_share"], "1", None),
-            "missed_share": (frames["missed_share"], "1", None),
-            "false_flag_share": (frames["false_share"], "1", None),
-            "auroc_bad": (frames["auroc"], "1", None),
-            "spearman": (frames["spearman"], "1", None),
-            "physical_halts": (len(broken), "runs", None),
-            "alarm_before_physical": (len(warned) if broken else None, "runs", None),
-            "lead_physical_median": (float(np.median(saved)) if saved else None, "fs", None),
-            "labelled_frames": (sum(s["labelled"] for s in stories), "frames", None),
-        }  # fmt: skip
+            "guard/runs": (len(stories), "runs", None),
+            "guard/runs_with_bad_frame": (sum(s["bad"] is not None for s in stories), "runs", None),
+            "guard/physical_halts": (sum(s["physical"] is not None for s in stories), "runs", None),
+            "guard/labelled_frames": (sum(s["labelled"] for s in stories), "frames", None),
+            "guard/sampled_frames": (frames["n"], "frames", None),
+            "guard/bad_share": (frames["bad_share"], "1", None),
+            "guard/auroc_bad": (frames["auroc"], "1", None),
+            "guard/spearman": (frames["spearman"], "1", None),
+        }
+        for rule, shares in frames["rules"].items():
+            values |= {f"{rule}/{key}": told for key, told in _of_rule(rule, stories).items()}
+            values |= {f"{rule}/{key}": (share, "1", None) for key, share in shares.items()}
+        fired, unit, _ = values["halt/runs"]
+        values["halt/runs"] = (fired, unit, piece_["expected_halts"])
         if "real" in piece_:
             same = [r for r in piece_["real"] if r["halted"] == r["alarm"]]
-            values["real_runs"] = (len(piece_["real"]), "runs", None)
-            values["real_halts_at_alarm"] = (len(same), "runs", None)
+            values["halt/real_runs"] = (len(piece_["real"]), "runs", None)
+            values["halt/real_halts_at_alarm"] = (len(same), "runs", None)
         if temperature == next(iter(found)):
-            values |= {
-                "tau": (bench.tau, "eV/A", None),
-                "halt_threshold": (piece_["halt"], "eV/A", None),
-                "flag_threshold": (piece_["flag"], "eV/A", None),
-            }
+            values["guard/tau"] = (bench.tau, "eV/A", None)
+            values |= {f"{rule}/threshold": (v, "eV/A", None) for rule, v in piece_["thresholds"].items()}
         for metric, (value, unit, interval) in values.items():
             if value is not None:
-                yield _row(f"{name}/guard/{metric}", value, unit, interval, case, options, bench.seed)
+                yield _row(f"{split}/{metric}", value, unit, interval, case, options, bench.seed)
+
+
+def _of_rule(rule: str, stories: Sequence[dict[str, Any]]) -> dict[str, tuple[float | None, str, Any]]:
+    """What one rule made of the runs: whether its first alarm was in time, and by how much."""
+    fired = [s for s in stories if s["first"][rule] is not None]
+    bad = [s for s in stories if s["bad"] is not None]
+    leads = [DT * (s["bad"] - s["first"][rule]) for s in fired if s["bad"] is not None]
+    broken = [s for s in stories if s["physical"] is not None]
+    saved = [DT * (s["physical_step"] - s["first"][rule]) for s in broken]
+    return {
+        "runs": (len(fired), "runs", None),
+        "before_bad": (sum(lead >= 0 for lead in leads), "runs", None),
+        "missing": (sum(s["first"][rule] is None for s in bad), "runs", None),
+        "without_bad": (sum(s["bad"] is None for s in fired), "runs", None),
+        "lead_median": (float(np.median(leads)) if leads else None, "fs", None),
+        "lead_least": (min(leads) if leads else None, "fs", None),
+        "before_physical": (sum(time > 0 for time in saved) if broken else None, "runs", None),
+        "lead_physical_median": (float(np.median(saved)) if saved else None, "fs", None),
+    }
 
 
 def _row(

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.results import made_by
 from equimd.benchmarks.ticks import plain_log
 
-RUNS = (
+GUARD = (
     ("runs", "runs", "{:.0f}"),
-    ("runs_with_alarm", "with an alarm", "{:.0f}"),
     ("runs_with_bad_frame", "with a bad frame", "{:.0f}"),
-    ("alarm_before_bad", "alarm no later than the first bad frame", "{:.0f}"),
-    ("flag_before_bad", "flag no later than the first bad frame", "{:.0f}"),
-    ("alarm_missing", "bad frame, no alarm", "{:.0f}"),
-    ("alarm_without_bad", "alarm, no bad frame", "{:.0f}"),
-    ("lead_median", "median lead (fs)", "{:.1f}"),
-    ("lead_least", "least lead (fs)", "{:.1f}"),
     ("physical_halts", "physical checks failed", "{:.0f}"),
-    ("alarm_before_physical", "of these with an alarm before", "{:.0f}"),
-    ("lead_physical_median", "median time from the alarm to that failure (fs)", "{:.1f}"),
-    ("real_runs", "runs in halt mode", "{:.0f}"),
-    ("real_halts_at_alarm", "of these halted at the alarm's step", "{:.0f}"),
-)
-FRAMES = (
     ("labelled_frames", "frames labelled", "{:.0f}"),
     ("sampled_frames", "frames of the rates below, evenly spaced in time", "{:.0f}"),
     ("bad_share", "bad frames", "{:.1%}"),
-    ("flagged_share", "flagged frames", "{:.1%}"),
-    ("missed_share", "bad frames not flagged", "{:.1%}"),
-    ("false_flag_share", "good frames flagged", "{:.1%}"),
     ("auroc_bad", "AUROC of bad frames", "{:.3f}"),
     ("spearman", "rank correlation of sigma and error", "{:.3f}"),
 )
+RULE = (
+    ("threshold", "above (meV/A)", "{:.0f}"),
+    ("runs", "runs with an alarm", "{:.0f}"),
+    ("before_bad", "no later than the first bad frame", "{:.0f}"),
+    ("missing", "bad frame, no alarm", "{:.0f}"),
+    ("without_bad", "alarm, no bad frame", "{:.0f}"),
+    ("lead_median", "median lead (fs)", "{:.1f}"),
+    ("lead_least", "least lead (fs)", "{:.1f}"),
+    ("before_physical", "before a physical check failed", "{:.0f}"),
+    ("lead_physical_median", "median time before that (fs)", "{:.1f}"),
+    ("share", "frames above", "{:.1%}"),
+    ("missed_share", "of bad frames not", "{:.1%}"),
+    ("false_share", "of good frames", "{:.1%}"),
+    ("real_runs", "runs in halt mode", "{:.0f}"),
+    ("real_halts_at_alarm", "halted at the alarm's step", "{:.0f}"),
+)
+RULES = {"halt": "halt", "flag": "flag", "bound": "error bound of tau"}
 
 
 def _temperature(split: str) -> float:
@@ -42,40 +43,59 @@ def _temperature(split: str) -> float:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """One table, a column a temperature."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    """A table of the runs and one of the rules; a column a temperature, and a rule."""
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for row in results["rows"]:
-        _, _, split, _, metric = row["name"].split("/")
-        found.setdefault(split, {})[metric] = row
+        _, _, split, rule, metric = row["name"].split("/")
+        found.setdefault(split, {}).setdefault(rule, {})[metric] = row
     splits = sorted(found, key=_temperature)
-    lines = ["| | " + " | ".join(s.replace("K", " K") for s in splits) + " |", "|" + " --- |" * (1 + len(splits))]
-    for metric, title, form in (*RUNS, *FRAMES):
-        if any(metric in found[s] for s in splits):
-            cells = [form.format(found[s][metric]["value"]) if metric in found[s] else "-" for s in splits]
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    told = {split: split.replace("K", " K") for split in splits}
     home = found[splits[0]]
+    for rule in RULES:
+        for split in splits[1:]:
+            found[split].setdefault(rule, {})["threshold"] = home.get(rule, {}).get("threshold")
+    columns = [
+        (f"{name}, {told[split]}", found[split].get(rule, {})) for rule, name in RULES.items() for split in splits
+    ]
+    lines = ["# Detection", "", *_table(GUARD, [(told[s], found[s].get("guard", {})) for s in splits])]
+    lines += ["", "## Rules", "", *_table(RULE, columns), "", _about(home, told[splits[0]]), ""]
+    return "\n".join([*lines, made_by(results, "equimd bench detection"), ""])
+
+
+def _table(metrics: Sequence[tuple[str, str, str]], columns: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    lines = ["| | " + " | ".join(name for name, _ in columns) + " |", "|" + " --- |" * (1 + len(columns))]
+    for metric, title, form in metrics:
+        cells = [form.format(_shown(c[metric])) if c.get(metric) else "-" for _, c in columns]
+        if set(cells) != {"-"}:
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _shown(row: Mapping[str, Any]) -> float:
+    return float(row["value"]) * (1e3 if row["unit"] == "eV/A" else 1.0)
+
+
+def _about(home: Mapping[str, Mapping[str, Any]], temperature: str) -> str:
     about = (
-        "Lead: time from the first alarm of the halt rule, which sees every step, to the first bad frame among the "
+        "Each rule looks at the force sigma of every step; lead: from its first alarm to the first bad frame among the "
         "labelled ones, every 10th step in the full suite."
     )
-    if "tau" in home:
-        about += f" A frame is bad above a force error of {1e3 * home['tau']['value']:.0f} meV/A on an atom (tau)."
-        about += f" Thresholds on the force sigma: halt {1e3 * home['halt_threshold']['value']:.0f}, "
-        about += f"flag {1e3 * home['flag_threshold']['value']:.0f} meV/A."
+    if "tau" in home["guard"]:
         about += (
-            " By the definition of tau one frame in a hundred is bad at the training temperature too: a halt threshold "
-            "that lets such runs through is far above it."
+            f" A frame is bad above a force error of {1e3 * home['guard']['tau']['value']:.0f} meV/A on an atom (tau): "
+            "by its definition one frame in a hundred is bad at the training temperature too, and a halt threshold "
+            "that lets such runs through is far above it. The error bound is what `--uq-threshold` of tau sets: "
+            "it alarms where an error above tau cannot be ruled out."
         )
-    expected = home.get("runs_with_alarm", {}).get("interval")
+    expected = home.get("halt", {}).get("runs", {}).get("interval")
     if expected:
         low, high = expected
-        about += f" False halts to expect at {splits[0].replace('K', ' K')}: {low:.0f} to {high:.0f} runs."
-    end = made_by(results, "equimd bench detection")
-    return "\n".join(["# Detection", "", *lines, "", about, "", end, ""])
+        about += f" False halts to expect at {temperature}: {low:.0f} to {high:.0f} runs."
+    return about
 
 
 def plot(found: Mapping[float, Mapping[str, Any]], path: Path) -> None:
-    """Left: true error against sigma. Right: of each hot run, the first alarm and the first bad frame."""
+    """Left: true error against sigma. Right: of each hot run, the first alarm of every rule and the first bad frame."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,8 +108,8 @@ def plot(found: Mapping[float, Mapping[str, Any]], path: Path) -> None:
         x, y = ([1e3 * v for v in frames[key]] for key in ("sigma", "error"))
         scatter.scatter(x, y, s=6, alpha=0.5, lw=0, color=colour, label=f"{temperature:g} K")
     scatter.axhline(1e3 * first["tau"], color="0.4", lw=1, ls=":", label="bad above")
-    scatter.axvline(1e3 * first["flag"], color="0.4", lw=1, ls="--", label="flag")
-    scatter.axvline(1e3 * first["halt"], color="0.4", lw=1, ls="-", label="halt")
+    for rule, style in (("bound", "-."), ("flag", "--"), ("halt", "-")):
+        scatter.axvline(1e3 * first["thresholds"][rule], color="0.4", lw=1, ls=style, label=RULES[rule])
     scatter.set(xscale="log", yscale="log", xlabel="largest force σ of an atom (meV/Å)")
     scatter.set_ylabel("largest true force error of an atom (meV/Å)")
     scatter.legend(frameon=False, fontsize=8, loc="upper left", markerscale=2)
@@ -103,14 +123,15 @@ def plot(found: Mapping[float, Mapping[str, Any]], path: Path) -> None:
 
 def _times(axis: Any, temperature: float, runs: list[Mapping[str, Any]]) -> None:
     """A line a run, in order of the first bad frame."""
-    order = sorted(runs, key=lambda r: (r["bad"] is None, r["bad"] or 0, r["alarm"] or 0))
-    for k, run in enumerate(order):
-        alarm, bad = (None if run[key] is None else 0.5 * max(run[key], 1) for key in ("alarm", "bad"))
-        if alarm is not None and bad is not None:
-            axis.plot([alarm, bad], [k, k], color="0.75", lw=2, zorder=1)
-        for time, marker, colour, label in ((alarm, "o", "tab:orange", "alarm"), (bad, "x", "black", "bad frame")):
-            if time is not None:
-                axis.plot(time, k, marker, color=colour, ms=5, label=label)
+    marks = (("bound", "s", "tab:green"), ("flag", "^", "tab:blue"), ("halt", "o", "tab:orange"), ("bad", "x", "black"))
+    for k, run in enumerate(sorted(runs, key=lambda r: (r["bad"] is None, r["bad"] or 0))):
+        steps = {**run["first"], "bad": run["bad"]}
+        times = {name: 0.5 * max(step, 1) for name, step in steps.items() if step is not None}
+        if times:
+            axis.plot([min(times.values()), max(times.values())], [k, k], color="0.85", lw=1.5, zorder=1)
+        for name, marker, colour in marks:
+            if name in times:
+                axis.plot(times[name], k, marker, color=colour, ms=5, label=RULES.get(name, "bad frame"))
     handles, names = axis.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     axis.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, loc="best")

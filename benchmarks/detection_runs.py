@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from equimd.md.simulation import Simulation
 from equimd.md.state import System, maxwell_boltzmann
 from equimd.model import Potential
 from equimd.uq import metrics
+from equimd.uq.decision import StepDecision
 from equimd.uq.saved import Calibration
 
 SEED = 2_000_003  # of these runs: no calibration uses it
@@ -55,6 +56,18 @@ QUICK = Size(runs=4, steps=300, label_every=20, blocks=9, real=2, replicas=4, sp
 
 
 @dataclass(frozen=True)
+class Rule:
+    """Frames that score above the threshold, eV/Angstrom, of the decision."""
+
+    decision: StepDecision
+    threshold: float
+
+    @property
+    def level(self) -> float:
+        return self.decision.level
+
+
+@dataclass(frozen=True)
 class Bench:
     """A calibrated model, ready to be run."""
 
@@ -67,6 +80,16 @@ class Bench:
     @property
     def system(self) -> System:
         return System.build(self.data.frames([0]).numbers[0])
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """``halt`` and ``flag`` as calibrated; ``bound``: the error bound is tau, as ``--uq-threshold`` tau asks."""
+        found = self.calibration
+        return {
+            "halt": Rule(*found.decision("halt")),
+            "flag": Rule(*found.decision("flag")),
+            "bound": Rule(*found.error_decision(self.tau)),
+        }
 
 
 def prepare(case: models.Case, options: Options, seed: int, size: Size) -> Bench:
@@ -101,14 +124,15 @@ def predicted(model: Potential, system: System, positions: np.ndarray) -> np.nda
 
 def plan(bench: Bench, temperature: float, size: Size) -> own_runs.Plan:
     """The recorded runs."""
-    (flag_decision, flag), (halt_decision, halt) = (bench.calibration.decision(m) for m in ("flag", "halt"))  # type: ignore[arg-type]
+    rules = bench.rules
     return own_runs.Plan(
         temperature=temperature,
         steps=size.steps,
         seed=SEED + bench.seed,
-        floor=min(flag_decision.level, halt_decision.level),
-        alarm=halt,
-        mark=flag,
+        floor=min(rules[name].level for name in ("halt", "flag")),
+        early=(rules["bound"].level, rules["bound"].threshold),
+        alarm=rules["halt"].threshold,
+        mark=rules["flag"].threshold,
         dt=DT,
         friction=FRICTION,
         keep_every=size.label_every,
@@ -119,26 +143,29 @@ def plan(bench: Bench, temperature: float, size: Size) -> own_runs.Plan:
 def record(bench: Bench, temperature: float, size: Size, work: Path) -> own_runs.OwnRuns:
     """The runs, with every step scored."""
     starts = bench.data.frames(np.linspace(0, len(bench.data) - 1, size.runs).round().astype(np.int64))
-    decision, _ = bench.calibration.decision("halt")
-    return own_runs.run(bench.model, decision, starts, plan(bench, temperature, size), work / "own-runs")
+    return own_runs.run(
+        bench.model, bench.rules["halt"].decision, starts, plan(bench, temperature, size), work / "own-runs"
+    )
 
 
 def measure(
     bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size, work: Path, workers: int | None
 ) -> dict[str, Any]:
     """Label the frames of the runs and say what the rules made of them."""
-    decision, threshold = bench.calibration.decision("halt")
-    alarms = found.first_above(decision.level, threshold)
-    tasks = [task(bench, found, run, alarm, size) for run, alarm in enumerate(alarms)]
+    rules = bench.rules
+    first = {name: found.first_above(rule.level, rule.threshold) for name, rule in rules.items()}
+    tasks = [task(bench, found, run, alarm, size) for run, alarm in enumerate(first["halt"])]
     marks = [fingerprint({"x": t.positions[-1], "limit": t.limit, "steps": t.steps}) for t in tasks]
     names = [f"{temperature:g}K-{run:03d}-{mark}" for run, mark in enumerate(marks)]
     errors = labels.label(tasks, work / "labels", names, workers)
     return {
-        "runs": [story(bench, found, k, alarms[k], tasks[k], errors[k]) for k in range(len(tasks))],
+        "runs": [
+            story(bench, {name: steps[k] for name, steps in first.items()}, found.stopped.get(k), tasks[k], errors[k])
+            for k in range(len(tasks))
+        ],
         "frames": frame_rates(bench, tasks, errors, bench.seed),
         "tau": bench.tau,
-        "halt": threshold,
-        "flag": bench.calibration.decision("flag")[1],
+        "thresholds": {name: rule.threshold for name, rule in rules.items()},
         "expected_halts": list(bench.calibration.halt.false_halts(len(tasks))) if bench.calibration.halt else None,
     }
 
@@ -159,37 +186,33 @@ def task(bench: Bench, found: own_runs.OwnRuns, run: int, alarm: int | None, siz
 
 
 def story(
-    bench: Bench, found: own_runs.OwnRuns, run: int, alarm: int | None, task: labels.Task, errors: np.ndarray
+    bench: Bench,
+    first: Mapping[str, int | None],
+    stopped: tuple[int, str] | None,
+    task: labels.Task,
+    errors: np.ndarray,
 ) -> dict[str, Any]:
-    """What happened in one run: the first flag, the alarm, the first bad frame among the labelled ones."""
-    decision, threshold = bench.calibration.decision("flag")
-    scores = found.scores(decision.level)[run]
-    over = np.flatnonzero(scores > threshold)
-    # after the alarm only the kept frames were scored exactly: shares are taken of these
-    at = np.isin(found.steps, found.kept_steps)
+    """What happened in one run: the first step of each rule, and the first bad frame among the labelled ones."""
     bad = np.flatnonzero(errors > bench.tau)
-    first_bad = int(task.steps[bad[0]]) if len(bad) else None
+    step, reason = stopped or (None, None)
     return {
-        "alarm": alarm,
-        "flag": int(found.steps[over[0]]) if len(over) else None,
-        "bad": first_bad,
-        "lead_fs": None if alarm is None or first_bad is None else DT * (first_bad - alarm),
-        "flagged": int((scores[at] > threshold).sum()),
-        "scored": int(np.isfinite(scores[at]).sum()),
+        "first": dict(first),
+        "bad": int(task.steps[bad[0]]) if len(bad) else None,
         "labelled": int((~np.isnan(errors)).sum()),
         "n_bad": len(bad),
-        "physical_step": found.stopped.get(run, (None, None))[0],
-        "physical": found.stopped.get(run, (None, None))[1],
+        "physical_step": step,
+        "physical": reason,
     }
 
 
 def frame_rates(bench: Bench, tasks: Sequence[labels.Task], errors: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Frames evenly spaced in time: exact sigma beside true error; what the flagging decision missed and made up."""
+    """Frames evenly spaced in time: exact sigma beside true error; what each rule missed and made up."""
     chosen = [t.even & np.isfinite(e) for t, e in zip(tasks, errors, strict=True)]
     positions = np.concatenate([t.positions[c] for t, c in zip(tasks, chosen, strict=True)])
     true = np.concatenate([e[c] for e, c in zip(errors, chosen, strict=True)])
     rows = np.random.default_rng(seed).permutation(len(true))[:SAMPLE]
-    decision, threshold = bench.calibration.decision("flag")
+    rules = bench.rules
+    decision = rules["flag"].decision
     field = ForceField(bench.model, bench.system, decision=decision, features=True, compile="off")
     score = StepScore(kept.always_exact(decision), bench.model, bench.system)
     screen, exact = [], []
@@ -197,18 +220,26 @@ def frame_rates(bench: Bench, tasks: Sequence[labels.Task], errors: Sequence[np.
         extras = field(part)[2]
         screen.append(extras["screen"].numpy())
         exact.append(score(part, extras)[0].numpy())
-    sigma, cleared = np.concatenate(exact), np.concatenate(screen) < decision.level
-    bad, flagged = true[rows] > bench.tau, (sigma > threshold) & ~cleared
+    sigma, screened, bad = np.concatenate(exact), np.concatenate(screen), true[rows] > bench.tau
     return {
         "n": len(rows),
         "sigma": sigma,
         "error": true[rows],
         "auroc": metrics.auroc(sigma, bad),
         "bad_share": float(bad.mean()),
-        "flagged_share": float(flagged.mean()),
-        "missed_share": float((bad & ~flagged).sum() / bad.sum()) if bad.any() else None,
-        "false_share": float((flagged & ~bad).sum() / (~bad).sum()) if (~bad).any() else None,
         "spearman": metrics.rank_correlation(sigma, true[rows]),
+        "rules": {
+            name: _shares((sigma > rule.threshold) & ~(screened < rule.level), bad) for name, rule in rules.items()
+        },
+    }
+
+
+def _shares(over: np.ndarray, bad: np.ndarray) -> dict[str, float | None]:
+    """Of all frames, of bad ones those missed, of good ones those made up; None of none."""
+    return {
+        "share": float(over.mean()),
+        "missed_share": float((~over)[bad].mean()) if bad.any() else None,
+        "false_share": float(over[~bad].mean()) if (~bad).any() else None,
     }
 
 
@@ -216,13 +247,13 @@ def real(bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size) 
     """The first runs again, guarded for real: where each halted, beside the alarm of the recorded run."""
     rows = np.linspace(0, len(bench.data) - 1, size.runs).round().astype(np.int64)[: size.replicas]
     starts, replicas = bench.data.frames(rows), tuple(range(len(rows)))
-    decision, threshold = bench.calibration.decision("halt")
+    halt = bench.rules["halt"]
     system, positions = bench.system, torch.from_numpy(starts.positions.copy())
-    rule = ScoreRule(score_function(decision, bench.model, system), threshold, "halt", SCORE_NAME, SCORE_UNIT)
+    rule = ScoreRule(score_function(halt.decision, bench.model, system), halt.threshold, "halt", SCORE_NAME, SCORE_UNIT)
     simulation = Simulation.start(
         system,
         Langevin(DT, temperature, FRICTION, SEED + bench.seed),
-        ForceField(bench.model, system, decision=decision, steps=size.steps),
+        ForceField(bench.model, system, decision=halt.decision, steps=size.steps),
         positions,
         maxwell_boltzmann(system, positions, temperature, seed=SEED + bench.seed, replicas=replicas, bath=True),
         dof=3 * system.n_atoms,
@@ -231,5 +262,5 @@ def real(bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size) 
     wanted = min(size.real, len(rows))
     simulation.run(size.steps, stop=lambda: not any(simulation.state.active[:wanted]))
     halted = {e.replica: e.step for e in simulation.suspects.halts}
-    alarms = found.first_above(decision.level, threshold)
+    alarms = found.first_above(halt.level, halt.threshold)
     return {"runs": [{"halted": halted.get(k), "alarm": alarms[k]} for k in range(wanted)]}

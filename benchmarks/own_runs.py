@@ -37,6 +37,7 @@ class Plan:
         temperature: K, of the Langevin bath and the first velocities. dt: fs. friction: 1/fs.
         score_every: steps between two scores. keep_every: steps between two frames that are kept.
         floor: of the screen, eV/Angstrom: below it no exact score is computed.
+        early: another floor, and a score: that floor holds in each run up to its first score above that.
         alarm: a score above it ends the scoring of every step of that run; from then on the frames that are kept are
             scored exactly. None: never.
         mark: frames that score above it are kept, too: the first of every ``mark_gap`` steps, and that of the alarm.
@@ -48,6 +49,7 @@ class Plan:
     steps: int
     seed: int
     floor: float
+    early: tuple[float, float] | None = None
     dt: float = 0.5
     friction: float = 0.01
     score_every: int = 1
@@ -132,6 +134,7 @@ def _batch(
         "why": np.full(len(rows), "", "U200"),
         "alarmed": np.zeros(len(rows), bool),
         "last_mark": np.full(len(rows), -plan.mark_gap),
+        "early": np.full(len(rows), plan.early is not None),
     }
     limits = Limits.from_reference(system, positions[0])
     field_ = ForceField(model, system, decision=decision, limits=limits, steps=plan.steps)
@@ -178,7 +181,7 @@ class _Segment:
         self.kept_steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.keep_every) == 0]
         self.screen, self.exact = (np.full((count, len(self.steps)), np.nan) for _ in range(2))
         self.kept = np.full((count, len(self.kept_steps), system.n_atoms, 3), np.nan)
-        self.alarmed, self.last_mark = state["alarmed"].copy(), state["last_mark"].copy()
+        self.alarmed, self.last_mark, self.early = (state[k].copy() for k in ("alarmed", "last_mark", "early"))
         self.marks: list[tuple[int, int, np.ndarray]] = []
         self.rows = np.flatnonzero(state["stop"] < 0)
 
@@ -210,7 +213,8 @@ class _Segment:
         numbers = np.array([m[:2] for m in self.marks], np.int64).reshape(-1, 2)
         marks = {"marked": frames, "marked_run": numbers[:, 0], "marked_step": numbers[:, 1]}
         rest = {"positions": positions, "velocities": velocities, "stop": where, "why": why}
-        return {**arrays, **times, **marks, **rest, "alarmed": self.alarmed, "last_mark": self.last_mark}
+        rest |= {"alarmed": self.alarmed, "last_mark": self.last_mark, "early": self.early}
+        return {**arrays, **times, **marks, **rest}
 
     def _note(self, simulation: Simulation) -> None:
         state, plan = simulation.state, self.plan
@@ -225,7 +229,7 @@ class _Segment:
         screen = moving.extras["screen"].double()
         self.screen[rows, column] = screen.numpy()
         # what is not a number is not below the floor
-        wanted = ~(screen < plan.floor).numpy()
+        wanted = ~(screen.numpy() < np.where(self.early[rows], plan.early[0] if plan.early else 0.0, plan.floor))
         if plan.alarm is not None:
             done = self.alarmed[rows]
             wanted = np.where(done, step % plan.keep_every == 0, wanted)
@@ -233,6 +237,8 @@ class _Segment:
             index = torch.from_numpy(np.flatnonzero(wanted))
             values = self.score(moving.positions[index], {"screen": screen[index]})[0].numpy()
             self.exact[rows[wanted], column] = values
+            if plan.early:
+                self.early[rows[wanted]] &= values <= plan.early[1]
             self._mark(rows[wanted], values, step, moving.positions[index].numpy())
 
     def _mark(self, rows: np.ndarray, values: np.ndarray, step: int, positions: np.ndarray) -> None:

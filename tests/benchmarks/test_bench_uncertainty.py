@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +138,23 @@ def test_calls_are_timed_in_turns() -> None:
 def test_the_detection_table_and_plot(tmp_path: Path) -> None:
     rows = []
     for split, alarms in (("300K", 2), ("1000K", 20)):
-        name = f"bundled/ethanol/{split}/guard"
-        rows += [row(f"{name}/runs", 20), row(f"{name}/runs_with_alarm", alarms, interval=[0, 5])]
-        rows += [row(f"{name}/bad_share", 0.0123), row(f"{name}/lead_median", 85.0)]
-    rows += [row(f"bundled/ethanol/300K/guard/{k}", 0.1) for k in ("tau", "halt_threshold", "flag_threshold")]
+        name = f"bundled/ethanol/{split}"
+        rows += [row(f"{name}/guard/runs", 20), row(f"{name}/halt/runs", alarms, interval=[0, 5])]
+        rows += [row(f"{name}/guard/bad_share", 0.0123), row(f"{name}/bound/lead_median", 85.0)]
+    rows.append(row("bundled/ethanol/300K/guard/tau", 0.1))
+    for rule, value in (("halt", 0.4), ("flag", 0.1), ("bound", 0.05)):
+        rows.append(replace(row(f"bundled/ethanol/300K/{rule}/threshold", value), unit="eV/A"))
     text = detection_report.markdown(written(tmp_path, "detection", rows))
-    assert (
-        "| | 300 K | 1000 K |" in text
-        and "| with an alarm | 2 | 20 |" in text
-        and "| bad frames | 1.2% | 1.2% |" in text
-    )
+    assert "| | 300 K | 1000 K |" in text and "| bad frames | 1.2% | 1.2% |" in text
+    assert "| | halt, 300 K | halt, 1000 K | flag, 300 K |" in text
+    assert "| above (meV/A) | 400 | 400 | 100 | 100 | 50 | 50 |" in text
+    assert "| runs with an alarm | 2 | 20 | - | - | - | - |" in text
     assert "False halts to expect at 300 K: 0 to 5 runs" in text and "100 meV/A on an atom (tau)" in text
-    story = {"alarm": 10, "bad": 40, "lead_fs": 15.0}
+    story = {"first": {"halt": 60, "flag": 20, "bound": None}, "bad": 40}
     frames = {"sigma": [0.1, 0.2], "error": [0.1, 0.3]}
+    thresholds = {"halt": 0.3, "flag": 0.2, "bound": 0.1}
     found = {
-        t: {"runs": [story, {**story, "bad": None}], "frames": frames, "tau": 0.2, "halt": 0.3, "flag": 0.2}
+        t: {"runs": [story, {**story, "bad": None}], "frames": frames, "tau": 0.2, "thresholds": thresholds}
         for t in (300.0, 1000.0)
     }
     detection_report.plot(found, tmp_path / "plot.png")
@@ -168,8 +171,6 @@ def test_conservative_forces_have_no_net_force_and_direct_ones_do() -> None:
 
 
 def test_dynamics_goes_on_and_is_judged(toy: Toy, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     kind = conservation.Dynamics("nose-hoover", 300.0, 40, 2, "float64", 2, compile="off")
     conservation.simulate(toy.model, toy.held_out, replace(kind, steps=20), tmp_path / "a")
     simulation = conservation.simulate(toy.model, toy.held_out, kind, tmp_path / "a")
