@@ -17,7 +17,8 @@ from equimd.benchmarks.pieces import fingerprint
 from equimd.calibration.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
 from equimd.calibration.settings import CalibrationSettings
 from equimd.calibration.sigmas import Part, set_screen, set_thresholds
-from equimd.calibration.workflow import Calibrating, calibrate, prepare
+from equimd.calibration.stages import Calibrating
+from equimd.calibration.workflow import calibrate, prepare
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
 from equimd.run import Run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from equimd.calibration.workflow import Prepared
+    from equimd.calibration.stages import Prepared
     from equimd.uq.saved import Calibration
 
 _Unit = Annotated[str | None, typer.Option(help="unit of the data, where the file states none")]

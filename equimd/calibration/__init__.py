@@ -3,5 +3,6 @@
 - ``frames``: which frames may be used, and for what; ``settings``: what is asked for;
 - ``sigmas``: recalibration of energies and forces, the screen, and the flag and error thresholds;
 - ``dynamics``: the halt threshold, from the model's own molecular dynamics;
-- ``workflow``: all of it, in order; ``report``: how good it is, as JSON; ``plots``: the same to look at.
+- ``stages``: what passes from one to the next; ``workflow``: all of it, in order; ``report``: how good it is, as JSON;
+  ``plots``: the same to look at.
 """

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from equimd.calibration.stages import Calibrating
 from equimd.plots import TRAIN, TRUE, VAL, new_figure, plain_log_ticks, save_figure, thinned
 from equimd.uq.decision import exact_scores
-
-if TYPE_CHECKING:
-    from equimd.calibration.workflow import Calibrating
 
 SIGMAS_FILE, THRESHOLDS_FILE = "sigmas.png", "thresholds.png"
 ALARM, OWN = "#c0392b", "#2e8b57"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import timeit
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from equimd.calibration.dynamics import Molecule, OwnRuns, Verdict, run_own_dyna
 from equimd.calibration.frames import (
     PARTS,
     Contents,
-    Partition,
     check_apart,
     in_time,
     partition,
@@ -27,7 +25,8 @@ from equimd.calibration.frames import (
     usable_frames,
 )
 from equimd.calibration.settings import CalibrationSettings
-from equimd.calibration.sigmas import Part, Recalibrated, Scored, Thresholds, recalibrate, set_screen, set_thresholds
+from equimd.calibration.sigmas import Part, Recalibrated, Scored, recalibrate, set_screen, set_thresholds
+from equimd.calibration.stages import Calibrating, Prepared
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import ModelError, UncertaintyError
@@ -49,31 +48,6 @@ NO_TEMPERATURE = (
     "no halt threshold: the data do not say at which temperature they were sampled; give --temperature, in K, "
     "or --no-halt"
 )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A calibration that nothing stands in the way of.
-
-    Attributes:
-        held_out, test: usable frames; ``test`` None reports on the frames of the thresholds.
-        temperature: of the model's own runs, K; None leaves the halt threshold out.
-        no_halt: why there will be no halt threshold; None if there may be one.
-    """
-
-    run: Run
-    model: Potential
-    model_sha256: str
-    train: Dataset
-    held_out: Dataset
-    test: Dataset | None
-    parts: Partition
-    settings: CalibrationSettings
-    temperature: float | None
-    no_halt: str | None
-    compositions: tuple[str, ...]
-    data_sha256: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -170,21 +144,6 @@ def estimate(prepared: Prepared) -> dict[str, float]:
 def start_rows_of(prepared: Prepared) -> np.ndarray:
     """Rows, among the threshold frames, of the start frames."""
     return start_rows(len(prepared.parts.threshold), prepared.settings.blocks)
-
-
-@dataclass(frozen=True)
-class Calibrating:
-    """What the stages found so far, for the plots."""
-
-    prepared: Prepared
-    found: Recalibrated
-    scored: Scored
-    thresholds: Thresholds
-    part: Part
-    report_part: Part
-    own: OwnRuns | None
-    outcome: Verdict
-    calibration: Calibration
 
 
 def calibrate(prepared: Prepared, progress: Progress | None = None) -> Calibrating:
