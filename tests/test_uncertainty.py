@@ -43,10 +43,10 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def structures() -> list[Atoms]:
-    """Ordinary ones, and one far from them."""
+    """Ordinary ones, and one far from them; with positions that a file holds without rounding."""
     frames = toy_frames(5, seed=2).to_ase()
     frames[3].positions[1] += [0.6, 0.5, 0.4]
-    return [Atoms(a.numbers, a.positions) for a in frames]
+    return [Atoms(a.numbers, a.positions.round(6)) for a in frames]
 
 
 @pytest.fixture

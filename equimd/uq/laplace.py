@@ -242,9 +242,10 @@ class EnergyForceLaplace(FullLLLaplace):
     )
 
     def posterior(self) -> Posterior:
-        """What predictions need of it, free of laplace-torch."""
+        """What predictions need of it, free of laplace-torch; contiguous, so as to round as when read from a file."""
         seen = self.H[1] if bool(self.n_observations[1]) else self.H[0]
-        return Posterior(self.mean.clone(), self.posterior_scale.clone(), seen / max(float(seen.trace()), 1e-300))
+        scale = self.posterior_scale.clone(memory_format=torch.contiguous_format)
+        return Posterior(self.mean.clone(), scale, seen / max(float(seen.trace()), 1e-300))
 
 
 def fit_posterior(

@@ -136,7 +136,7 @@ class FeatureDistance:
         """From the mean (p,) and covariance (p, p), with a floor under the standard deviation in any direction."""
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp(min=max(noise**2, 1e-14 * float(values[-1]), torch.finfo(values.dtype).tiny))
-        return cls(mean, vectors / values.sqrt())
+        return cls(mean, (vectors / values.sqrt()).contiguous())
 
     def __call__(self, features: Tensor, n_atoms: Tensor) -> Tensor:
         """u (B,) of features (B, p or more), the first p of them, of structures of ``n_atoms`` (B,)."""
