@@ -7,7 +7,7 @@ Three parts, each in pieces that are kept, so that an interrupted run goes on:
 - ``costs``: the guard's scores as ratios to a plain call (:mod:`equimd.benchmarks.costs`), molecules of rMD17.
 
 Models are those of the accuracy suite, of the same work folder and budget; missing ones are trained. Writes
-calibration.json, calibration.md and calibration.png.
+calibration.json, calibration.md and, of each molecule, calibration-<molecule>.png.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _record(case: models.Case, rows: Sequence[MeasuredRow], options: Options) ->
 
 
 def _write(options: Options, found: Mapping[str, Pieces]) -> Path:
-    """Table from the results file; plot from the pieces of this run."""
+    """Table from the results file; plots from the pieces of this run."""
     import json
 
     from equimd.benchmarks import calibration_report
@@ -191,8 +191,8 @@ def _write(options: Options, found: Mapping[str, Pieces]) -> Path:
     results = json.loads((options.out / "calibration.json").read_text())
     table = options.out / "calibration.md"
     table.write_text(calibration_report.markdown(results))
-    if found:
-        calibration_report.plot(found, options.out / "calibration.png")
+    for name, pieces in found.items():
+        calibration_report.plot(name, pieces, options.out / f"calibration-{name}.png")
     return table
 
 

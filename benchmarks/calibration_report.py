@@ -18,7 +18,7 @@ METHODS = {
     "mahalanobis": ("feature distance", "tab:green"),
     "gmm": ("atomic features, a Gaussian an element", "tab:red"),
 }
-TITLES = {"acac": "acetylacetone", "bundled": "bundled ethanol"}  # of panels; else the molecule of rMD17
+TITLES = {"acac": "acetylacetone", "bundled": "bundled ethanol"}  # of plots; else the molecule of rMD17
 COLUMNS = (
     ("forces_zms", "ZMS", 2, True),
     ("forces_coverage_95", "in 95 %", 3, False),
@@ -152,36 +152,25 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(["# Calibration", "", *body, "", about, ""])
 
 
-def plot(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> None:
+def plot(case: str, pieces: Mapping[int, Mapping[str, Any]], path: Path) -> None:
     """Error against sigma of forces, a panel a split, of the first seed; below the diagonal a method is too careful."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = []
-    for case, pieces in found.items():
-        methods = next(iter(pieces.values()))["methods"]
-        panels += [(case, split, methods) for split in next(iter(methods.values()))["splits"]]
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    size = (3.1 * columns, 3.1 * lines + (0.7 if columns > 2 else 1.3))
-    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (case, split, methods) in zip(axes.flat, panels, strict=False):
+    methods = next(iter(pieces.values()))["methods"]
+    splits = list(next(iter(methods.values()))["splits"])
+    figure, axes = plt.subplots(1, len(splits), figsize=(4.1 * len(splits), 4.6), layout="constrained", squeeze=False)
+    for axis, split in zip(axes[0], splits, strict=True):
         _panel(axis, methods, split)
-        where = "" if case == split else f", {split.replace('K', ' K')}" if split.endswith("K") else ""
+        where = f", {split.replace('K', ' K')}" if split.endswith("K") else ""
         axis.set_title(f"{TITLES.get(case, case)}{where}", fontsize=9)
-    for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("predicted σ (meV/Å)")
-    for row in axes:
-        row[0].set_ylabel("root mean squared error (meV/Å)")
-    drawn = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    names = sorted(drawn, key=lambda label: label == "ideal")  # not every molecule has every method
-    figure.legend(
-        [drawn[n] for n in names], names, loc="outside upper center", ncols=min(3, columns), frameon=False, fontsize=8
-    )
+    axes[0][0].set_ylabel("root mean squared error (meV/Å)")
+    lines, names = axes[0][0].get_legend_handles_labels()
+    columns = max(2, min(3, len(splits)))
+    figure.legend(lines, names, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 

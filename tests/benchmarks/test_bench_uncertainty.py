@@ -93,8 +93,8 @@ def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_p
     assert home["forces"]["intervals"]["zms"][0] < home["forces"]["zms"] < home["forces"]["intervals"]["zms"][1]
     assert away["auroc_domain"]["value"] > 0.9 and "auroc_domain" not in home
     assert away["bad"] > home["bad"]
-    pieces = {"toy": {0: {"methods": {"last-layer": {"splits": found["splits"]}}}}}
-    calibration_report.plot(pieces, tmp_path / "plot.png")
+    pieces = {0: {"methods": {"last-layer": {"splits": found["splits"]}}}}
+    calibration_report.plot("toy", pieces, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
     ratios = sigmas.step_ratios(toy.model, [method, distance.mahalanobis(toy.model, layer.distance)], toy.held_out)
     assert set(ratios) == {"last-layer", "mahalanobis"} and min(ratios.values()) > 0
