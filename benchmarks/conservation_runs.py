@@ -18,8 +18,9 @@ from equimd.comparison.measures import judge_replica, net_force_and_torque, rms
 from equimd.data.dataset import Dataset
 from equimd.md.equilibration import Equilibrated
 from equimd.md.forcefield import Compile, ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann

@@ -17,8 +17,9 @@ from equimd.calibration.report import BAD_QUANTILE
 from equimd.calibration.settings import CalibrationSettings
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits, ScoreRule
+from equimd.md.guard import Guard, ScoreRule
 from equimd.md.integrators import Langevin
+from equimd.md.limits import Limits
 from equimd.md.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
 from equimd.md.simulation import Simulation
 from equimd.md.state import System, maxwell_boltzmann

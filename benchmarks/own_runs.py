@@ -19,8 +19,9 @@ from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.data.frames import Frames
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import Langevin
+from equimd.md.limits import Limits
 from equimd.md.score import StepScore
 from equimd.md.simulation import Simulation
 from equimd.md.state import System, maxwell_boltzmann

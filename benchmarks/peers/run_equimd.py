@@ -25,8 +25,9 @@ from worker import DT_FS, Frames, Prepared, serve
 from equimd.config import ModelConfig, parse_config
 from equimd.data.neighbors import neighbor_list
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
 from equimd.md.skin import SKIN
 from equimd.md.state import System, degrees_of_freedom

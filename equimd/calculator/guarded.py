@@ -12,7 +12,8 @@ import torch
 from ase import Atoms
 
 from equimd.errors import ConfigError, GuardError, ModelError
-from equimd.md.guard import Action, Event, Limits, ScoreRule, physical_decision
+from equimd.md.guard import Action, Event, ScoreRule, physical_decision
+from equimd.md.limits import Limits
 from equimd.md.score import SCORE_NAME, SCORE_UNIT
 from equimd.md.state import System
 from equimd.uq.asked import parse_threshold, resolve

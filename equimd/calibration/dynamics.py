@@ -18,8 +18,9 @@ import torch
 from equimd.calibration.settings import CalibrationSettings
 from equimd.data.frames import Frames
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.score import score_function
 from equimd.md.simulation import Simulation
 from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann, temperature

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from equimd.md.forcefield import Compile, ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.observables import bond_stability, linear_drift
 from equimd.md.simulation import Simulation
 from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann

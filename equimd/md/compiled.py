@@ -30,7 +30,7 @@ from equimd.errors import EquimdError
 from equimd.machine import has_compiler, side_by_side
 from equimd.md import force_graph, products
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.md.shared_graph import SharedGraph
 from equimd.model import Potential
 from equimd.run import load_tensors, save_tensors

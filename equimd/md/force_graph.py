@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from equimd.data.batch import Batch
 from equimd.md import products
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.model import Network, Potential, batch_arguments
 from equimd.uq.decision import StepDecision
 from equimd.uq.posterior import LastLayer

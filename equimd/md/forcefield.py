@@ -28,7 +28,7 @@ from torch import Tensor
 from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.errors import ModelError
 from equimd.md.compiled import CompiledForces, build, load
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.md.skin import SkinList
 from equimd.md.state import System
 from equimd.model.potential import Potential, batch_arguments

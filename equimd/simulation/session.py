@@ -22,8 +22,9 @@ from equimd.errors import ConfigError, RunError
 from equimd.machine import choose_device
 from equimd.md.equilibration import Equilibrated
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, Limits
+from equimd.md.guard import Guard
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import System, degrees_of_freedom
 from equimd.run import Run, free_name, write_atomic

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equimd.errors import DataError
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.md.state import System, maxwell_boltzmann, remove_momentum
 from equimd.run import load_tensors, save_tensors
 from equimd.structures import read_structures

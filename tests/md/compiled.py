@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equimd.md.forcefield import ForceField
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.md.state import System
 from equimd.uq.calibration import Recalibration
 from equimd.uq.decision import Screen, StepDecision

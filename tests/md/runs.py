@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from equimd.md import trajectory
-from equimd.md.guard import Guard, Limits, ScoreRule
+from equimd.md.guard import Guard, ScoreRule
 from equimd.md.integrators import Integrator, Langevin, NoseHoover
+from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
 

@@ -12,7 +12,8 @@ import torch
 
 from equimd.errors import ConfigError, DataError
 from equimd.md.flags import SuspectRecorder, write_suspects
-from equimd.md.guard import Decision, Event, Guard, Limits, ScoreRule, components, physical_decision
+from equimd.md.guard import Decision, Event, Guard, ScoreRule, physical_decision
+from equimd.md.limits import Limits, components
 from equimd.md.state import State, System, initial_state
 
 from .potentials import methanol, water

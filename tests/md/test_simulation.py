@@ -14,8 +14,9 @@ import torch
 
 from equimd.errors import RunError
 from equimd.md import trajectory
-from equimd.md.guard import Guard, Limits, ScoreRule
+from equimd.md.guard import Guard, ScoreRule
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
 from equimd.md.trajectory import read

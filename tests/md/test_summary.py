@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equimd.md import summary
-from equimd.md.guard import Limits
+from equimd.md.limits import Limits
 from equimd.md.state import System
 from equimd.md.trajectory import Frame, TrajectoryWriter
 
