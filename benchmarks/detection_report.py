@@ -30,8 +30,8 @@ RULE = (
     ("before_physical", "before a physical check failed", "{:.0f}"),
     ("lead_physical_median", "median time before that (fs)", "{:.1f}"),
     ("share", "frames above", "{:.1%}"),
-    ("missed_share", "of bad frames not", "{:.1%}"),
-    ("false_share", "of good frames", "{:.1%}"),
+    ("missed_share", "bad frames not above", "{:.1%}"),
+    ("false_share", "good frames above", "{:.1%}"),
     ("real_runs", "runs in halt mode", "{:.0f}"),
     ("real_halts_at_alarm", "halted at the alarm's step", "{:.0f}"),
 )
@@ -84,8 +84,9 @@ def _about(home: Mapping[str, Mapping[str, Any]], temperature: str) -> str:
         about += (
             f" A frame is bad above a force error of {1e3 * home['guard']['tau']['value']:.0f} meV/A on an atom (tau): "
             "by its definition one frame in a hundred is bad at the training temperature too, and a halt threshold "
-            "that lets such runs through is far above it. The error bound is what `--uq-threshold` of tau sets: "
-            "it alarms where an error above tau cannot be ruled out."
+            "that lets such runs through is far above it. The error bound is what `--uq-threshold` of tau sets: it "
+            "alarms where an error above tau is not ruled out, which happens in ordinary runs, too; so it is for flags "
+            "(`--on-exceed flag`), or for those who would rather halt too often."
         )
     expected = home.get("halt", {}).get("runs", {}).get("interval")
     if expected:
@@ -112,7 +113,7 @@ def plot(found: Mapping[float, Mapping[str, Any]], path: Path) -> None:
         scatter.axvline(1e3 * first["thresholds"][rule], color="0.4", lw=1, ls=style, label=RULES[rule])
     scatter.set(xscale="log", yscale="log", xlabel="largest force σ of an atom (meV/Å)")
     scatter.set_ylabel("largest true force error of an atom (meV/Å)")
-    scatter.legend(frameon=False, fontsize=8, loc="upper left", markerscale=2)
+    scatter.legend(framealpha=1, edgecolor="none", fontsize=8, loc="lower right", markerscale=2)
     _times(times, last, found[last]["runs"])
     for axis in (scatter, times):
         plain_log(axis)
