@@ -91,9 +91,16 @@ def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, st
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(merged, indent=1) + "\n")
+    temporary.write_text(_text(merged))
     temporary.replace(path)
     return merged
+
+
+def _text(results: dict[str, Any]) -> str:
+    """As JSON, a line a row: a figure measured again changes one line."""
+    head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)
+    rows = ",\n".join("  " + json.dumps(row) for row in results["rows"])
+    return f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
 def made_by(results: dict[str, Any], command: str) -> str:

@@ -29,3 +29,14 @@ def test_rows_keep_the_machine_they_were_measured_on(tmp_path: Path, monkeypatch
     assert text.startswith("Made by `equimd bench speed` on 2") and ", new, 2 cores; torch " in text
     assert "speed/water: on 2" in text and text.count(", old, 2 cores; torch ") == 1
     assert "machine" not in measured("newer", row("speed/water/540/large/cpu_ms", 3.0))["speed/water/540/large/cpu_ms"]
+
+
+def test_a_figure_measured_again_changes_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    merge(path, "speed", [row("a", 1.0), row("b", 1.0)], {})
+    before = path.read_text().splitlines()
+    merge(path, "speed", [row("b", 2.0)], {})
+    changed = [
+        line for line in path.read_text().splitlines() if line not in before and "created" not in line.split(":")[0]
+    ]
+    assert len(changed) == 1 and '"name": "b", "value": 2.0' in changed[0]
