@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equimd.benchmarks import accuracy
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.options import Options
 from equimd.errors import MachineError
 
 if TYPE_CHECKING:
     from equimd.data.dataset import Dataset
+    from equimd.md.state import System
     from equimd.model import Potential
 
 ACAC, BUNDLED = "acac", "bundled"
@@ -125,6 +126,17 @@ def load_model(run: Path) -> Potential:
     from equimd.run import Run
 
     return Run.open(run).load_model()[0]
+
+
+def predicted(model: Potential, system: System, positions: np.ndarray) -> np.ndarray:
+    """(k, n, 3) the model's forces on positions (k, n, 3) of one molecule, eV/Angstrom and Angstrom."""
+    import torch
+
+    from equimd.md.forcefield import ForceField
+
+    field = ForceField(model, system, compile="off")
+    parts = torch.from_numpy(positions.copy()).split(256)
+    return np.concatenate([field(x)[1].numpy() for x in parts])
 
 
 def weights_sha256(run: Path) -> str:

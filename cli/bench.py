@@ -61,7 +61,7 @@ def _options(
     data: Path | None, molecules: str, budget: str, peers: str | None, out: Path, work: Path | None, seeds: str = "0"
 ) -> Any:
     """The options all suites share, checked."""
-    from equimd.benchmarks.accuracy import MOLECULES
+    from equimd.benchmarks.accuracy.suite import MOLECULES
     from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
     from equimd.config import parse_duration
 
@@ -116,7 +116,7 @@ def accuracy(
         equimd bench accuracy --molecules ethanol --sizes 50,200,950 --peers schnetpack
         equimd bench accuracy --acac --ccsd
     """
-    from equimd.benchmarks import accuracy as suite
+    from equimd.benchmarks.accuracy import suite
 
     options = _options(data, molecules, budget, peers, out, work, seeds)
     chosen = suite.SPLITS if splits == "all" else _words(splits)
@@ -157,7 +157,7 @@ def speed(
         equimd bench speed --molecules ethanol --parts target --peers schnetpack
         equimd bench speed --parts large --threads 1
     """
-    from equimd.benchmarks import speed as suite
+    from equimd.benchmarks.speed import suite
 
     options = _options(data, molecules, budget, peers, out, work)
     wrong = set(_words(parts)) - set(suite.ALL_PARTS)
@@ -196,7 +196,7 @@ def _add(name: str, title: str) -> None:
         out: _Out = RESULTS,
         work: _Work = None,
     ) -> None:
-        module = importlib.import_module(f"equimd.benchmarks.{name}")
+        module = importlib.import_module(f"equimd.benchmarks.{name}.suite")
         named = ",".join(getattr(module, "MOLECULES", ("ethanol",))) if molecules is None else molecules
         _show(module.run(_options(data, named, budget, "none", out, work, seeds), quick=quick))
 
@@ -210,5 +210,5 @@ for _name, _title in {
     "calibration": "How well the uncertainties are calibrated, against baselines.",
     "detection": "How early and how often the guard notices what the model does not know, against baselines.",
 }.items():
-    if importlib.util.find_spec(f"equimd.benchmarks.{_name}") is not None:
+    if importlib.util.find_spec(f"equimd.benchmarks.{_name}.suite") is not None:
         _add(_name, _title)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import accuracy_report
+from equimd.benchmarks.accuracy import report as accuracy_report
 from equimd.benchmarks.results import Row, merge
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import accuracy, accuracy_report, published, report, search
+from equimd.benchmarks import report, search
+from equimd.benchmarks.accuracy import published
+from equimd.benchmarks.accuracy import report as accuracy_report
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import Row, merge
 from equimd.config import RunConfig, config_text, parse_config

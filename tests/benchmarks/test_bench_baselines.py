@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from equimd.benchmarks.baselines import distance, ensemble, last_layer
-from equimd.benchmarks.baselines.distance import _without_padding, atom_features
+from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
+from equimd.benchmarks.calibration.baselines.distance import _without_padding, atom_features
 from equimd.calculator import LoadedModel
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equimd.benchmarks import large, speed, speed_report, workers
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import merge
+from equimd.benchmarks.speed import large, workers
+from equimd.benchmarks.speed import report as speed_report
+from equimd.benchmarks.speed import suite as speed
 
 
 @pytest.fixture

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from equimd.benchmarks import detection, detection_runs, kept, labels, models, own_runs, rates
+from equimd.benchmarks import kept, models, own_runs
+from equimd.benchmarks.calibration import rates
+from equimd.benchmarks.detection import labels
+from equimd.benchmarks.detection import runs as detection_runs
+from equimd.benchmarks.detection import suite as detection
 from equimd.benchmarks.own_runs import OwnRuns, Plan
 from equimd.md.score import StepScore
 from equimd.md.state import System

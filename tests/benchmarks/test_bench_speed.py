@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equimd.benchmarks import speed, speed_report
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import merge
-from equimd.benchmarks.speed import Case, Effort
+from equimd.benchmarks.speed import report as speed_report
+from equimd.benchmarks.speed import suite as speed
+from equimd.benchmarks.speed.suite import Case, Effort
 from equimd.errors import ConfigError
 
 TIMES = {"equimd": 2.0, "equimd-run": 2.0, "equimd-guard": 2.2, "equimd-single": 0.25, "schnetpack": 8.0, "gemm": 1.0}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import speed_report, target
 from equimd.benchmarks.options import Options
+from equimd.benchmarks.speed import report as speed_report
+from equimd.benchmarks.speed import target
 from equimd.errors import MachineError
 
 

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equimd.benchmarks import calibration_report, conservation_report, costs, detection_report, models, sigmas
-from equimd.benchmarks import conservation as conservation_suite
-from equimd.benchmarks import conservation_runs as conservation
+from equimd.benchmarks import models
 from equimd.benchmarks.arguments import parse
+from equimd.benchmarks.calibration import costs, sigmas
+from equimd.benchmarks.calibration import report as calibration_report
+from equimd.benchmarks.conservation import report as conservation_report
+from equimd.benchmarks.conservation import runs as conservation
+from equimd.benchmarks.conservation import suite as conservation_suite
+from equimd.benchmarks.detection import report as detection_report
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge
@@ -75,7 +79,7 @@ def test_the_calibration_table_holds_every_method(tmp_path: Path) -> None:
 
 
 def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_path: Path) -> None:
-    from equimd.benchmarks.baselines import distance, last_layer
+    from equimd.benchmarks.calibration.baselines import distance, last_layer
     from equimd.calibration.frames import training_frames
     from equimd.run import Run
     from tests.train.toy import toy_frames

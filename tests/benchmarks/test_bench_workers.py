@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equimd.benchmarks import options, workers
-from equimd.benchmarks.workers import Worker, WorkerError, prepared
+from equimd.benchmarks import options
+from equimd.benchmarks.speed import workers
+from equimd.benchmarks.speed.workers import Worker, WorkerError, prepared
 from equimd.errors import ConfigError, DataError
 
 TOY = """

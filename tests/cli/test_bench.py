@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from equimd.benchmarks import accuracy, speed
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.options import Options
+from equimd.benchmarks.speed import suite as speed
 from equimd.cli import main
 
 runner = CliRunner()

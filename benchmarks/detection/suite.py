@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from equimd.benchmarks import accuracy, models
+from equimd.benchmarks import models
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.detection_runs import DT, QUICK, Bench, Size, measure, prepare, real, record
+from equimd.benchmarks.detection.runs import DT, QUICK, Bench, Size, measure, prepare, real, record
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
 from equimd.benchmarks.results import merge, sha256
@@ -134,14 +135,14 @@ def _row(
 
 
 def _write(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Path:
-    from equimd.benchmarks import detection_report
+    from equimd.benchmarks.detection import report
 
     hashes = {path.name: sha256(path) for path in models.files(case, options)}
     merge(options.out / "detection.json", "detection", rows(bench, found, case, options), hashes)
     results = json.loads((options.out / "detection.json").read_text())
     table = options.out / "detection.md"
-    table.write_text(detection_report.markdown(results))
-    detection_report.plot(found, options.out / "detection.png")
+    table.write_text(report.markdown(results))
+    report.plot(found, options.out / "detection.png")
     return table
 
 
@@ -159,7 +160,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers=0,
     )
     print(run(options, **{k: v or None if k not in ("parts", "quick") else v for k, v in more.items()}).read_text())
-
-
-if __name__ == "__main__":
-    main()

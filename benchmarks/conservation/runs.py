@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from equimd.benchmarks.detection_runs import predicted
+from equimd.benchmarks import models
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.comparison import measures
@@ -67,7 +67,7 @@ def net(model: Potential, data: Dataset) -> dict[str, float]:
     """Root mean squared net force (meV/Angstrom) and torque (meV) of a molecule: zero for what has an energy."""
     block = data.frames()
     system = System.build(block.numbers[0])
-    force, torque = net_force_and_torque(block.positions, predicted(model, system, block.positions))
+    force, torque = net_force_and_torque(block.positions, models.predicted(model, system, block.positions))
     return {"net_force": rms(force), "torque": rms(torque)}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.accuracy.published import RMD17, figure
 from equimd.benchmarks.bars import finish
-from equimd.benchmarks.published import RMD17, figure
 from equimd.benchmarks.results import made_by
 
 MAE, RMSE = ("energy_mae_meV", "forces_mae_meV_per_A"), ("energy_rmse_meV", "forces_rmse_meV_per_A")

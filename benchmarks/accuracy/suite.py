@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.options import Options, find_file, peer_python, rmd17_files, say
+from equimd.benchmarks.options import HERE, Options, find_file, peer_python, rmd17_files, say
 from equimd.benchmarks.results import Row, merge, sha256
 from equimd.config import SHORT_TRAINING
 from equimd.errors import DataError, MachineError
 
-PEER = Path(__file__).parent / "peers" / "schnetpack_painn.py"
+PEER = HERE / "peers" / "schnetpack_painn.py"
 MOLECULES = (
     "aspirin", "azobenzene", "benzene", "ethanol", "malonaldehyde",
     "naphthalene", "paracetamol", "salicylic", "toluene", "uracil",
@@ -231,7 +231,7 @@ def run(
         splits: of rMD17. variants: of the forces. sizes: training frames of rMD17, for learning curves.
         acac, ccsd: these data sets, too.
     """
-    from equimd.benchmarks.accuracy_report import write
+    from equimd.benchmarks.accuracy.report import write
 
     problems = [rmd17(options.data, m, s, n) for m in options.molecules for s in splits for n in sizes]
     problems += [acetylacetone(options.data)] if acac else []

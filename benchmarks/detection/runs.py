@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from equimd.benchmarks import kept, labels, models, own_runs
+from equimd.benchmarks import kept, models, own_runs
+from equimd.benchmarks.detection import labels
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import fingerprint
 from equimd.calibration.report import BAD_QUANTILE
@@ -111,16 +112,9 @@ def max_errors(model: Potential, data: Dataset) -> np.ndarray:
     system = System.build(data.frames([0]).numbers[0])
     parts = []
     for block in iterate_blocks(data):
-        wrong = predicted(model, system, block.positions) - block.forces
+        wrong = models.predicted(model, system, block.positions) - block.forces
         parts.append(np.linalg.norm(wrong, axis=2).max(1))
     return np.concatenate(parts)
-
-
-def predicted(model: Potential, system: System, positions: np.ndarray) -> np.ndarray:
-    """(k, n, 3) the model's forces, eV/Angstrom."""
-    field = ForceField(model, system, compile="off")
-    parts = torch.from_numpy(positions.copy()).split(256)
-    return np.concatenate([field(x)[1].numpy() for x in parts])
 
 
 def plan(bench: Bench, temperature: float, size: Size) -> own_runs.Plan:
@@ -179,7 +173,7 @@ def task(bench: Bench, found: own_runs.OwnRuns, run: int, alarm: int | None, siz
     _, first = np.unique(steps, return_index=True)
     first = first[np.isfinite(positions[first]).all((1, 2))]
     steps, positions = steps[first], positions[first]
-    forces = predicted(bench.model, bench.system, positions)
+    forces = models.predicted(bench.model, bench.system, positions)
     even = steps % (size.label_every * size.sparse) == 0
     always = even | np.isin(steps, found.marked_step[mine])
     numbers = bench.data.frames([0]).numbers[0].astype(np.int64)

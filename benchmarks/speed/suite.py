@@ -1,6 +1,6 @@
 """Speed: a training step, a step of dynamics, many replicas; equimd and its peers side by side, in one run.
 
-Each potential is a process of its own (:mod:`equimd.benchmarks.workers`). All are made ready, then measured in turns,
+Each potential is a process of its own (:mod:`.workers`). All are made ready, then measured in turns,
 A B C A B C, so that whatever else the machine does meets all of them alike. Figures are medians over the rounds of the
 time of one step; ratios are medians of the ratios within each round. On one thread CPU time is compared, on several
 wall time. Everyone has real rMD17 frames, batches made beforehand, and the optimiser's step included.
@@ -12,8 +12,8 @@ wall time. Everyone has real rMD17 frames, batches made beforehand, and the opti
 - useful work over the peak of matrix products, measured in the same rounds: the work is the forward pass's by count
   (16.7 MFLOP for ethanol, 45.3 for aspirin), twice that with forces, six times in training;
 - peak memory of training; the time to the first step with nothing compiled, and with everything compiled before;
-- the time to a stated accuracy, where asked for (:mod:`equimd.benchmarks.target`);
-- large periodic systems, time and memory against the number of atoms (:mod:`equimd.benchmarks.large`).
+- the time to a stated accuracy, where asked for (:mod:`.target`);
+- large periodic systems, time and memory against the number of atoms (:mod:`.large`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.options import Options, rmd17_files, say
+from equimd.benchmarks.options import HERE, Options, rmd17_files, say
 from equimd.benchmarks.results import Row, merge, sha256
-from equimd.benchmarks.workers import Worker, prepared
+from equimd.benchmarks.speed.workers import Worker, prepared
 from equimd.errors import ConfigError, EquimdError
 
 REPLICAS = 32
@@ -168,7 +168,7 @@ def source_digest() -> str:
     import equimd
 
     digest = hashlib.sha256()
-    for folder in (Path(equimd.__file__).parent, Path(__file__).parent):
+    for folder in (Path(equimd.__file__).parent, HERE):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -232,7 +232,7 @@ def run(
         quick: few and short measurements on one thread.
         parts: of the suite.
     """
-    from equimd.benchmarks import large, speed_report, target
+    from equimd.benchmarks.speed import large, report, target
 
     effort = QUICK if quick else Effort()
     chosen = threads or ((1,) if quick else tuple(sorted({1, os.cpu_count() or 1})))
@@ -244,21 +244,21 @@ def run(
     def record(new: list[Row], molecules: tuple[str, ...] = options.molecules) -> None:
         files = [p for m in molecules for p in rmd17_files(options.data, m)[:1]]
         results = merge(options.out / "speed.json", "speed", new, {f.name: sha256(f) for f in files})
-        speed_report.write(results, options.out)
+        report.write(results, options.out)
 
     if "steps" in parts:
         for case in cases(options.molecules, chosen):
             key = {**asdict(effort), "runs": {m: str(p) for m, p in trained.items()}}
             found = kept(case.name, key, lambda case=case: compare(case, options, trained, effort), options=options)
-            record(speed_report.step_rows(case, found))
+            record(report.step_rows(case, found))
     if "memory" in parts and MEMORY[0] in options.molecules:
-        record(speed_report.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
+        record(report.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
     if "compile" in parts:
         for molecule in options.molecules:
             for case in (Case(molecule, 10, "train"), Case(molecule, 1, "md")):
                 make = partial(first_steps, case, options)
                 found = kept(f"compile/{case.name}", {}, make, options=options)
-                record(speed_report.first_step_rows(case, found))
+                record(report.first_step_rows(case, found))
     if "large" in parts:
         for n in chosen:
             record(large.run(options, n, quick=quick, kept=partial(kept, options=options)), ())

@@ -27,10 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks import accuracy
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.options import Options, peer_python, say
 from equimd.benchmarks.pieces import MeasuredRow
-from equimd.benchmarks.workers import environment
+from equimd.benchmarks.speed.workers import environment
 from equimd.errors import MachineError
 
 TARGET = 10.0  # meV/Angstrom

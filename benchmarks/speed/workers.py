@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from equimd.benchmarks.options import peer_python
+from equimd.benchmarks.options import HERE, peer_python
 from equimd.errors import EquimdError
 
-FOLDER = Path(__file__).parent / "peers"
+FOLDER = HERE / "peers"
 ANSWER = "answer: "  # as in peers/worker.py
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from equimd.benchmarks import accuracy, models
-from equimd.benchmarks import conservation_runs as measured
+from equimd.benchmarks import models
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.arguments import parse
+from equimd.benchmarks.conservation import runs as measured
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import merge, sha256
@@ -186,12 +187,12 @@ def _nve_rows(variant: str, key: str, values: Mapping[str, Any], row: Any) -> It
 
 
 def _write(found: Mapping[str, Any], options: Options) -> Path:
-    from equimd.benchmarks import conservation_report
+    from equimd.benchmarks.conservation import report
 
     results = json.loads((options.out / "conservation.json").read_text())
     table = options.out / "conservation.md"
-    table.write_text(conservation_report.markdown(results))
-    conservation_report.plot(found, options.out / "conservation.png")
+    table.write_text(report.markdown(results))
+    report.plot(found, options.out / "conservation.png")
     return table
 
 
@@ -200,7 +201,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = {"variants": VARIANTS, "dtypes": DTYPES, "nve_ps": 0.0, "nvt_ps": 0.0}
     options, more = parse(__doc__, argv, molecules=MOLECULES, seeds=(0,), parts=PARTS, **own)
     print(run(options, **more).read_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Rows, table and plot of the speed suite; what is measured, and how, stands in :mod:`equimd.benchmarks.speed`.
+"""Rows, table and plot of the speed suite; what is measured, and how, stands in :mod:`equimd.benchmarks.speed.suite`.
 
 Row names read speed/<molecule>/<batch>/<what>/<metric>: ``cpu_ms_<who>``, ``wall_ms_<who>`` (median of a step),
 ``spread_<who>`` (half the distance of the quartiles over the median), ``ratio_vs_<peer>`` (the peer's time over
@@ -13,10 +13,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks import large
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row, made_by
-from equimd.benchmarks.speed import GEMM, OWN, Case, spread
+from equimd.benchmarks.speed import large
+from equimd.benchmarks.speed.suite import GEMM, OWN, Case, spread
 from equimd.benchmarks.ticks import plain_log
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
@@ -176,7 +176,7 @@ def _other_tables(groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]])
 
 
 def _target_lines(molecule: str, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Of time to accuracy (:mod:`equimd.benchmarks.target`): each potential, then the ratios."""
+    """Of time to accuracy (:mod:`equimd.benchmarks.speed.target`): each potential, then the ratios."""
     lines = []
     for who, name in {
         "equimd": "equimd, cold",

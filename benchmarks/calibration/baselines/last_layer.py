@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from equimd.benchmarks.baselines.method import Method
+from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.data.dataset import Dataset
 from equimd.model import Potential
 from equimd.uq.laplace import fit_last_layers

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from equimd.benchmarks import models
-from equimd.benchmarks.baselines import distance, ensemble, last_layer
-from equimd.benchmarks.baselines.method import Method
+from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
+from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.benchmarks.options import Options
 from equimd.calibration import report
 from equimd.calibration.frames import partition, training_frames

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equimd.benchmarks.baselines.method import Method
+from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames

@@ -2,9 +2,9 @@
 
 Three parts, each in pieces that are kept, so that an interrupted run goes on:
 
-- ``sigmas``: every method on held-out frames in domain and out of it (:mod:`equimd.benchmarks.sigmas`);
-- ``rates``: flags and halts in fresh in-domain runs of the models (:mod:`equimd.benchmarks.rates`), bundled ethanol;
-- ``costs``: the guard's scores as ratios to a plain call (:mod:`equimd.benchmarks.costs`), molecules of rMD17.
+- ``sigmas``: every method on held-out frames in domain and out of it (:mod:`.sigmas`);
+- ``rates``: flags and halts in fresh in-domain runs of the models (:mod:`.rates`), bundled ethanol;
+- ``costs``: the guard's scores as ratios to a plain call (:mod:`.costs`), molecules of rMD17.
 
 Models are those of the accuracy suite, of the same work folder and budget; missing ones are trained. Writes
 calibration.json, calibration.md and, of each molecule, calibration-<molecule>.png.
@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks import accuracy, costs, models, rates, sigmas
+from equimd.benchmarks import models
+from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.arguments import parse
+from equimd.benchmarks.calibration import costs, rates, sigmas
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge, sha256
@@ -186,13 +188,13 @@ def _write(options: Options, found: Mapping[str, Pieces]) -> Path:
     """Table from the results file; plots from the pieces of this run."""
     import json
 
-    from equimd.benchmarks import calibration_report
+    from equimd.benchmarks.calibration import report
 
     results = json.loads((options.out / "calibration.json").read_text())
     table = options.out / "calibration.md"
-    table.write_text(calibration_report.markdown(results))
+    table.write_text(report.markdown(results))
     for name, pieces in found.items():
-        calibration_report.plot(name, pieces, options.out / f"calibration-{name}.png")
+        report.plot(name, pieces, options.out / f"calibration-{name}.png")
     return table
 
 
@@ -200,7 +202,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     options, more = parse(__doc__, argv, molecules=MOLECULES, seeds=(0, 1, 2), parts=PARTS, members=MEMBERS)
     print(run(options, **more).read_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Errors on test frames by the published protocols, beside published and retrained peers."""

@@ -1,0 +1,1 @@
+"""How well uncertainties are calibrated, against baselines; how often thresholds are wrong; what it costs."""

@@ -1,0 +1,1 @@
+"""Conservative against direct forces: errors, drift, time until unstable."""

@@ -1,0 +1,5 @@
+"""``python -m equimd.benchmarks.conservation``: the suite with all its options."""
+
+from equimd.benchmarks.conservation.suite import main
+
+main()

@@ -1,0 +1,1 @@
+"""Whether the guard speaks before the model is wrong."""
