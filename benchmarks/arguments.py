@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def parse(
         more: further settings and their defaults, of which the type is taken; of a tuple, any of its items.
     """
     text = (about or "").split("\n")[0]
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    started = sys.modules["__main__"].__spec__  # None where a suite is called, not started
+    name = "" if started is None else f"python -m {started.name.removesuffix('.__main__')}"
+    form = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog=name or None, description=text, formatter_class=form)
     parser.add_argument("--data", type=Path, help="folder of data files")
     parser.add_argument("--molecules", nargs="+", default=list(molecules), help="molecules of rMD17, acac, bundled")
     parser.add_argument("--budget", default="45m", help="training time of a model, compilation included")
@@ -37,11 +41,11 @@ def parse(
     parser.add_argument("--out", type=Path, default=Path("benchmarks") / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, help="folder of trained models and raw measurements")
     parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, and nothing else")
-    for name, value in more.items():
+    for option, value in more.items():
         some: dict[str, Any] = {"type": type(value)}
         if isinstance(value, tuple):
             some = {"nargs": "+", "choices": value}
-        parser.add_argument(f"--{name.replace('_', '-')}", default=value, **some)
+        parser.add_argument(f"--{option.replace('_', '-')}", default=value, **some)
     given = vars(parser.parse_args(argv))
     seconds = float(str(parse_duration(given["budget"])))
     work = {} if given["work"] is None else {"work": given["work"]}
