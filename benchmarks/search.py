@@ -58,7 +58,8 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
         data = rmd17_files(options.data, molecule)[0]
         for name in tries:
             settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
-            title = f"{molecule}-{name.replace(' ', '-').replace(',', '')}"
+            variant = name.replace(" ", "-").replace(",", "")  # as the names of rows have it
+            title = f"{molecule}-{variant}"
             every = {**parse_config(settings).model_dump(), "sha256": sha256(data)}
             place = options.work / "search" / f"{title}-{fingerprint(every)}"
             found = piece(
@@ -69,7 +70,7 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
             )
             new = [
                 Row(
-                    f"rmd17/{molecule}/01-n{N_TRAIN}/{name}/{metric}",
+                    f"rmd17/{molecule}/01-n{N_TRAIN}/{variant}/{metric}",
                     found[metric],
                     unit,
                     found["command"],
@@ -106,8 +107,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The tries of each molecule, best first."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in results["rows"]:
-        _, molecule, _, name, metric = row["name"].split("/")
-        found.setdefault((molecule, name), {})[metric] = row["value"]
+        _, molecule, _, _, metric = row["name"].split("/")
+        found.setdefault((molecule, row["preset"]), {})[metric] = row["value"]
     first, last = next(iter(METRICS)), "seconds"
     lines = [
         "# Search",
