@@ -28,7 +28,7 @@ from equimd import model as model_package
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
 from equimd.machine import has_compiler, side_by_side
-from equimd.md import force_graph, products
+from equimd.md import force_graph, native, products
 from equimd.md.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.md.limits import Limits
 from equimd.md.shared_graph import SharedGraph
@@ -57,7 +57,7 @@ def _source_digest() -> str:
     folder = Path(str(model_package.__file__)).parent
     paths = sorted(p for p in folder.iterdir() if p.is_file())
     paths += [Path(str(module.__file__)) for module in (force_graph, products, uq_decision, uq_posterior)]
-    paths.append(Path(str(products.__file__)).with_suffix(".cpp"))
+    paths += native.SOURCES
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
@@ -194,7 +194,7 @@ def _compile(
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph.each, (positions, *constants))
-        options = OPTIONS | products.inductor_options()
+        options = OPTIONS | native.inductor_options(model.dtype, model.config.lmax)
         package = aoti_compile_and_package(program, package_path=str(folder / "graph.pt2"), inductor_configs=options)
     library = _library_of(Path(package))
     (folder / GRAPH_FILE).write_bytes(library)

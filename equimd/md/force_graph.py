@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch.func import functional_call
 
 from equimd.data.batch import Batch
-from equimd.md import products
+from equimd.md import native, products
 from equimd.md.limits import Limits
 from equimd.model import Network, Potential, batch_arguments
 from equimd.uq.decision import StepDecision
@@ -58,6 +58,7 @@ def force_function(
         x = centred.to(model.dtype).reshape(count * n, 3)
         arguments = batch_arguments(batch)
         arguments |= {"atomic_numbers": inputs["numbers"], "charge": inputs["charge"], "spin": inputs["spin"]}
+        arguments["pair_kernels"] = native.POSSIBLE and n > 1
         weights = {k: v for k, v in inputs.items() if k.startswith("model.")}
         with torch.set_grad_enabled(conservative):
             x = x.requires_grad_(conservative)
@@ -127,7 +128,7 @@ def trace(function: Callable[..., tuple[Tensor, ...]], positions: Tensor, inputs
 
     with torch.no_grad():
         traced = make_fx(flat)(positions.clone(), *inputs.values())
-    if products.POSSIBLE:
+    if native.POSSIBLE:
         products.use_packed(traced.graph, *_parts(traced.graph))
     return _split(traced)
 

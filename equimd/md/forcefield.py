@@ -40,7 +40,7 @@ Compile = Literal["auto", "on", "off"]
 Forces = tuple[Tensor, Tensor, dict[str, Tensor]]  # energies, forces, and what else was asked for
 #: Bytes of edge tensors in flight that still fit the second-level cache of one core.
 CACHE_BYTES = 1 << 20
-COMPILED_BYTES = 1 << 20  # compiled, several such tensors are one loop
+COMPILED_BYTES = 1 << 18  # compiled, of the filters of one layer, each pair once: those of all layers are kept
 CALL_COST = 4.0  # of a compiled call, in atoms whose work takes as long
 COMPILE_SECONDS = 60.0  # what compiling takes; two to three times less on an idle machine
 SAVED = 0.6  # at least this part of the time of an eager call is saved by the compiled one
@@ -54,7 +54,8 @@ def block_size(n_atoms: int, num_features: int, itemsize: int) -> int:
 def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: int, threads: int = 1) -> int:
     """Replicas of one compiled call: a power of two that fits the cache, keeps all threads busy, and leaves few places
     of the last one empty."""
-    largest = max(1, COMPILED_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
+    pairs = max(1, n_atoms * (n_atoms - 1) // 2)
+    largest = max(1, COMPILED_BYTES // (pairs * 3 * num_features * itemsize))
     sizes = [1 << k for k in range(min(largest, count).bit_length())]
     return min(sizes, key=lambda b: math.ceil(math.ceil(count / b) / threads) * (b + CALL_COST / n_atoms))
 

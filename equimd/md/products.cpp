@@ -4,7 +4,7 @@
 // each ROWS rows of x, whose partial sums stay in registers. General libraries pack the weights in every call, which
 // for the rows of one small molecule takes as long as the product itself.
 //
-// Included by equimd/md/products.py into the code that torch compiles ahead of time, at namespace scope.
+// Included at namespace scope after <cstdint>: see equimd/md/native.py.
 namespace equimd_products {
 
 constexpr int WIDTH_BYTES = 256;  // of a panel's row; products.py packs to it

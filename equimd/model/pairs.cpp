@@ -1,14 +1,14 @@
 // The message of PaiNN (Schuett et al. 2021, eqs. 7 and 8) summed over the unordered pairs of each structure, with the
 // derivatives that training on forces needs. W_ij = W_ji is stored once a pair, Y_l(-r) = (-1)^l Y_l(r).
 //
-// Prepended by equimd/model/pairs.py: SCALAR (float or double), LMAX.
+// Included after <cstdint> with SCALAR (float or double) and LMAX defined, by pairs_library.cpp and by
+// equimd/md/native.cpp, which puts the kernels into compiled force graphs.
 //   X (B, n, CX, F)  sender: [a | b_l, l = 1..L | U_m]        U = V * phi_vv; not in the first layer
 //   W (B, P, CW, F)  filter: [W_s | W_vs of each l | W_vv of each l]   pairs p = (i < j), i outermost
 //   Y (B, P, M)      harmonics of r_j - r_i
 //   G (B, n, 1+M, F) message, or the derivative of a scalar with respect to it
 // DOT kernels are directional derivatives along (Xd, Wd, Yd) at fixed G.
-#include <cstdint>
-
+namespace equimd_pairs {
 namespace {
 
 using S = SCALAR;
@@ -222,29 +222,4 @@ void harmonic_all(const S* G, const S* X, const S* W, S* out, int64_t B, int64_t
 }
 
 }  // namespace
-
-extern "C" {
-
-void gather(const S* X, const S* Xd, const S* W, const S* Wd, const S* Y, const S* Yd, S* out,
-            int64_t B, int64_t n, int64_t F, int64_t vv, int64_t threads) {
-    if (Xd) (vv ? gather_all<true, true> : gather_all<false, true>)(X, Xd, W, Wd, Y, Yd, out, B, n, F, int(threads));
-    else (vv ? gather_all<true, false> : gather_all<false, false>)(X, Xd, W, Wd, Y, Yd, out, B, n, F, int(threads));
-}
-
-void sender(const S* G, const S* W, const S* Wd, const S* Y, const S* Yd, S* out,
-            int64_t B, int64_t n, int64_t F, int64_t vv, int64_t threads) {
-    if (Wd) (vv ? sender_all<true, true> : sender_all<false, true>)(G, W, Wd, Y, Yd, out, B, n, F, int(threads));
-    else (vv ? sender_all<true, false> : sender_all<false, false>)(G, W, Wd, Y, Yd, out, B, n, F, int(threads));
-}
-
-void filter(const S* G, const S* X, const S* Xd, const S* Y, const S* Yd, S* out,
-            int64_t B, int64_t n, int64_t F, int64_t vv, int64_t threads) {
-    if (Xd) (vv ? filter_all<true, true> : filter_all<false, true>)(G, X, Xd, Y, Yd, out, B, n, F, int(threads));
-    else (vv ? filter_all<true, false> : filter_all<false, false>)(G, X, Xd, Y, Yd, out, B, n, F, int(threads));
-}
-
-void harmonic(const S* G, const S* X, const S* W, S* out, int64_t B, int64_t n, int64_t F, int64_t vv, int64_t threads) {
-    (vv ? harmonic_all<true> : harmonic_all<false>)(G, X, W, out, B, n, F, int(threads));
-}
-
-}
+}  // namespace equimd_pairs

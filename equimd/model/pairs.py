@@ -31,15 +31,21 @@ import torch
 from torch import Tensor
 
 _SCALARS = {torch.float32: "float", torch.float64: "double"}
+_FOLDER = Path(__file__).parent
 _LIBRARY = torch.library.Library("equimd", "FRAGMENT")
+
+
+def kernel_source(dtype: torch.dtype, lmax: int) -> str:
+    """C++ of the kernels for one precision and lmax; wants ``<cstdint>`` before it."""
+    return f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{(_FOLDER / 'pairs.cpp').read_text()}"
 
 
 @functools.cache
 def _kernels(dtype: torch.dtype, lmax: int) -> Any:
     from torch._inductor.codecache import CppCodeCache
 
-    source = Path(__file__).with_name("pairs.cpp").read_text()
-    library = CppCodeCache.load(f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{source}")
+    exported = (_FOLDER / "pairs_library.cpp").read_text()
+    library = CppCodeCache.load(f"#include <cstdint>\n{kernel_source(dtype, lmax)}\n{exported}")
     for name, tensors in (("gather", 7), ("sender", 6), ("filter", 6), ("harmonic", 4)):
         getattr(library, name).argtypes = [ctypes.c_void_p] * tensors + [ctypes.c_int64] * 5
     return library
@@ -114,6 +120,7 @@ harmonic = _register("harmonic", "Tensor g, Tensor x, Tensor w", _harmonic, _har
 class _Message(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        x, w, y = x.contiguous(), w.contiguous(), y.contiguous()
         ctx.save_for_backward(x, w, y)
         return gather(x, None, w, None, y, None)
 
@@ -125,6 +132,7 @@ class _Message(torch.autograd.Function):
 class _MessageBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        g = g.contiguous()
         ctx.save_for_backward(g, x, w, y)
         return sender(g, w, None, y, None), filter_(g, x, None, y, None), harmonic(g, x, w)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from equimd.machine import has_compiler
-from equimd.md import products
+from equimd.md import native, products
 from equimd.md.force_graph import force_function, graph_inputs, trace
 
 from .compiled import LIMITS, decision, field
@@ -24,7 +23,7 @@ SCALARS = {torch.float32: "float", torch.float64: "double"}
 def kernel(dtype: torch.dtype) -> Any:
     from torch._inductor.codecache import CppCodeCache
 
-    source, scalar = Path(products.__file__).with_suffix(".cpp").read_text(), SCALARS[dtype]
+    source, scalar = products.KERNELS.read_text(), SCALARS[dtype]
     call = f"""extern "C" void run(const {scalar}* x, int64_t stride, const {scalar}* packed, {scalar}* out,
                                    int64_t m, int64_t k, int64_t n)
                {{ equimd_products::product(x, stride, packed, out, m, k, n); }}"""
@@ -51,7 +50,7 @@ def test_the_kernel_multiplies(dtype: torch.dtype) -> None:
             torch.testing.assert_close(torch.ops.equimd.packed_product(x, both, 64, n), x @ weight)
 
 
-@pytest.mark.skipif(not products.POSSIBLE, reason="Microsoft's compiler has no vector types")
+@pytest.mark.skipif(not native.POSSIBLE, reason="Microsoft's compiler has no vector types")
 @pytest.mark.parametrize("dtype", SCALARS)
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 def test_graphs_multiply_packed_weights_alone(forces: str, dtype: torch.dtype) -> None:
