@@ -54,7 +54,7 @@ demo: setup
 	$(BIN)/equimd predict demo/run demo/ethanol.xyz --out demo/ethanol.extxyz
 	$(BIN)/equimd evaluate demo/run --data bundled:ethanol-test --plot demo/parity.png
 	$(BIN)/equimd calibrate demo/run --data bundled:ethanol --test-data bundled:ethanol \
-		--run-length $(DEMO_STEPS) --false-halt-rate 0.05
+		--run-length $(DEMO_STEPS) --false-halt-rate 0.05 --blocks 39
 	@echo "300 K, as the model was trained: runs through (a false halt, exit code 3, in 5 % of such runs)"
 	$(BIN)/equimd simulate demo/run demo/ethanol.xyz --relax --steps $(DEMO_STEPS) --out demo/300K || test $$? -eq 3
 	@echo "1000 K, far from what it was trained on: the guard halts it (exit code 3)"

@@ -169,7 +169,7 @@ def source_digest() -> str:
 
     digest = hashlib.sha256()
     for folder in (Path(equimd.__file__).parent, HERE):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")]):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
