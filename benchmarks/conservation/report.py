@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ LINES = (
     ("nvt_stable", "stable, 500 K (ps)", "{:.1f}"),
     ("nvt_h_error", "h(r) error, 500 K", "{:.3f}"),
 )
+PLOTS = {"conservation.png": ("nve-float64", "nve-float32"), "conservation-500K.png": ("nvt",)}
 COLOURS = {"conservative": "tab:blue", "direct": "tab:orange"}
 
 
@@ -68,16 +69,21 @@ def _cell(row: Mapping[str, Any] | None, form: str) -> str:
     return text
 
 
-def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A row a molecule: energies of constant-energy runs, and distances at 500 K where they were run."""
+def plots(found: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Energies of constant-energy runs, and distances at 500 K: a plot of each, so that parts can be run one by one."""
+    for name, keys in PLOTS.items():
+        there = [key for key in keys if any(key in parts for parts in found.values())]
+        if there:
+            _plot(found, there, folder / name)
+
+
+def _plot(found: Mapping[str, Mapping[str, Any]], keys: Sequence[str], path: Path) -> None:
+    """A row a molecule, a column a kind of run."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    keys = [k for k in ("nve-float64", "nve-float32", "nvt") if any(k in parts for parts in found.values())]
-    if not keys:
-        return
     figure, axes = plt.subplots(
         len(found), len(keys), figsize=(4.2 * len(keys), 2.9 * len(found) + 0.4), layout="constrained", squeeze=False
     )

@@ -7,7 +7,7 @@ For molecules of rMD17, models of the accuracy suite, in four parts, each in pie
 - ``nve``: constant energy at 300 K, 0.5 fs: drift in float32 and float64, picoseconds until unstable;
 - ``nvt``: Nose-Hoover at 500 K, 0.5 fs: picoseconds until unstable, distances h(r) beside those of the data.
 
-Dynamics that is interrupted goes on where it was. Writes conservation.json, conservation.md and conservation.png.
+Dynamics that is interrupted goes on where it was. Writes conservation.json, conservation.md and plots.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _write(found: Mapping[str, Any], options: Options) -> Path:
     results = json.loads((options.out / "conservation.json").read_text())
     table = options.out / "conservation.md"
     table.write_text(report.markdown(results))
-    report.plot(found, options.out / "conservation.png")
+    report.plots(found, options.out)
     return table
 
 

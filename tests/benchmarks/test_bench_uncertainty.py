@@ -200,8 +200,8 @@ def test_constant_energy_starts_from_equilibrium(toy: Toy, tmp_path: Path, monke
             "nvt": {"conservative": {**told, "h": {"r": [1, 2], "own": [0, 1], "data": [0, 1]}}},
         }
     }
-    conservation_report.plot(found, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 5000
+    conservation_report.plots(found, tmp_path)
+    assert all((tmp_path / name).stat().st_size > 5000 for name in conservation_report.PLOTS)
 
 
 def test_the_conservation_table_sets_variants_side_by_side(tmp_path: Path) -> None:
