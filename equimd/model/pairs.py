@@ -120,6 +120,7 @@ harmonic = _register("harmonic", "Tensor g, Tensor x, Tensor w", _harmonic, _har
 class _Message(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        # here and not in the operators: those of a compiled force graph take tensors as they come
         x, w, y = x.contiguous(), w.contiguous(), y.contiguous()
         ctx.save_for_backward(x, w, y)
         return gather(x, None, w, None, y, None)

@@ -43,14 +43,14 @@ def test_the_kernel_multiplies(dtype: torch.dtype, stored: torch.dtype, triangul
     """Rows and columns that fill registers and panels and that do not; rows of a wider matrix; nothing else written."""
     generator = torch.Generator().manual_seed(0)
     for m in (1, 2, 5, 6, 7, 9, 13, 21):
-        for k, n in ((1, 1), (3, 31), (21, 128), (5, 65), (128, 20), (17, 200), (200, 200)):
+        for k, n in ((1, 1), (3, 31), (21, 128), (5, 65), (128, 20), (17, 200), (100, 100)):
             wide = torch.randn(m, k + 3, generator=generator, dtype=dtype)
             x, weight = wide[:, :k], torch.randn(k, n, generator=generator, dtype=stored)
             weight = weight.tril() if triangular else weight
             packed, out = products.pack(weight), torch.full((m + 1, n), torch.nan, dtype=dtype)
             kernel(dtype, stored)(x.data_ptr(), wide.stride(0), packed.data_ptr(), out.data_ptr(), m, k, n)
             eps = torch.finfo(dtype).eps  # k terms of about one, each rounded, and added in another order
-            torch.testing.assert_close(out[:m], x @ weight.to(dtype), rtol=4 * eps, atol=2 * k * eps)
+            torch.testing.assert_close(out[:m], x @ weight.to(dtype), rtol=4 * eps, atol=min(2 * k * eps, 1e-5))
             assert out[m].isnan().all()
             assert len(packed) == products.packed_size(k, n, stored.itemsize)
             both = torch.cat([torch.ones(64, dtype=stored), packed])
