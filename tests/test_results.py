@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from equimd.benchmarks import headline
 from equimd.benchmarks.accuracy import report as accuracy_report
 from equimd.benchmarks.results import Row, merge
 
@@ -38,14 +39,41 @@ def test_the_accuracy_table_is_the_results_file() -> None:
     assert (RESULTS / "accuracy.md").read_text() == accuracy_report.markdown(found)
 
 
-def test_readme_quotes_the_accuracy_table_and_no_figure_besides(root: Path) -> None:
+def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
     readme = (root / "README.md").read_text()
     begin, end = re.search(r"<!-- results:begin.*?-->\n", readme), readme.index("<!-- results:end -->")
     assert begin is not None
-    table = accuracy_report.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
-    assert table in readme[begin.end() : end]
-    rest = readme[: begin.end()] + readme[begin.end() : end].replace(table, "") + readme[end:]
+    accuracy = accuracy_report.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
+    quoted = readme[begin.end() : end]
+    for table in (accuracy, headline.speed(RESULTS), headline.trust(RESULTS)):
+        assert table in quoted, table
+        quoted = quoted.replace(table, "")
+    rest = readme[: begin.end()] + quoted + readme[end:]
     assert not FIGURE.search(rest), FIGURE.search(rest)
+
+
+def test_the_headline_has_every_figure() -> None:
+    speed, trust = headline.speed(RESULTS), headline.trust(RESULTS)
+    cells = [line.strip("| ").split(" | ") for line in speed.splitlines()]
+    assert [len(line) for line in cells] == [4] * 6
+    missing = [cell for line in cells[2:] for cell in line if cell == "-" or " - " in f" {cell} "]
+    assert missing == ["-", "-"]  # time to accuracy, of NequIP and MACE
+    assert len(trust.splitlines()) == 2 + 9 and "| - |" not in trust
+    row = next(
+        r
+        for r in json.loads((RESULTS / "speed.json").read_text())["rows"]
+        if r["name"].endswith("1/md/ratio_vs_nequip")
+    )
+    assert f"{row['value']:.1f}" in cells[3][2]
+
+
+def test_what_was_not_measured_is_missing_from_the_headline(tmp_path: Path) -> None:
+    assert "| step of dynamics | - / - | - / - | - / - |" in headline.speed(tmp_path)
+    merge(
+        tmp_path / "speed.json", "speed", [Row("speed/aspirin/1/md/ratio_vs_mace", 59.5, "1", "c", "p", 1.0, 1, 0)], {}
+    )
+    assert "| step of dynamics | - / - | - / - | - / 59.5 |" in headline.speed(tmp_path)
+    assert "sigma" not in headline.trust(tmp_path)
 
 
 def test_rows_are_merged_by_name(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ other frames (the test frames), with other velocities and noise.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,21 @@ class Size:
 
     Attributes:
         blocks: independent runs that the halt threshold is taken from. run_length: steps of each, and of a fresh run.
-        runs: fresh runs. halt: nominal rate a run. flags: nominal rates a frame.
+        runs: fresh runs in which halts are counted. flag_runs: as many more in which, with those, flags are: frames of
+            one run are alike, so that the rate a frame needs many runs to be known. halt: nominal rate a run.
+        flags: nominal rates a frame.
     """
 
     blocks: int = 99
     run_length: int = 2000
     runs: int = 200
+    flag_runs: int = 200
     score_every: int = 1
     halt: float = 0.1
     flags: tuple[float, ...] = (0.01, 0.05)
 
 
-QUICK = Size(blocks=9, run_length=60, runs=20)
+QUICK = Size(blocks=9, run_length=60, runs=20, flag_runs=10)
 
 
 def measure(case: models.Case, run_folder: Path, options: Options, seed: int, size: Size) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def measure(case: models.Case, run_folder: Path, options: Options, seed: int, si
     )
     levels = [c.levels.flag for c in (main, *others)] + [_halt_level(main)]
     frames = held.tests[case.split]
-    starts = frames.frames(np.linspace(0, len(frames) - 1, size.runs).round().astype(np.int64))
+    model = models.load_model(run_folder)
     plan = own_runs.Plan(
         temperature=case.temperature,
         steps=size.run_length,
@@ -71,8 +74,16 @@ def measure(case: models.Case, run_folder: Path, options: Options, seed: int, si
         keep_every=size.run_length,
     )
     decision, _ = main.decision("halt")
-    found = own_runs.run(models.load_model(run_folder), decision, starts, plan, work / "own-runs")
-    flagged = [flags(c, found, seed) for c in (main, *others)]
+    last = len(frames) - 1
+    between = (np.arange(size.flag_runs) + 0.5) / size.flag_runs
+
+    def fresh(places: np.ndarray, first: int) -> own_runs.OwnRuns:
+        starts = frames.frames((last * places).round().astype(np.int64))
+        return own_runs.run(model, decision, starts, replace(plan, first=first), work / "own-runs")
+
+    found = fresh(np.linspace(0, 1, size.runs), 0)
+    every = own_runs.OwnRuns.concatenate([found, fresh(between, size.runs)])
+    flagged = [flags(c, every, seed) for c in (main, *others)]
     return {"size": asdict(size), "halts": halts(main, found), "flags": flagged}
 
 
