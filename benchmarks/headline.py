@@ -1,4 +1,4 @@
-"""What the README says of speed and trust: a few figures of the suites, read from their results files.
+"""What README and docs say of speed, trust and presets: a few figures of the suites, read from their results files.
 
 ``python -m equimd.benchmarks.headline`` prints it.
 """
@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.accuracy.report import duration
+from equimd.benchmarks.accuracy.suite import DEFAULT
 from equimd.benchmarks.options import PEERS
 from equimd.benchmarks.speed.report import NAMES
+from equimd.config import PRESETS
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -51,6 +54,22 @@ def speed(folder: Path) -> str:
     words = f"{target[0]} at first, {target[1]} with its code compiled before"
     lines.append(["training until 10 meV/A (ethanol)", words, *["-"] * (len(PEERS) - 1)])
     return _table(heads, lines)
+
+
+def presets(folder: Path) -> str:
+    """What each preset takes and reaches on rMD17, as a Markdown table; a figure that is missing reads -."""
+    rows = read(folder, "accuracy")
+    metric = "forces_mae_meV_per_A"
+    variants = {name: "conservative" + ("" if name == DEFAULT else f"-{name}") for name in PRESETS}
+    molecules = sorted({name.split("/")[1] for name in rows if name.startswith("rmd17/") and "/01/" in name})
+    lines = []
+    for preset, settings in PRESETS.items():
+        found = {m: row for m in molecules if (row := rows.get(f"rmd17/{m}/01/{variants[preset]}/{metric}"))}
+        says = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the defaults"
+        times = {duration(row["budget_s"]) for row in found.values()}
+        cells = [f"{found[m]['value']:.1f}" if m in found else "-" for m in molecules]
+        lines.append([f"`{preset}`", says, " or ".join(sorted(times)) or "-", *cells])
+    return _table(["preset", "settings", "training, one thread", *molecules], lines)
 
 
 def trust(folder: Path) -> str:
@@ -125,4 +144,4 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 if __name__ == "__main__":
     results = Path("benchmarks") / "results"
-    print(speed(results), trust(results), sep="\n\n")
+    print(speed(results), trust(results), presets(results), sep="\n\n")

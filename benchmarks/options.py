@@ -27,6 +27,7 @@ class Options:
         out: takes <suite>.json, the table and plots.
         work: keeps trained models and raw measurements, so that nothing finished is repeated.
         seeds: of trainings.
+        preset: of the models; without one, what the budget brings farthest.
     """
 
     data: tuple[Path, ...]
@@ -36,6 +37,7 @@ class Options:
     out: Path = field(default_factory=lambda: Path("benchmarks") / "results")
     work: Path = field(default_factory=lambda: cache_folder() / "benchmarks")
     seeds: tuple[int, ...] = (0,)
+    preset: str | None = None
 
 
 def data_folders(given: Path | None) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from equimd.cli.common import log, sub_app
+from equimd.config import PRESETS
 
 app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
 
@@ -43,6 +44,9 @@ _Data = Annotated[
     typer.Option(help="folder of data files; default: what `equimd data fetch` made, data, ../shared/data"),
 ]
 _Molecules = Annotated[str, typer.Option(help="molecules of rMD17, or all: the ten of them")]
+_Preset = Annotated[
+    str | None, typer.Option(help=f"{', '.join(PRESETS)}; without it small for less than 15 minutes, else default")
+]
 _Budget = Annotated[str, typer.Option(help="training time of a model, compilation included: 90s, 45m, 2h")]
 _Peers = Annotated[
     str | None,
@@ -58,7 +62,14 @@ DEFAULT = "ethanol,aspirin"
 
 
 def _options(
-    data: Path | None, molecules: str, budget: str, peers: str | None, out: Path, work: Path | None, seeds: str = "0"
+    data: Path | None,
+    molecules: str,
+    budget: str,
+    peers: str | None,
+    out: Path,
+    work: Path | None,
+    seeds: str = "0",
+    preset: str | None = None,
 ) -> Any:
     """The options all suites share, checked."""
     from equimd.benchmarks.accuracy.suite import MOLECULES
@@ -74,8 +85,10 @@ def _options(
     chosen = installed_peers() if peers is None else () if peers == "none" else _words(peers)
     for peer in chosen:
         peer_python(peer)
+    if preset is not None and preset not in PRESETS:
+        raise typer.BadParameter(f"unknown preset '{preset}': {', '.join(PRESETS)}")
     more = {} if work is None else {"work": work}
-    return Options(data_folders(data), named, seconds, chosen, out, seeds=numbers, **more)
+    return Options(data_folders(data), named, seconds, chosen, out, seeds=numbers, preset=preset, **more)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -95,6 +108,7 @@ def accuracy(
     variants: Annotated[str, typer.Option(help="conservative, direct, or both")] = "conservative",
     sizes: Annotated[str, typer.Option(help="training frames: learning curves")] = "950",
     budget: _Budget = "45m",
+    preset: _Preset = None,
     seeds: _Seeds = "0",
     acac: Annotated[
         bool, typer.Option("--acac", help="acetylacetone too: trained at 300 K, tested at 300 and 600 K")
@@ -114,11 +128,12 @@ def accuracy(
         equimd bench accuracy --molecules ethanol --budget 5m --out bench
         equimd bench accuracy --molecules all --splits all --budget 90m
         equimd bench accuracy --molecules ethanol --sizes 50,200,950 --peers schnetpack
+        equimd bench accuracy --molecules ethanol --preset accurate --budget 2h
         equimd bench accuracy --acac --ccsd
     """
     from equimd.benchmarks.accuracy import suite
 
-    options = _options(data, molecules, budget, peers, out, work, seeds)
+    options = _options(data, molecules, budget, peers, out, work, seeds, preset)
     chosen = suite.SPLITS if splits == "all" else _words(splits)
     wrong = set(_words(variants)) - {"conservative", "direct"}
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):

@@ -153,10 +153,11 @@ class RunConfig(Settings):
     training: TrainConfig = TrainConfig()
 
 
-#: settings by name, beneath whatever else is stated
+#: settings by name, beneath whatever else is stated: for trainings of minutes, of an hour, of hours
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"lmax": 1},
     "default": {},
+    "accurate": {"lmax": 3},
 }
 SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 

@@ -8,6 +8,7 @@ from typing import Any
 from equimd.benchmarks.accuracy.published import RMD17, figure
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import made_by
+from equimd.benchmarks.ticks import plain_log
 
 MAE, RMSE = ("energy_mae_meV", "forces_mae_meV_per_A"), ("energy_rmse_meV", "forces_rmse_meV_per_A")
 HEAD = ["| molecule | split | model | training time | energy {} (meV) | forces {} (meV/A) |", "|" + " --- |" * 6]
@@ -17,7 +18,12 @@ def label(variant: str) -> str:
     """The variant's name in tables and plots."""
     if variant == "schnetpack-painn":
         return "SchNetPack PaiNN, rerun"
-    return f"equimd, {variant.replace('-seed', ', seed ')}"
+    return f"equimd, {variant.replace('-seed', ', seed ').replace('-', ', ')}"
+
+
+def duration(seconds: float) -> str:
+    """A training time as tables have it."""
+    return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
 
 
 def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]:
@@ -31,11 +37,11 @@ def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str, str], dict[st
 
 def _line(molecule: str, split: str, variant: str, rows: dict[str, dict[str, Any]], metrics: tuple[str, str]) -> str:
     one = rows[metrics[1]]
-    preset = one["preset"].removeprefix("default") if one["preset"].startswith("default") else f", {one['preset']}"
-    name = label(variant) + preset.replace(", --", "; --")
+    more = one["preset"].partition(", ")[2]
+    name = label(variant) + (f"; {more}" if more else "")
     if variant == "schnetpack-painn":
         name = f"{label(variant)} ({one['preset']})"
-    time = f"{one['budget_s'] / 60:g} min, 1 thread"
+    time = f"{duration(one['budget_s'])}, 1 thread"
     energy, forces = (rows[m]["value"] for m in metrics)
     return f"| {molecule} | {split} | {name} | {time} | {energy:.2f} | {forces:.2f} |"
 
@@ -51,17 +57,47 @@ def _rmd17(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -
     return lines if own else []
 
 
-def _curves(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+def _by_size(
+    groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]],
+) -> dict[tuple[str, str, str], list[dict[str, dict[str, Any]]]]:
+    """Rows of the learning curves, the smallest training set first, by molecule, split and variant."""
     small = {k[1:] for k in groups if k[0] == "rmd17" and "-n" in k[2]}
-    kinds = {(molecule, split.split("-n")[0], variant) for molecule, split, variant in small}
-    lines = ["| molecule | model | training frames | energy MAE (meV) | forces MAE (meV/A) |", "|" + " --- |" * 5]
-    for molecule, split, variant in sorted(kinds):
-        found = []
-        for (dataset, m, s, v), rows in groups.items():
-            if (dataset, m, s.split("-n")[0], v) == ("rmd17", molecule, split, variant):
-                found.append((rows[MAE[1]]["n_train"], rows[MAE[0]]["value"], rows[MAE[1]]["value"]))
-        lines += [f"| {molecule} | {label(variant)} | {n} | {e:.2f} | {f:.2f} |" for n, e, f in sorted(found)]
-    return ["", "Learning curves on rMD17:", "", *lines] if kinds else []
+    kinds = sorted({(molecule, split.split("-n")[0], variant) for molecule, split, variant in small})
+    found: dict[tuple[str, str, str], list[dict[str, dict[str, Any]]]] = {kind: [] for kind in kinds}
+    for (dataset, molecule, split, variant), rows in groups.items():
+        if dataset == "rmd17" and (kind := (molecule, split.split("-n")[0], variant)) in found:
+            found[kind].append(rows)
+    return {kind: sorted(each, key=lambda rows: rows[MAE[1]]["n_train"]) for kind, each in found.items()}
+
+
+def _curves(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+    heads = ["molecule", "model", "training frames", "training time", "energy MAE (meV)", "forces MAE (meV/A)"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    curves = _by_size(groups)
+    for (molecule, _, variant), sizes in curves.items():
+        for rows in sizes:
+            energy, forces = (rows[metric] for metric in MAE)
+            cells = [molecule, label(variant), str(forces["n_train"]), duration(forces["budget_s"])]
+            cells += [f"{row['value']:.2f}" for row in (energy, forces)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return ["", "Learning curves on rMD17:", "", *lines] if curves else []
+
+
+def _gap(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
+    own = {k[1:]: v[MAE[1]] for k, v in groups.items() if k[0] == "rmd17" and "-n" not in k[2]}
+    own = {k: v for k, v in own.items() if k[2].startswith("conservative")}
+    names = [name for name, table in RMD17.items() if any(molecule in table for molecule, _, _ in own)]
+    if not names:
+        return []
+    lines = ["| molecule | split | model | training time | " + " | ".join(names) + " |"]
+    lines += ["|" + " --- |" * (4 + len(names))]
+    for (molecule, split, variant), row in own.items():
+        known = [RMD17[name].get(molecule) for name in names]
+        cells = ["-" if k is None else f"{row['value'] / figure(k[1]):.2f}" for k in known]
+        time = f"{duration(row['budget_s'])}, 1 thread"
+        lines.append(f"| {molecule} | {split} | {label(variant)} | {time} | {' | '.join(cells)} |")
+    about = "Force errors over the published ones, of a range over its upper end; below 1 equimd is the more accurate:"
+    return ["", about, "", *lines]
 
 
 def _others(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
@@ -79,10 +115,12 @@ def _others(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) 
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables: rMD17 with published figures below, set apart; learning curves; the other data sets."""
+    """The tables: rMD17 with published figures below, the ratios to these; learning curves; the other data sets."""
     groups = _grouped(results)
     about = made_by(results, "equimd bench accuracy")
-    return "\n".join(["# Accuracy", "", *_rmd17(groups), *_curves(groups), *_others(groups), "", about, ""])
+    return "\n".join(
+        ["# Accuracy", "", *_rmd17(groups), *_gap(groups), *_curves(groups), *_others(groups), "", about, ""]
+    )
 
 
 def plot(results: dict[str, Any], path: Path) -> bool:
@@ -121,7 +159,34 @@ def plot(results: dict[str, Any], path: Path) -> bool:
     return True
 
 
+def plot_curves(results: dict[str, Any], path: Path) -> bool:
+    """The force error against the number of training frames; returns whether there was anything to draw."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = _by_size(_grouped(results))
+    if not curves:
+        return False
+    figure_, axes = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
+    for (molecule, split, variant), sizes in curves.items():
+        rows = [each[MAE[1]] for each in sizes]
+        name = f"{molecule} {split}, {label(variant)}"
+        axes.plot([r["n_train"] for r in rows], [r["value"] for r in rows], marker="o", label=name)
+    counts = sorted({each[MAE[1]]["n_train"] for sizes in curves.values() for each in sizes})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    plain_log(axes)
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_xlabel("training frames")
+    axes.set_ylabel("force MAE (meV/Å)")
+    finish(figure_, axes, path, 1)
+    return True
+
+
 def write(results: dict[str, Any], out: Path) -> None:
-    """Table and plot beside the results."""
+    """Tables and plots beside the results."""
     (out / "accuracy.md").write_text(markdown(results))
     plot(results, out / "accuracy.png")
+    plot_curves(results, out / "accuracy-curves.png")

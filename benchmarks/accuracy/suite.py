@@ -96,7 +96,8 @@ def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
         MachineError: the training failed; what it said stands above.
     """
     name = problem.name.removeprefix("rmd17/").replace("/", "-")
-    run = options.work / "accuracy" / f"{name}-{variant}-{budget(options)}-seed{seed}"
+    asked = f"-{options.preset}" if options.preset else ""
+    run = options.work / "accuracy" / f"{name}-{variant}{asked}-{budget(options)}-seed{seed}"
     if (run / "test.json").exists():
         return run
     new = [*arguments(problem, variant, seed, options), "--out", str(run)]
@@ -135,8 +136,8 @@ def budget(options: Options) -> str:
 
 
 def preset_name(options: Options) -> str:
-    """What is trained: the small model where the time would not bring the default one far."""
-    return "small" if options.budget_s < SHORT_TRAINING else DEFAULT
+    """What is trained: what was asked for, else the small model where the time would not bring the default one far."""
+    return options.preset or ("small" if options.budget_s < SHORT_TRAINING else DEFAULT)
 
 
 def preset(options: Options) -> list[str]:
@@ -184,11 +185,12 @@ def rows(problem: Problem, variant: str, seed: int, run: Path, options: Options)
     stated = settings(run)
     shown = shlex.join(["equimd", "train", *(word for item in stated.items() for word in option(*item))])
     extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
-    preset_ = ", ".join([stated.get("preset", DEFAULT), *extra])
-    label = variant + (f"-seed{seed}" if seed else "")
+    name = stated.get("preset", DEFAULT)
+    preset_ = ", ".join([name, *extra])
+    label = variant + (f"-{name}" if name != DEFAULT else "") + (f"-seed{seed}" if seed else "")
     return [
-        Row(f"{name}/{label}/{m}", found[m], unit, shown, preset_, options.budget_s, problem.counts[0], seed)
-        for name, found in errors(problem, run).items()
+        Row(f"{test}/{label}/{m}", found[m], unit, shown, preset_, options.budget_s, problem.counts[0], seed)
+        for test, found in errors(problem, run).items()
         for m, unit in METRICS.items()
     ]
 

@@ -78,6 +78,35 @@ def test_rmd17_is_trained_by_the_published_protocol_once(options: Options, comma
     assert rows[0]["command"] == "equimd train --data x_train_01.npz --max-time 5m"
 
 
+def test_a_preset_that_was_asked_for_has_runs_and_rows_of_its_own(
+    options: Options, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracy.run(options)
+    monkeypatch.setattr(accuracy, "settings", lambda run: {"preset": "accurate", "max_time": 9000.0, "lr": 0.002})
+    asked = replace(options, preset="accurate", budget_s=9000.0)
+    table = accuracy.run(asked).read_text()
+    assert "--preset accurate --forces conservative --max-time 150m" in " ".join(commands[1])
+    assert "| ethanol | 01 | equimd, conservative, accurate; --lr 0.002 | 2.5 h, 1 thread | 1.00 | 7.50 |" in table
+    assert "| ethanol | 01 | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
+    accuracy.run(asked)
+    assert len(commands) == 2
+
+
+def test_force_errors_stand_over_the_published_ones(tmp_path: Path) -> None:
+    rows = [
+        Row(f"rmd17/{molecule}/01/{variant}/{m}", v, "meV", "c", "default", 2700.0, 950, 0)
+        for molecule in ("malonaldehyde", "uracil")
+        for variant in ("conservative", "direct", "schnetpack-painn")
+        for m, v in ERRORS.items()
+    ]
+    text = accuracy_report.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
+    ratios = [line for line in text.splitlines() if line.count("|") == 8 and "equimd" in line]
+    assert ratios == [
+        "| malonaldehyde | 01 | equimd, conservative | 45 min, 1 thread | 0.54 | 1.47 | 1.50 |",
+        "| uracil | 01 | equimd, conservative | 45 min, 1 thread | - | - | - |",
+    ]
+
+
 def test_an_interrupted_training_is_resumed(options: Options, commands: list[list[str]]) -> None:
     problem = accuracy.rmd17(options.data, "ethanol")
     (options.work / "accuracy" / "ethanol-01-direct-5m-seed0").mkdir(parents=True)
@@ -90,11 +119,33 @@ def test_learning_curves_and_seeds_have_rows_of_their_own(options: Options, comm
     names = [r["name"] for r in json.loads((options.out / "accuracy.json").read_text())["rows"]]
     assert "rmd17/ethanol/01-n50/conservative-seed3/forces_mae_meV_per_A" in names
     assert len(names) == len(set(names)) == 2 * 2 * 4
-    assert "| ethanol | equimd, conservative | 50 | 1.00 | 7.50 |" in table
+    assert "| ethanol | equimd, conservative | 50 | 5 min | 1.00 | 7.50 |" in table
     assert "equimd, conservative, seed 3" in table
     assert [c[c.index("--splits") + 1] for c in commands] == ["50", "50", "950", "950"]
     for name in names:
         assert re.fullmatch(r"[\w-]+(/[\w-]+){4}", name), name
+
+
+def test_learning_curves_are_drawn_from_all_sizes(tmp_path: Path) -> None:
+    def rows(split: str, n: int, error: float) -> list[Row]:
+        errors = {**ERRORS, "forces_mae_meV_per_A": error}
+        name = f"rmd17/ethanol/{split}/conservative"
+        return [Row(f"{name}/{m}", v, "meV", "c", "default", 2700.0, n, 0) for m, v in errors.items()]
+
+    path = tmp_path / "accuracy.json"
+    found = merge(path, "accuracy", rows("01", 950, 3.0), {})
+    assert not accuracy_report.plot_curves(found, tmp_path / "curves.png")
+    found = merge(path, "accuracy", [*rows("01-n200", 200, 8.0), *rows("01-n50", 50, 20.0)], {})
+    lines = [
+        line for line in accuracy_report.markdown(found).splitlines() if line.count("|") == 7 and "45 min |" in line
+    ]
+    assert [line.split(" | ")[2:] for line in lines] == [
+        ["50", "45 min", "1.00", "20.00 |"],
+        ["200", "45 min", "1.00", "8.00 |"],
+        ["950", "45 min", "1.00", "3.00 |"],
+    ]
+    accuracy_report.write(found, tmp_path)
+    assert (tmp_path / "accuracy-curves.png").stat().st_size > 1000
 
 
 def test_acetylacetone_is_tested_hot_and_ccsd_on_what_is_left(options: Options, commands: list[list[str]]) -> None:
@@ -143,7 +194,7 @@ def test_what_a_run_states_is_said_beside_the_nearest_preset(tmp_path: Path, val
 
 def test_small_presets_are_named_in_tables(tmp_path: Path) -> None:
     rows = [
-        Row(f"rmd17/ethanol/01/conservative/{m}", v, "meV", "c", "small, --lr 0.1", 60.0, 950, 0)
+        Row(f"rmd17/ethanol/01/conservative-small/{m}", v, "meV", "c", "small, --lr 0.1", 60.0, 950, 0)
         for m, v in ERRORS.items()
     ]
     text = accuracy_report.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))

@@ -44,10 +44,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options
 @pytest.mark.parametrize("words", [["ethanol", "aspirin"], ["ethanol,aspirin"], ["ethanol", "--molecules", "aspirin"]])
 def test_lists_are_written_with_spaces_or_commas_or_again(words: list[str], calls: list) -> None:
     args = ["bench", "accuracy", "--molecules", *words, "--sizes", "50", "950", "--budget", "5m", "--acac"]
-    result = runner.invoke(main.app, args)
+    result = runner.invoke(main.app, [*args, "--preset", "small"])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == "a table"
     options, more = calls[0]
+    assert options.preset == "small"
     assert options.molecules == ("ethanol", "aspirin") and options.budget_s == 300.0
     assert more["sizes"] == (50, 950) and more["acac"] and not more["ccsd"]
 
@@ -72,6 +73,7 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
         (["accuracy", "--budget", "soon"], "is not a time"),
         (["accuracy", "--variants", "both"], "--variants"),
         (["accuracy", "--sizes", "0"], "--sizes"),
+        (["accuracy", "--preset", "huge"], "unknown preset 'huge'"),
         (["speed", "--peers", "schnetpack"], "make peers"),
         (["speed", "--peers", "vasp"], "unknown peer"),
         (["speed", "--parts", "all"], "--parts"),
