@@ -104,15 +104,28 @@ def _text(results: dict[str, Any]) -> str:
 
 
 def made_by(results: dict[str, Any], command: str) -> str:
-    """The sentence below a table: command, date, machine; and which rows come from another one."""
-    elsewhere: dict[str, set[str]] = {}
-    for row in results["rows"]:
-        if "machine" in row or "versions" in row:
-            own = _where(row["created"], *(row.get(key, results[key]) for key in ("machine", "versions")))
-            elsewhere.setdefault(own, set()).add("/".join(row["name"].split("/")[:2]))
+    """The sentence below a table: command, date, machine; and which rows come from another day or machine."""
     latest = _where(results["created"], results["machine"], results["versions"])
+    made: dict[str, str] = {}  # where each row was made, by name
+    for row in results["rows"]:
+        about = (row.get(key, results[key]) for key in ("created", "machine", "versions"))
+        made[row["name"]] = _where(*about)
+    places: dict[str, set[str]] = {}  # by the beginning of names
+    for name, where in made.items():
+        for begin in _beginnings(name):
+            places.setdefault(begin, set()).add(where)
+    elsewhere: dict[str, set[str]] = {}
+    for name, where in made.items():
+        if where != latest:
+            elsewhere.setdefault(where, set()).add(next(b for b in _beginnings(name) if len(places[b]) == 1))
     others = [f"{', '.join(sorted(names))}: on {where}." for where, names in elsewhere.items()]
     return " ".join([f"Made by `{command}` on {latest}.", *others])
+
+
+def _beginnings(name: str) -> list[str]:
+    """Of a row's name, from data set and molecule on to all of it."""
+    parts = name.split("/")
+    return ["/".join(parts[:n]) for n in range(2, len(parts) + 1)]
 
 
 def _where(created: str, on: dict[str, Any], using: dict[str, str]) -> str:

@@ -172,7 +172,10 @@ train.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         ),
         keyword(
             "preset",
-            Annotated[str | None, typer.Option("--preset", help=f"settings by name: {', '.join(PRESETS)}")],
+            Annotated[
+                str | None,
+                typer.Option("--preset", help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}"),
+            ],
         ),
         keyword("resume", Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")]),
         *_parameters(),

@@ -11,6 +11,7 @@ import pytest
 from equimd.benchmarks import headline
 from equimd.benchmarks.accuracy import report as accuracy_report
 from equimd.benchmarks.results import Row, merge
+from equimd.config import PRESETS
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 ROW_KEYS = {"name", "value", "unit", "command", "preset", "budget_s", "n_train", "seed"}
@@ -50,6 +51,12 @@ def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
         quoted = quoted.replace(table, "")
     rest = readme[: begin.end()] + quoted + readme[end:]
     assert not FIGURE.search(rest), FIGURE.search(rest)
+
+
+def test_the_docs_quote_what_presets_take_and_reach(root: Path) -> None:
+    table = headline.presets(RESULTS)
+    assert table in (root / "docs" / "training.md").read_text()
+    assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(PRESETS)
 
 
 def test_the_headline_has_every_figure() -> None:

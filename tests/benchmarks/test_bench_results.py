@@ -31,6 +31,17 @@ def test_rows_keep_the_machine_they_were_measured_on(tmp_path: Path, monkeypatch
     assert "machine" not in measured("newer", row("speed/water/540/large/cpu_ms", 3.0))["speed/water/540/large/cpu_ms"]
 
 
+def test_rows_of_another_day_are_named_as_briefly_as_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    names = ["a/b/1/md/x", "a/b/1/md/y", "a/b/1/train/x", "a/c/1/md/x", "a/c/2/md/x"]
+    found = merge(path, "speed", [row(name, 1.0) for name in names], {})
+    for each in found["rows"]:
+        if each["name"] in ("a/b/1/md/y", "a/b/1/train/x", "a/c/1/md/x", "a/c/2/md/x"):
+            each["created"] = "2020-01-01T00:00:00+00:00"
+    text = made_by(found, "equimd bench speed")
+    assert text.split(". ")[1].startswith("a/b/1/md/y, a/b/1/train, a/c: on 2020-01-01, ")
+
+
 def test_a_figure_measured_again_changes_one_line(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     merge(path, "speed", [row("a", 1.0), row("b", 1.0)], {})
