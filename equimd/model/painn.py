@@ -170,6 +170,8 @@ class Coupling(nn.Module):
         for a, b, c in couplings(lmax):
             product = o3.wigner_3j(a, b, c, dtype=torch.float64) * (2 * c + 1) ** 0.5
             cube[part[c], part[a], part[b]] = product.permute(2, 0, 1)
+        #: (k, i, j, c): component k of the product has c times component i of x times component j of y
+        self.terms = [(k, i, j, float(cube[k, i, j])) for k, i, j in (cube.abs() > 1e-12).nonzero().tolist()]
         self._exact = cube.flatten(1)
         self.register_buffer("matrix", self._exact.clone(), persistent=False)
         self.matrix: Tensor
@@ -184,6 +186,18 @@ class Coupling(nn.Module):
         """All components (..., sum of 2l+1, F) of either -> for each l (..., 2l+1, F)."""
         product = (x.unsqueeze(-2) * y.unsqueeze(-3)).flatten(-3, -2)
         return list((self.matrix @ product).split(self.sizes, -2))
+
+    def tangents(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> list[Tensor]:
+        """Changes of the product for many changes (T, ...) of both sides at once, term by term.
+
+        :meth:`forward` makes every product of two components, most of which no term needs: one call for a few atoms,
+        and much to write for all their tangents.
+        """
+        out = torch.zeros_like(dx)
+        of_x, of_y, of_dx, of_dy, to = (z.unbind(-2) for z in (x, y, dx, dy, out))
+        for k, i, j, c in self.terms:
+            to[k].addcmul_(of_dx[i], of_y[j], value=c).addcmul_(of_x[i], of_dy[j], value=c)
+        return list(out.split(self.sizes, -2))
 
 
 class Update(nn.Module):

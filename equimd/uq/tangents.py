@@ -193,9 +193,7 @@ class _UpdateTangent:
         a = (hidden @ gates_weight).chunk(len(self.a), -1)
         inner, outer = list(db), list(du)
         if self.coupling is not None:
-            left, right = (torch.cat(x, -2) for x in (du, db))
-            both = zip(self.coupling(left, self.sides[1]), self.coupling(self.sides[0], right), strict=True)
-            self._append([x.add_(y) for x, y in both], inner, outer)
+            self._append(self.coupling.tangents(*self.sides, torch.cat(du, -2), torch.cat(db, -2)), inner, outer)
         ds, dv = a[0].clone(), cast("list[Tensor]", [])
         for k, (x, dx) in enumerate(zip(self.inner, inner, strict=True)):
             ell = k % self.lmax

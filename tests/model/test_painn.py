@@ -81,6 +81,17 @@ def test_coupling_is_that_of_e3nn(lmax) -> None:
     torch.testing.assert_close(ours, product(as_e3nn(x), as_e3nn(y)), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("lmax", [2, 3])
+def test_tangents_of_a_coupling_are_its_derivative(lmax) -> None:
+    shape, coupling = (4, (lmax + 1) ** 2 - 1, 3), Coupling(lmax).double()
+    x, y = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    dx, dy = (torch.randn(5, *shape, dtype=torch.float64) for _ in range(2))
+    ours = torch.cat(coupling.tangents(x, y, dx, dy), -2)
+    for t in range(5):
+        _, expected = torch.func.jvp(lambda a, b: torch.cat(coupling(a, b), -2), (x, y), (dx[t], dy[t]))
+        torch.testing.assert_close(ours[t], expected, rtol=0, atol=1e-13)
+
+
 def linears(model: torch.nn.Module) -> dict[str, o3.Linear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, o3.Linear)}
 
