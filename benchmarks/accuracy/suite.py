@@ -167,7 +167,7 @@ def settings(run: Path) -> dict[str, Any]:
         preset = flat_config(parse_config({"preset": name}))
         named = {} if name == DEFAULT else {"preset": name}
         stated.append({**named, **{key: value for key, value in found.items() if value != preset[key]}})
-    return min(stated, key=len)
+    return min(stated, key=lambda values: len(values.keys() - {"preset"}))
 
 
 def option(key: str, value: Any) -> list[str]:
