@@ -71,7 +71,7 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
         data = rmd17_files(options.data, molecule)[0]
         for name in tries:
             settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
-            variant = name.replace(" ", "-").replace(",", "")  # as the names of rows have it
+            variant = name.replace(" ", "-").replace(",", "").replace(".", "_")  # as the names of rows have it
             title = f"{molecule}-{variant}"
             every = {**parse_config(settings).model_dump(), "sha256": sha256(data)}
             place = options.work / "search" / f"{title}-{fingerprint(every)}"

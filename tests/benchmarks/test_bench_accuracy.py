@@ -212,13 +212,14 @@ def test_each_try_is_trained_once_and_the_best_comes_first(options: Options, mon
         return {**dict.fromkeys(search.METRICS, error), "command": "equimd train"}
 
     monkeypatch.setattr(search, "_train", train)
-    tries = ("Gaussians, lmax 1", "default")
+    tries = ("Gaussians, lmax 1", "default", "energy weight 0.01")
     for _ in range(2):
         lines = search.run(options, tries=tries).read_text().splitlines()
-    assert len(asked) == 2
-    assert [line.split(" | ")[1] for line in lines if line.startswith("| ethanol")] == ["default", "Gaussians, lmax 1"]
+    assert len(asked) == 3
+    found = [line.split(" | ")[1] for line in lines if line.startswith("| ethanol")]
+    assert found == ["default", "energy weight 0.01", "Gaussians, lmax 1"]
     rows = json.loads((options.out / "search.json").read_text())["rows"]
-    assert {row["name"].split("/")[3] for row in rows} == {"default", "Gaussians-lmax-1"}
+    assert {row["name"].split("/")[3] for row in rows} == {"default", "Gaussians-lmax-1", "energy-weight-0_01"}
 
 
 def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
