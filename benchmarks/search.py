@@ -128,7 +128,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         f"{N_TRAIN} training frames of rMD17, {EPOCHS} epochs of batches of 5, errors on {N_VAL} other frames of the "
         "training file; mean absolute errors, forces in meV/A, energies in meV. Settings are the defaults but for "
-        f"the learning rate, {COMMON['lr']:g}, and what is named; seconds are of a shared machine, compilation included.",
+        f"the learning rate, {COMMON['lr']:g}, and what is named; seconds are of a shared machine, compilation "
+        "included.",
         "",
         "| molecule | settings | forces | energy | forces, training frames | seconds |",
         "|" + " --- |" * 6,
