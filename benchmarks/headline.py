@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.accuracy.report import duration
-from equimd.benchmarks.accuracy.suite import DEFAULT
+from equimd.benchmarks.accuracy.suite import row_variant
 from equimd.benchmarks.options import PEERS
 from equimd.benchmarks.speed.report import NAMES
 from equimd.config import PRESETS
@@ -60,11 +60,11 @@ def presets(folder: Path) -> str:
     """What each preset takes and reaches on rMD17, as a Markdown table; a figure that is missing reads -."""
     rows = read(folder, "accuracy")
     metric = "forces_mae_meV_per_A"
-    variants = {name: "conservative" + ("" if name == DEFAULT else f"-{name}") for name in PRESETS}
     molecules = sorted({name.split("/")[1] for name in rows if name.startswith("rmd17/") and "/01/" in name})
     lines = []
     for preset, settings in PRESETS.items():
-        found = {m: row for m in molecules if (row := rows.get(f"rmd17/{m}/01/{variants[preset]}/{metric}"))}
+        variant = row_variant("conservative", preset)
+        found = {m: row for m in molecules if (row := rows.get(f"rmd17/{m}/01/{variant}/{metric}"))}
         says = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the defaults"
         times = {duration(row["budget_s"]) for row in found.values()}
         cells = [f"{found[m]['value']:.1f}" if m in found else "-" for m in molecules]

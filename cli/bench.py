@@ -74,7 +74,7 @@ def _options(
     """The options all suites share, checked."""
     from equimd.benchmarks.accuracy.suite import MOLECULES
     from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
-    from equimd.config import parse_duration
+    from equimd.config import parse_config, parse_duration
 
     named = MOLECULES if molecules == "all" else _words(molecules)
     try:
@@ -85,8 +85,8 @@ def _options(
     chosen = installed_peers() if peers is None else () if peers == "none" else _words(peers)
     for peer in chosen:
         peer_python(peer)
-    if preset is not None and preset not in PRESETS:
-        raise typer.BadParameter(f"unknown preset '{preset}': {', '.join(PRESETS)}")
+    if preset is not None:
+        parse_config({"preset": preset})  # refuses one that there is not
     more = {} if work is None else {"work": work}
     return Options(data_folders(data), named, seconds, chosen, out, seeds=numbers, preset=preset, **more)
 

@@ -26,6 +26,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
 
 
+def _time(row: dict[str, Any]) -> str:
+    return f"{duration(row['budget_s'])}, 1 thread"
+
+
 def _grouped(results: dict[str, Any]) -> dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]:
     """Rows by (data set, molecule, split, variant), then metric."""
     found: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]] = {}
@@ -41,9 +45,8 @@ def _line(molecule: str, split: str, variant: str, rows: dict[str, dict[str, Any
     name = label(variant) + (f"; {more}" if more else "")
     if variant == "schnetpack-painn":
         name = f"{label(variant)} ({one['preset']})"
-    time = f"{duration(one['budget_s'])}, 1 thread"
     energy, forces = (rows[m]["value"] for m in metrics)
-    return f"| {molecule} | {split} | {name} | {time} | {energy:.2f} | {forces:.2f} |"
+    return f"| {molecule} | {split} | {name} | {_time(one)} | {energy:.2f} | {forces:.2f} |"
 
 
 def _rmd17(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> list[str]:
@@ -94,8 +97,7 @@ def _gap(groups: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]]) -> 
     for (molecule, split, variant), row in own.items():
         known = [RMD17[name].get(molecule) for name in names]
         cells = ["-" if k is None else f"{row['value'] / figure(k[1]):.2f}" for k in known]
-        time = f"{duration(row['budget_s'])}, 1 thread"
-        lines.append(f"| {molecule} | {split} | {label(variant)} | {time} | {' | '.join(cells)} |")
+        lines.append(f"| {molecule} | {split} | {label(variant)} | {_time(row)} | {' | '.join(cells)} |")
     about = "Force errors over the published ones, of a range over its upper end; below 1 equimd is the more accurate:"
     return ["", about, "", *lines]
 

@@ -187,12 +187,17 @@ def rows(problem: Problem, variant: str, seed: int, run: Path, options: Options)
     extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
     name = stated.get("preset", DEFAULT)
     preset_ = ", ".join([name, *extra])
-    label = variant + (f"-{name}" if name != DEFAULT else "") + (f"-seed{seed}" if seed else "")
+    label = row_variant(variant, name) + (f"-seed{seed}" if seed else "")
     return [
         Row(f"{test}/{label}/{m}", found[m], unit, shown, preset_, options.budget_s, problem.counts[0], seed)
         for test, found in errors(problem, run).items()
         for m, unit in METRICS.items()
     ]
+
+
+def row_variant(variant: str, preset: str) -> str:
+    """The variant as names of rows have it: the preset is said unless it is the default."""
+    return variant if preset == DEFAULT else f"{variant}-{preset}"
 
 
 def schnetpack(problem: Problem, options: Options) -> list[Row]:
