@@ -23,7 +23,7 @@ from equimd.benchmarks.results import Row, made_by, merge, sha256
 from equimd.config import parse_config
 
 N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
-COMMON = {"lr": 2e-3, "compile": "on", "threads": 1, "val_interval": 30}
+COMMON = {"compile": "on", "threads": 1, "val_interval": 30}
 SQUARED = {"loss": "mse", "energy_weight": 0.01, "forces_weight": 0.99}
 #: by name, what differs from the defaults
 TRIES: dict[str, dict[str, Any]] = {
@@ -128,8 +128,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         f"{N_TRAIN} training frames of rMD17, {EPOCHS} epochs of batches of 5, errors on {N_VAL} other frames of the "
         "training file; mean absolute errors, forces in meV/A, energies in meV. Settings are the defaults but for "
-        f"the learning rate, {COMMON['lr']:g}, and what is named; seconds are of a shared machine, compilation "
-        "included.",
+        "what is named; seconds are of a shared machine, compilation included.",
         "",
         "| molecule | settings | forces | energy | forces, training frames | seconds |",
         "|" + " --- |" * 6,

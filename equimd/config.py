@@ -102,7 +102,7 @@ class TrainConfig(Settings):
     batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
     seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     loss: Literal["l2mae", "mse"] = Field(
         "l2mae", description="absolute energy errors and lengths of force errors, or squares of both"
@@ -155,9 +155,9 @@ class RunConfig(Settings):
 
 #: settings by name, beneath whatever else is stated: for trainings of minutes, of an hour, of hours
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": {"lmax": 1},
+    "small": {"lmax": 1, "lr": 1e-3},
     "default": {},
-    "accurate": {"lmax": 3},
+    "accurate": {"lmax": 3, "lr": 1e-3},
 }
 SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 
