@@ -183,7 +183,7 @@ def test_a_command_that_fails_is_named() -> None:
     [
         ({}, {}),
         ({"preset": "small", "lr": 0.002}, {"preset": "small", "lr": 0.002}),
-        ({"lmax": 3}, {"preset": "accurate"}),
+        ({"lmax": 3, "lr": 1e-3}, {"preset": "accurate"}),
         ({"preset": "accurate", "num_layers": 4}, {"preset": "accurate", "num_layers": 4}),
         ({"num_layers": 4}, {"num_layers": 4}),
         ({"radial_basis": "gaussian"}, {"radial_basis": "gaussian"}),
