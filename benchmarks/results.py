@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("equimd", "torch", "e3nn", "numpy")
+FEW = 4  # names of rows in the sentence about where they were made
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def _text(results: dict[str, Any]) -> str:
 
 
 def made_by(results: dict[str, Any], command: str) -> str:
-    """The sentence below a table: command, date, machine; and which rows come from another day or machine."""
+    """The sentence below a table: command, date, machine; and which rows come from another day or machine.
+
+    It starts from the latest rows; where that leaves more than a few others to be named, from those that leave fewest.
+    """
     latest = _where(results["created"], results["machine"], results["versions"])
     made: dict[str, str] = {}  # where each row was made, by name
     for row in results["rows"]:
@@ -114,12 +118,13 @@ def made_by(results: dict[str, Any], command: str) -> str:
     for name, where in made.items():
         for begin in _beginnings(name):
             places.setdefault(begin, set()).add(where)
-    elsewhere: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {latest: set()}  # as briefly as can be, by where their rows were made
     for name, where in made.items():
-        if where != latest:
-            elsewhere.setdefault(where, set()).add(next(b for b in _beginnings(name) if len(places[b]) == 1))
-    others = [f"{', '.join(sorted(names))}: on {where}." for where, names in elsewhere.items()]
-    return " ".join([f"Made by `{command}` on {latest}.", *others])
+        names.setdefault(where, set()).add(next(b for b in _beginnings(name) if len(places[b]) == 1))
+    count = sum(map(len, names.values()))
+    first = latest if count - len(names[latest]) <= FEW else max(names, key=lambda where: len(names[where]))
+    others = [f"{', '.join(sorted(names[where]))}: on {where}." for where in names if where != first and names[where]]
+    return " ".join([f"Made by `{command}` on {first}.", *others])
 
 
 def _beginnings(name: str) -> list[str]:

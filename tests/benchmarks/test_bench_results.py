@@ -42,6 +42,20 @@ def test_rows_of_another_day_are_named_as_briefly_as_can_be(tmp_path: Path) -> N
     assert text.split(". ")[1].startswith("a/b/1/md/y, a/b/1/train, a/c: on 2020-01-01, ")
 
 
+def test_where_few_rows_are_new_the_sentence_starts_from_the_old_ones(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    new = ["a/b/1/md/x", "a/c/1/md/x"]
+    old = [f"a/{molecule}/1/md/{metric}" for molecule in "bcd" for metric in "yz"]
+    found = merge(path, "speed", [row(name, 1.0) for name in new + old], {})
+    for each in found["rows"]:
+        if each["name"] in old:
+            each["created"] = "2020-01-01T00:00:00+00:00"
+    text = made_by(found, "equimd bench speed")
+    assert text.startswith("Made by `equimd bench speed` on 2020-01-01, ")
+    today = found["created"][:10]
+    assert text.split(". ")[1].startswith(f"a/b/1/md/x, a/c/1/md/x: on {today}, ") and text.count(": on ") == 1
+
+
 def test_a_figure_measured_again_changes_one_line(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     merge(path, "speed", [row("a", 1.0), row("b", 1.0)], {})
