@@ -103,7 +103,9 @@ def _show(table: Path) -> None:
 @app.command(cls=_Command)
 def accuracy(
     data: _Data = None,
-    molecules: _Molecules = DEFAULT,
+    molecules: Annotated[
+        str, typer.Option(help="molecules of rMD17; all: the ten of them; none: --acac or --ccsd alone")
+    ] = DEFAULT,
     splits: Annotated[str, typer.Option(help="splits of rMD17, 01 to 05; all")] = "01",
     variants: Annotated[str, typer.Option(help="conservative, direct, or both")] = "conservative",
     sizes: Annotated[str, typer.Option(help="training frames: learning curves")] = "950",
@@ -129,11 +131,14 @@ def accuracy(
         equimd bench accuracy --molecules all --splits all --budget 90m
         equimd bench accuracy --molecules ethanol --sizes 50,200,950 --peers schnetpack
         equimd bench accuracy --molecules ethanol --preset accurate --budget 2h
-        equimd bench accuracy --acac --ccsd
+        equimd bench accuracy --molecules none --acac --ccsd
     """
     from equimd.benchmarks.accuracy import suite
 
-    options = _options(data, molecules, budget, peers, out, work, seeds, preset)
+    if molecules == "none" and not (acac or ccsd):
+        raise typer.BadParameter("--molecules none leaves nothing to be trained without --acac or --ccsd")
+    named = "" if molecules == "none" else molecules
+    options = _options(data, named, budget, peers, out, work, seeds, preset)
     chosen = suite.SPLITS if splits == "all" else _words(splits)
     wrong = set(_words(variants)) - {"conservative", "direct"}
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):

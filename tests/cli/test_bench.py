@@ -53,6 +53,13 @@ def test_lists_are_written_with_spaces_or_commas_or_again(words: list[str], call
     assert more["sizes"] == (50, 950) and more["acac"] and not more["ccsd"]
 
 
+def test_rmd17_can_be_left_out(calls: list) -> None:
+    result = runner.invoke(main.app, ["bench", "accuracy", "--molecules", "none", "--ccsd"])
+    assert result.exit_code == 0, result.output
+    options, more = calls[0]
+    assert options.molecules == () and more["ccsd"] and not more["acac"]
+
+
 def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path: Path) -> None:
     args = ["bench", "speed", "--threads", "1", "2", "--runs", f"ethanol={tmp_path}", "--quick", "--out", str(tmp_path)]
     result = runner.invoke(main.app, args)
@@ -71,6 +78,7 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
     ("args", "said"),
     [
         (["accuracy", "--budget", "soon"], "is not a time"),
+        (["accuracy", "--molecules", "none"], "leaves nothing"),
         (["accuracy", "--variants", "both"], "--variants"),
         (["accuracy", "--sizes", "0"], "--sizes"),
         (["accuracy", "--preset", "huge"], "unknown preset 'huge'"),
