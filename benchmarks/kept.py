@@ -14,18 +14,18 @@ import numpy as np
 from equimd.benchmarks import models, own_runs
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
-from equimd.calibration.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
-from equimd.calibration.settings import CalibrationSettings
-from equimd.calibration.sigmas import Part, set_screen, set_thresholds
-from equimd.calibration.stages import Calibrating
-from equimd.calibration.workflow import calibrate, prepare
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
+from equimd.guard import saved
+from equimd.guard.decision import StepDecision
+from equimd.guard.saved import Calibration, Levels
 from equimd.run import Run
-from equimd.uq import saved
-from equimd.uq.decision import StepDecision
+from equimd.tasks.calibrate.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from equimd.tasks.calibrate.sigmas import Part, set_screen, set_thresholds
+from equimd.tasks.calibrate.stages import Calibrating
+from equimd.tasks.calibrate.task import calibrate, prepare
 from equimd.uq.predict import predict
-from equimd.uq.saved import Calibration, Levels
 
 
 def calibrations(

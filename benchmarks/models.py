@@ -28,7 +28,7 @@ from equimd.errors import MachineError
 
 if TYPE_CHECKING:
     from equimd.data.dataset import Dataset
-    from equimd.md.state import System
+    from equimd.data.system import System
     from equimd.model import Potential
 
 ACAC, BUNDLED = "acac", "bundled"
@@ -132,7 +132,7 @@ def predicted(model: Potential, system: System, positions: np.ndarray) -> np.nda
     """(k, n, 3) the model's forces on positions (k, n, 3) of one molecule, eV/Angstrom and Angstrom."""
     import torch
 
-    from equimd.md.forcefield import ForceField
+    from equimd.forces.forcefield import ForceField
 
     field = ForceField(model, system, compile="off")
     parts = torch.from_numpy(positions.copy()).split(256)

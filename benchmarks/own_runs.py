@@ -18,16 +18,17 @@ import torch
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.data.frames import Frames
-from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard
+from equimd.data.system import System
+from equimd.forces.forcefield import ForceField
+from equimd.guard.decision import StepDecision
+from equimd.guard.judge import Guard
+from equimd.guard.limits import Limits
+from equimd.guard.score import StepScore
 from equimd.md.integrators import Langevin
-from equimd.md.limits import Limits
-from equimd.md.score import StepScore
 from equimd.md.simulation import Simulation
-from equimd.md.state import System, maxwell_boltzmann
+from equimd.md.state import maxwell_boltzmann
 from equimd.model import Potential
 from equimd.run import write_atomic
-from equimd.uq.decision import StepDecision
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from equimd.calibration.stages import Prepared
-    from equimd.uq.saved import Calibration
+    from equimd.guard.saved import Calibration
+    from equimd.tasks.calibrate.stages import Prepared
 
 _Unit = Annotated[str | None, typer.Option(help="unit of the data, where the file states none")]
 
@@ -66,14 +66,14 @@ def calibrate(
         equimd calibrate runs/aspirin --data held_out.xyz --temperature 500 --blocks 99
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
-    from equimd.calibration.frames import part_name
-    from equimd.calibration.settings import CalibrationSettings
-    from equimd.calibration.workflow import calibrate as work
-    from equimd.calibration.workflow import prepare, save
     from equimd.cli.common import ProgressBar, echo_json, log, warn
     from equimd.config import parse_config
     from equimd.run import Run
-    from equimd.train.setup import open_data
+    from equimd.tasks.calibrate.frames import part_name
+    from equimd.tasks.calibrate.settings import CalibrationSettings
+    from equimd.tasks.calibrate.task import calibrate as work
+    from equimd.tasks.calibrate.task import prepare, save
+    from equimd.training.setup import open_data
 
     if threads is not None:
         import torch
@@ -116,9 +116,9 @@ def calibrate(
 
 def _announce(prepared: Prepared) -> None:
     """The parts of the frames, and how long it will take about."""
-    from equimd.calibration.workflow import estimate
     from equimd.cli.common import log
-    from equimd.train.progress import duration
+    from equimd.tasks.calibrate.task import estimate
+    from equimd.training.progress import duration
 
     sizes, how = prepared.parts.sizes, {"trajectory": "whole trajectories", "blocks": "contiguous in time"}
     log(
@@ -136,7 +136,7 @@ def _announce(prepared: Prepared) -> None:
 
 def _table(calibration: Calibration) -> str:
     """The report in a few lines."""
-    from equimd.uq.meaning import error_meaning, flag_meaning, halt_meaning
+    from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
 
     found = calibration.report
     lines = [f"{'':<10}{'ZMS':>8}{'50 %':>8}{'68 %':>8}{'90 %':>8}{'95 %':>8}{'ENCE':>8}{'area':>8}{'sigma':>14}"]

@@ -55,11 +55,11 @@ def compare(
     """
     from equimd.cli.common import echo_json, log, warn
     from equimd.cli.simulate import _show_notices
-    from equimd.comparison import report, workflow
     from equimd.config import parse_config
     from equimd.run import free_name
-    from equimd.simulation.settings import parse_settings
-    from equimd.train.setup import open_test_data
+    from equimd.tasks.compare import table, task
+    from equimd.tasks.simulate.settings import parse_settings
+    from equimd.training.setup import open_test_data
 
     _show_notices()
     given = {
@@ -69,17 +69,17 @@ def compare(
     }  # fmt: skip
     settings = parse_settings({k: v for k, v in given.items() if v is not None}, where="command line")
     frames = open_test_data(parse_config({"data": data})) if data else None
-    contenders = workflow.prepare([str(run_a), str(run_b)], settings, frames)
+    contenders = task.prepare([str(run_a), str(run_b)], settings, frames)
     for c in contenders:
         for text in c.session.warnings:
             warn(f"{c.name}: {text}")
     folder = out or free_name(structure.stem, "comparisons")
-    found = workflow.compare(contenders, folder, frames)
+    found = task.compare(contenders, folder, frames)
     if found["status"] == "interrupted":
         log(f"interrupted; the same command with --out {folder} goes on")
         raise typer.Exit(EXIT_INTERRUPTED)
     if json:
         echo_json(found)
     else:
-        typer.echo(report.table(found))
+        typer.echo(table.table(found))
     log(f"table, plot and simulations: {folder}")

@@ -335,8 +335,8 @@ def generate(
         equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
-    from equimd.data.generate import GenerateConfig
-    from equimd.data.generate import generate as make
+    from equimd.tasks.generate.task import GenerateConfig
+    from equimd.tasks.generate.task import generate as make
 
     _refuse_existing(out, overwrite)
     config = GenerateConfig(
@@ -389,8 +389,8 @@ def label(
         equimd data label frames.xyz --calculator mypackage.calc:MyCalculator --out labelled.xyz
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
-    from equimd.data.label import label as compute
     from equimd.data.readers import open_dataset
+    from equimd.tasks.label import label as compute
 
     _refuse_existing(out, overwrite)
     data = open_dataset(list(files), check_units=False)  # energies it may have are not used

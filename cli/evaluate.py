@@ -10,9 +10,9 @@ import typer
 from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
 
 if TYPE_CHECKING:
-    from equimd.calculator import LoadedModel
+    from equimd.calculators import LoadedModel
     from equimd.data.dataset import Dataset
-    from equimd.evaluate import Uncertainties
+    from equimd.tasks.evaluate import Uncertainties
 
 
 def evaluate(
@@ -59,14 +59,14 @@ def evaluate(
         equimd evaluate runs/ethanol --data test.extxyz --no-uncertainty
     """
     from equimd import plots
-    from equimd.calculator import load
+    from equimd.calculators import load
     from equimd.cli.common import echo_json, log, warn
     from equimd.config import parse_config
-    from equimd.evaluate import evaluate as measure
-    from equimd.evaluate import table, write_evaluated
+    from equimd.guard.sigmas import table as sigma_table
     from equimd.machine import choose_device
-    from equimd.train.setup import open_test_data
-    from equimd.uq.assess import table as sigma_table
+    from equimd.tasks.evaluate import evaluate as measure
+    from equimd.tasks.evaluate import table, write_evaluated
+    from equimd.training.setup import open_test_data
 
     settings = {"data": data, "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit}
     set_threads(threads)
@@ -97,7 +97,7 @@ def evaluate(
 def _uncertainties(model: LoadedModel, frames: Dataset, max_frames: int, batch_size: int) -> Uncertainties:
     """With a progress bar: it is the slow part."""
     from equimd.cli.common import ProgressBar
-    from equimd.evaluate import uncertainties
+    from equimd.tasks.evaluate import uncertainties
 
     bar = ProgressBar("frames")
     try:

@@ -52,15 +52,15 @@ def ipi(
     """
     import torch
 
-    from equimd.calculator import load
+    from equimd.calculators import load
+    from equimd.calculators.ipi import Address, Driver
     from equimd.cli.common import echo_json, log, warn
     from equimd.cli.simulate import _show_notices
-    from equimd.ipi import Address, Driver
+    from equimd.data.readers.structures import read_structures
+    from equimd.guard.saved import is_calibrated
     from equimd.machine import choose_device
-    from equimd.structures import read_structures
-    from equimd.uq.saved import is_calibrated
 
-    _show_notices("equimd.ipi")
+    _show_notices("equimd.calculators.ipi")
     torch.set_num_threads(threads)
     atoms = read_structures(structure)[0]
     model = load(run, device=str(choose_device(device)))

@@ -12,7 +12,7 @@ from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertai
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equimd.calculator import Prediction
+    from equimd.calculators import Prediction
 
 
 def predict(
@@ -42,10 +42,11 @@ def predict(
         equimd predict runs/ethanol ethanol.xyz --json
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
-    from equimd.calculator import load
+    from equimd.calculators import load
     from equimd.cli.common import ProgressBar, echo_json, log, warn
+    from equimd.data.readers.structures import read_structures
     from equimd.machine import choose_device
-    from equimd.structures import read_structures, write_predictions
+    from equimd.tasks.predict import write_predictions
 
     set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))

@@ -1,4 +1,4 @@
-"""``equimd simulate``: its options are the settings of :mod:`equimd.simulation.settings`, one for one."""
+"""``equimd simulate``: its options are the settings of :mod:`equimd.tasks.simulate.settings`, one for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from equimd.cli.options import keyword, setting_option
 from equimd.errors import EXIT_HALTED, EXIT_INTERRUPTED, EXIT_OK
-from equimd.simulation.settings import SimulationSettings
+from equimd.tasks.simulate.settings import SimulationSettings
 
 _HELP = """Molecular dynamics that halts or flags the frame whose predicted force error exceeds a calibrated threshold.
 
@@ -47,7 +47,7 @@ def _show_notices(name: str = "equimd.md") -> None:
 
 def simulate(**options: Any) -> None:
     from equimd.cli.common import log, warn
-    from equimd.simulation.settings import parse_settings, read_settings, settings_text
+    from equimd.tasks.simulate.settings import parse_settings, read_settings, settings_text
 
     source, out, resume, template, json = (options.pop(k) for k in ("source", "out", "resume", "template", "json"))
     given = {k: v for k, v in options.items() if v is not None}
@@ -67,7 +67,7 @@ def simulate(**options: Any) -> None:
         given["run"] = str(source)
     settings = parse_settings(given, where="command line", base=base)
 
-    from equimd.simulation import checks, session, workflow
+    from equimd.tasks.simulate import checks, session, task
 
     if out is not None:
         session.check_free(out)
@@ -80,18 +80,18 @@ def simulate(**options: Any) -> None:
     for text in [*ready.warnings, *([too_little] if too_little else [])]:
         warn(text)
     log(f"simulation: {folder}, {_length(settings)}")
-    summary = workflow.execute(ready, lambda: session.begin(ready, folder), folder)
+    summary = task.execute(ready, lambda: session.begin(ready, folder), folder)
     _finish(ready, summary, folder, settings.run, json)
 
 
 def _go_on(folder: Path, given: dict[str, Any], json: bool) -> None:
     """The rest of an interrupted run, or more of a finished one."""
     from equimd.cli.common import log
-    from equimd.simulation import session, workflow
+    from equimd.tasks.simulate import session, task
 
     ready = session.reopen(folder, given)
     log(f"simulation: {folder}, {_length(ready.settings)}")
-    summary = workflow.execute(ready, lambda: session.resume(ready, folder), folder)
+    summary = task.execute(ready, lambda: session.resume(ready, folder), folder)
     _finish(ready, summary, folder, ready.settings.run, json)
 
 
@@ -103,7 +103,7 @@ def _length(settings: SimulationSettings) -> str:
 def _finish(ready: Any, summary: dict[str, Any], folder: Path, run: str, json: bool) -> None:
     """The result on stdout, the last words on stderr, and the exit code."""
     from equimd.cli.common import echo_json, log
-    from equimd.simulation.workflow import last_words, table
+    from equimd.tasks.simulate.task import last_words, table
 
     if json:
         echo_json(summary)

@@ -15,8 +15,8 @@ from equimd.errors import EXIT_INTERRUPTED, ConfigError
 
 if typing.TYPE_CHECKING:
     from equimd.run import Run
-    from equimd.train.parallel import Processes
-    from equimd.train.setup import Setup
+    from equimd.training.parallel import Processes
+    from equimd.training.setup import Setup
 
 _HELP = """Train a potential on frames with energies and forces.
 
@@ -44,7 +44,7 @@ def _parameters() -> list[inspect.Parameter]:
 
 
 def train(**options: Any) -> None:
-    from equimd.train.parallel import launched
+    from equimd.training.parallel import launched
 
     with launched() as processes:
         if processes.first:
@@ -66,8 +66,8 @@ def _lead(processes: Processes, options: dict[str, Any]) -> None:
 def _follow(processes: Processes, resume: bool) -> None:
     """Train as another process of a run that the first one made; what there is to say, that one says."""
     from equimd.run import Run
-    from equimd.train.loop import Trainer
-    from equimd.train.setup import prepare
+    from equimd.training.loop import Trainer
+    from equimd.training.setup import prepare
 
     path = processes.broadcast(None)
     if path is None:
@@ -94,7 +94,7 @@ def _new(config: RunConfig, out: Path | None) -> tuple[Setup, Run, bool]:
     """A run folder for a new training, made only once data and settings are found good."""
     from equimd.machine import choose_device
     from equimd.run import Run, check_free, free_name
-    from equimd.train.setup import SPLIT_FILE, complete, prepare
+    from equimd.training.setup import SPLIT_FILE, complete, prepare
 
     if out is not None:
         check_free(out)
@@ -112,7 +112,7 @@ def _new(config: RunConfig, out: Path | None) -> tuple[Setup, Run, bool]:
 def _resumed(path: Path, given: dict[str, Any]) -> tuple[Setup, Run, bool]:
     """The training of an existing run, with a new budget if one is given."""
     from equimd.run import Run
-    from equimd.train.setup import RESUMABLE, prepare
+    from equimd.training.setup import RESUMABLE, prepare
 
     run = Run.open(path)
     if wrong := [k for k in given if k not in RESUMABLE]:
@@ -132,8 +132,8 @@ def _finish(setup: Setup, run: Run, resume: bool, processes: Processes) -> None:
     """Train, then test; says what it does on stderr and the test errors on stdout."""
     from equimd import plots
     from equimd.cli.common import log, warn
-    from equimd.evaluate import finish_run, table
-    from equimd.train.loop import Trainer
+    from equimd.tasks.evaluate import finish_run, table
+    from equimd.training.loop import Trainer
 
     for note in setup.notes:
         log(note)

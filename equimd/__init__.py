@@ -13,16 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equimd.calculator import EquimdCalculator, LoadedModel, Prediction, load
+    from equimd.calculators import EquimdCalculator, LoadedModel, Prediction, load
 
 __all__ = ["EquimdCalculator", "LoadedModel", "Prediction", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from equimd import calculator
+        from equimd import calculators
 
-        return getattr(calculator, name)
+        return getattr(calculators, name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -29,7 +29,7 @@ from equimd.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equimd.model.potential import Potential
+    from equimd.model.painn.potential import Potential
 
 FORMAT_VERSION = 1
 MODEL_FILE, LAST_FILE, RUN_FILE, CONFIG_FILE = "model.safetensors", "last.safetensors", "run.json", "config.yaml"
@@ -143,7 +143,7 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     """
     import torch
 
-    from equimd.model.potential import Potential
+    from equimd.model.painn.potential import Potential
 
     tensors, meta = load_tensors(path, "model")
     try:

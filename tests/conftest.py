@@ -49,3 +49,22 @@ def shared_data() -> Path:
 def run_dir(tmp_path: Path) -> Path:
     """A path for a run folder that does not exist yet."""
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the artefact of ``compiled.field("float64")``: compiling takes tens of seconds of a processor."""
+    from equimd.machine import has_compiler
+
+    if not has_compiler():
+        pytest.skip("no C++ compiler")
+    from tests.forces.compiled import field
+    from tests.forces.test_forcefield import replicas
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQUIMD_CACHE", str(folder))
+        made = field("float64")
+        made(replicas(2))
+        assert made.compiled
+    return folder

@@ -19,17 +19,17 @@ SOURCES = ("equimd", "cli", "benchmarks")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units",),
-    ("config", "machine"),
+    ("config", "machine", "workers"),
     ("data",),
     ("model",),
     ("run",),
-    ("train", "uq"),
-    ("md",),
-    ("calculator", "plots", "structures"),
-    ("calibration",),
-    ("evaluate", "simulation"),
-    ("comparison", "ipi"),
-    ("report",),
+    ("training", "uq"),
+    ("guard",),
+    ("forces", "md"),
+    ("calculators", "methods", "plots"),
+    ("tasks.generate", "tasks.label", "tasks.predict"),
+    ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
+    ("tasks.compare",),
     ("benchmarks",),
     ("cli",),
 )
@@ -75,9 +75,11 @@ def _imports(name: str, *, inside_functions: bool) -> set[str]:
 
 
 def _part(name: str) -> str | None:
-    """The part of the package a module belongs to; None for the package itself and what is not equimd's."""
+    """The part of the package a module belongs to, each task one; None for the packages and what is not equimd's."""
     pieces = name.split(".")
-    return pieces[1] if pieces[0] == "equimd" and len(pieces) > 1 else None
+    if pieces[0] != "equimd" or len(pieces) == 1 or pieces[1:] == ["tasks"]:
+        return None
+    return ".".join(pieces[1:3]) if pieces[1] == "tasks" else pieces[1]
 
 
 def _calls(name: str) -> Iterator[tuple[ast.Call, str]]:

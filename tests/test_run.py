@@ -29,14 +29,14 @@ SMALL = ModelConfig(elements=(1, 8), num_features=4, num_layers=1, num_rbf=4, nu
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    from equimd.model.potential import Potential
+    from equimd.model.painn.potential import Potential
 
     save_model(tmp_path / MODEL_FILE, SMALL, Potential(SMALL).state_dict())
     return tmp_path / MODEL_FILE
 
 
 def test_a_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    from equimd.model.potential import Potential
+    from equimd.model.painn.potential import Potential
 
     model = Potential(SMALL)
     model.atomic_energies[8] = -2041.123456789012345

@@ -14,16 +14,16 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 import equimd
-from equimd.calculator import EquimdCalculator
+from equimd.calculators import EquimdCalculator
 from equimd.cli.main import app
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.evaluate import evaluate, uncertainties
+from equimd.tasks.evaluate import evaluate, uncertainties
 from equimd.uq import metrics
-from tests.train.test_training import start
-from tests.train.toy import toy_config, toy_file, toy_frames
+from tests.training.test_training import start
+from tests.training.toy import toy_config, toy_file, toy_frames
 from tests.uq.calibrated import calibrate_run
 
 runner = CliRunner()

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from equimd.benchmarks import models
 from equimd.benchmarks.options import Options
-from equimd.calibration.settings import CalibrationSettings
-from equimd.calibration.workflow import calibrate, prepare
 from equimd.data.batch import Batch
-from equimd.md.forcefield import Compile, ForceField
-from equimd.md.score import StepScore
-from equimd.md.state import System
+from equimd.data.system import System
+from equimd.forces.forcefield import Compile, ForceField
+from equimd.guard.decision import StepDecision
+from equimd.guard.score import StepScore
 from equimd.model import Potential
 from equimd.run import Run
-from equimd.uq.decision import StepDecision
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from equimd.tasks.calibrate.task import calibrate, prepare
 from equimd.uq.posterior import LastLayer
 
 RANK = 8

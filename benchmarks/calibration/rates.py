@@ -15,9 +15,9 @@ import numpy as np
 
 from equimd.benchmarks import kept, models, own_runs
 from equimd.benchmarks.options import Options
-from equimd.calibration.settings import CalibrationSettings
+from equimd.guard.saved import Calibration
+from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.uq.resampling import bootstrap
-from equimd.uq.saved import Calibration
 
 FRESH_SEED = 1_000_003  # of the fresh runs: no calibration uses it
 RESAMPLES = 1000

@@ -23,16 +23,16 @@ from equimd.benchmarks import models
 from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
 from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.benchmarks.options import Options
-from equimd.calibration import report
-from equimd.calibration.frames import partition, training_frames
-from equimd.calibration.settings import CalibrationSettings
-from equimd.calibration.sigmas import Part, Recalibrated, recalibrate, set_screen
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
+from equimd.guard.decision import exact_scores
 from equimd.run import Run
+from equimd.tasks.calibrate import quality as report
+from equimd.tasks.calibrate.frames import partition, training_frames
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from equimd.tasks.calibrate.sigmas import Part, Recalibrated, recalibrate, set_screen
 from equimd.uq import metrics
 from equimd.uq.calibration import fit_form
-from equimd.uq.decision import exact_scores
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated, Predictions
 from equimd.uq.resampling import bootstrap

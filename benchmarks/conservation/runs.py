@@ -13,19 +13,20 @@ import torch
 from equimd.benchmarks import models
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
-from equimd.comparison import measures
-from equimd.comparison.measures import judge_replica, net_force_and_torque, rms
 from equimd.data.dataset import Dataset
+from equimd.data.system import System
+from equimd.forces.forcefield import Compile, ForceField
+from equimd.guard.judge import Guard
+from equimd.guard.limits import Limits
 from equimd.md.equilibration import Equilibrated
-from equimd.md.forcefield import Compile, ForceField
-from equimd.md.guard import Guard
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
-from equimd.md.limits import Limits
 from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
-from equimd.md.state import System, degrees_of_freedom, maxwell_boltzmann
+from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
 from equimd.md.trajectory import trajectory_path
 from equimd.model import Potential
+from equimd.tasks.compare import measures
+from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, rms
 from equimd.uq.features import double_precision
 
 DT, EQUILIBRATION_PS, FRICTION = 0.5, 2.0, 0.01  # fs, ps, 1/fs

@@ -27,8 +27,8 @@ from equimd.benchmarks.conservation import runs as measured
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import merge, sha256
-from equimd.comparison.measures import pooled
 from equimd.data.dataset import Dataset
+from equimd.tasks.compare.measures import pooled
 
 MOLECULES = ("ethanol", "aspirin")
 PARTS = ("errors", "steps", "nve", "nvt")

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from equimd.benchmarks.options import say
-from equimd.data.workers import run_in_processes
 from equimd.run import write_atomic
+from equimd.workers import run_in_processes
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def errors(task: Task) -> np.ndarray:
     """(k,) largest force error on an atom, eV/Angstrom; NaN where not labelled, infinite where the method failed."""
     from ase import Atoms
 
-    from equimd.data.methods import make_method
     from equimd.errors import DataError
+    from equimd.methods import make_method
 
     method = make_method(task.calculator, Atoms(task.numbers, task.positions[0]))
     found = np.full(len(task.steps), np.nan)

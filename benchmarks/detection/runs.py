@@ -14,20 +14,21 @@ from equimd.benchmarks import kept, models, own_runs
 from equimd.benchmarks.detection import labels
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import fingerprint
-from equimd.calibration.report import BAD_QUANTILE
-from equimd.calibration.settings import CalibrationSettings
 from equimd.data.dataset import Dataset, iterate_blocks
-from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, ScoreRule
+from equimd.data.system import System
+from equimd.forces.forcefield import ForceField
+from equimd.guard.decision import StepDecision
+from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.limits import Limits
+from equimd.guard.saved import Calibration
+from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
 from equimd.md.integrators import Langevin
-from equimd.md.limits import Limits
-from equimd.md.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
 from equimd.md.simulation import Simulation
-from equimd.md.state import System, maxwell_boltzmann
+from equimd.md.state import maxwell_boltzmann
 from equimd.model import Potential
+from equimd.tasks.calibrate.quality import BAD_QUANTILE
+from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.uq import metrics
-from equimd.uq.decision import StepDecision
-from equimd.uq.saved import Calibration
 
 SEED = 2_000_003  # of these runs: no calibration uses it
 SAMPLE = 1000  # frames a temperature, evenly drawn, whose sigma is computed exactly: for rates, ranking and plot

@@ -24,20 +24,21 @@ from worker import DT_FS, Frames, Prepared, serve
 
 from equimd.config import ModelConfig, parse_config
 from equimd.data.neighbors import neighbor_list
-from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard
+from equimd.data.system import System
+from equimd.forces.forcefield import ForceField
+from equimd.forces.skin import SKIN
+from equimd.guard.judge import Guard
+from equimd.guard.limits import Limits
 from equimd.md.integrators import VelocityVerlet
-from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
-from equimd.md.skin import SKIN
-from equimd.md.state import System, degrees_of_freedom
-from equimd.model.potential import Potential
+from equimd.md.state import degrees_of_freedom
+from equimd.model.painn.potential import Potential
 from equimd.run import Run
-from equimd.simulation.session import begin
-from equimd.simulation.session import prepare as session_of
-from equimd.simulation.settings import SimulationSettings
-from equimd.train.loop import Trainer
-from equimd.train.setup import complete, prepare
+from equimd.tasks.simulate.session import begin
+from equimd.tasks.simulate.session import prepare as session_of
+from equimd.tasks.simulate.settings import SimulationSettings
+from equimd.training.loop import Trainer
+from equimd.training.setup import complete, prepare
 
 #: PaiNN as published, whatever the defaults are: the width of the peers, and of the work that is counted
 WIDTH = {"num_features": 128, "num_layers": 3, "num_rbf": 20, "cutoff": 5.0, "lmax": 1, "radial_basis": "gaussian"}

@@ -1,1 +1,1 @@
-"""Molecular dynamics: batched replicas, integrators, the guard, trajectories and what is read off them."""
+"""Molecular dynamics: batched replicas, integrators, trajectories and what is read off them."""

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import torch
 
+from equimd.data.system import System
 from equimd.md.integrators import ForceFunction, Integrator, Langevin
-from equimd.md.state import State, System, remove_momentum
+from equimd.md.state import State, remove_momentum
 
 
 class Equilibrated(Integrator):

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.system import System
 from equimd.errors import ConfigError
 from equimd.md.noise import BathNoise
-from equimd.md.state import State, System, kinetic_change, kinetic_energy
+from equimd.md.state import State, kinetic_change, kinetic_energy
 from equimd.units import KB
 
 #: positions (A, n, 3) Angstrom float64 -> energy (A,) eV, forces (A, n, 3) eV/Angstrom, and optionally a dict of

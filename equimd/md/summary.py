@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from equimd.errors import DataError
-from equimd.md.limits import Limits
+from equimd.guard.limits import Limits
 from equimd.md.observables import (
     BOND_TOLERANCE,
     bond_stability,

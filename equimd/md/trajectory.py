@@ -29,7 +29,7 @@ from equimd.units import KJ_PER_MOL
 if TYPE_CHECKING:
     import h5py
 
-    from equimd.md.state import System
+    from equimd.data.system import System
 
 GROUP = "trajectory"  # the one particle group; MDAnalysis looks for this name
 CHUNK = 64  # frames

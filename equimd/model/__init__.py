@@ -1,5 +1,5 @@
 """The equivariant potential."""
 
-from equimd.model.potential import Network, Output, Potential, batch_arguments
+from equimd.model.painn.potential import Network, Output, Potential, batch_arguments
 
 __all__ = ["Network", "Output", "Potential", "batch_arguments"]

@@ -4,8 +4,8 @@ E = phi . w (+ reference energies), so F = -dE/dx = J w with J = -dphi/dx; the d
 come the pooled scalars of every layer, whose trained weights are zero: ``features``. These rows are all that an exact
 posterior over the weights, and any variance from it, needs.
 
-J of small molecules comes from :mod:`equimd.uq.tangents`, all coordinates at once in forward mode; that of others, and
-rows in a few directions of the weights, from batched reverse passes through the eager network.
+J of small molecules comes from :mod:`equimd.model.painn.tangents`, all coordinates at once in forward mode; that of
+others, and rows in a few directions of the weights, from batched reverse passes through the eager network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equimd.data.batch import Batch
 from equimd.errors import UncertaintyError
 from equimd.model import Potential, batch_arguments
-from equimd.uq.tangents import feature_slopes
+from equimd.model.painn.tangents import feature_slopes
 
 CHUNK = 8  # features of one batched reverse pass: more fall out of the processor's cache, fewer repeat overhead
 
@@ -52,9 +52,9 @@ def energy_rows(model: Potential, batch: Batch) -> Tensor:
 def design_rows(model: Potential, batch: Batch, *, width: int | None = None, chunk: int = CHUNK) -> Rows:
     """Energy rows and force rows of a batch.
 
-    For conservative models J comes from :mod:`equimd.uq.tangents`, if the layout is dense; else from a vector-Jacobian
-    product a feature, ``chunk`` of them at a time in one vectorised reverse pass. Structures do not see each other: the
-    derivative of the sum of the features over the batch holds every one's own.
+    For conservative models J comes from :mod:`equimd.model.painn.tangents`, if the layout is dense; else from a
+    vector-Jacobian product a feature, ``chunk`` of them at a time in one vectorised reverse pass. Structures do not see
+    each other: the derivative of the sum of the features over the batch holds every one's own.
 
     Args:
         width: force rows of the first so many features are enough; None: of all P.

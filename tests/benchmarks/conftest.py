@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from equimd.benchmarks import kept, models
-from equimd.calibration.settings import CalibrationSettings
 from equimd.data.dataset import ArrayDataset
+from equimd.guard.saved import Calibration
 from equimd.model import Potential
-from equimd.uq.saved import Calibration
-from tests.train.test_training import start
-from tests.train.toy import toy_config, toy_file, toy_frames
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from tests.training.test_training import start
+from tests.training.toy import toy_config, toy_file, toy_frames
 
 STEPS = 30
 SETTINGS = CalibrationSettings(false_alarm_rate=0.05, run_length=STEPS, blocks=9, temperature=580.0)

@@ -11,7 +11,7 @@ import torch
 
 from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
 from equimd.benchmarks.calibration.baselines.distance import _without_padding, atom_features
-from equimd.calculator import LoadedModel
+from equimd.calculators import LoadedModel
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
 from equimd.errors import ConfigError, ModelError

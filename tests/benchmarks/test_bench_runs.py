@@ -15,8 +15,8 @@ from equimd.benchmarks.detection import labels
 from equimd.benchmarks.detection import runs as detection_runs
 from equimd.benchmarks.detection import suite as detection
 from equimd.benchmarks.own_runs import OwnRuns, Plan
-from equimd.md.score import StepScore
-from equimd.md.state import System
+from equimd.data.system import System
+from equimd.guard.score import StepScore
 from tests.benchmarks.conftest import SETTINGS, STEPS, Toy
 
 RUNS = 4
@@ -105,8 +105,8 @@ def test_rates_count_runs_and_frames(toy: Toy) -> None:
 
 
 def test_the_kept_calibration_is_that_of_the_workflow(toy: Toy) -> None:
-    from equimd.calibration.workflow import calibrate, prepare
     from equimd.run import Run
+    from equimd.tasks.calibrate.task import calibrate, prepare
 
     done = calibrate(prepare(Run.open(toy.run), toy.held_out, SETTINGS)).calibration
     assert done.halt is not None and toy.calibration.halt is not None

@@ -21,8 +21,8 @@ from equimd.benchmarks.detection import report as detection_report
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge
-from equimd.comparison.measures import pooled
 from equimd.data.dataset import ArrayDataset
+from equimd.tasks.compare.measures import pooled
 from equimd.uq.samples import Samples
 from tests.benchmarks.conftest import Toy
 from tests.uq.conftest import build_model, random_frames
@@ -80,9 +80,9 @@ def test_the_calibration_table_holds_every_method(tmp_path: Path) -> None:
 
 def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_path: Path) -> None:
     from equimd.benchmarks.calibration.baselines import distance, last_layer
-    from equimd.calibration.frames import training_frames
     from equimd.run import Run
-    from tests.train.toy import toy_frames
+    from equimd.tasks.calibrate.frames import training_frames
+    from tests.training.toy import toy_frames
 
     train = training_frames(Run.open(toy.run))
     method, layer = last_layer.fit(toy.model, train)
@@ -112,7 +112,7 @@ def test_ranks_need_both_classes() -> None:
 
 
 def test_the_ceiling_of_a_ranking_is_that_of_errors_drawn_from_the_prediction() -> None:
-    from equimd.calibration.sigmas import Part
+    from equimd.tasks.calibrate.sigmas import Part
     from equimd.uq.predict import Predictions
     from equimd.uq.samples import Samples
 
@@ -249,7 +249,7 @@ def test_perfect_sigmas_are_told_so() -> None:
     rng = np.random.default_rng(0)
     variance = rng.gamma(4.0, size=4000)
     samples = Samples.build(rng.normal(size=4000) * np.sqrt(variance), variance)
-    from equimd.calibration import report
+    from equimd.tasks.calibrate import quality as report
 
     told = report.quality(samples)
     assert told["zms"] == pytest.approx(1.0, abs=0.1) and told["coverage_95"] == pytest.approx(0.95, abs=0.01)

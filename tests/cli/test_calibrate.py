@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
+from equimd.guard.saved import FOLDER, JSON_FILE, load
+from equimd.guard.wording import meaning
 from equimd.run import Run
-from equimd.uq.meaning import meaning
-from equimd.uq.saved import FOLDER, JSON_FILE, load
-from tests.train.test_training import start
-from tests.train.toy import toy_config, toy_file
+from tests.training.test_training import start
+from tests.training.toy import toy_config, toy_file
 
 runner = CliRunner()
 SHORT = ["--energy-unit", "eV", "--false-alarm-rate", "0.05", "--run-length", "20", "--blocks", "9"]
@@ -136,6 +136,6 @@ def test_an_interruption_leaves_the_earlier_calibration(
     def interrupted(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equimd.calibration.workflow.run_own_dynamics", interrupted)
+    monkeypatch.setattr("equimd.tasks.calibrate.task.run_own_dynamics", interrupted)
     assert call(folder, "--temperature", "580").exit_code == 130
     assert {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir()} == before

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from equimd.cli.main import app
 from equimd.units import KCAL_PER_MOL
-from tests.train.test_training import start
-from tests.train.toy import toy_config, toy_file
+from tests.training.test_training import start
+from tests.training.toy import toy_config, toy_file
 
 runner = CliRunner()
 CONTRACT = {

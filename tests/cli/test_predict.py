@@ -12,8 +12,8 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from tests.train.test_training import start
-from tests.train.toy import toy_config, toy_file, toy_frames
+from tests.training.test_training import start
+from tests.training.toy import toy_config, toy_file, toy_frames
 
 runner = CliRunner()
 

@@ -19,7 +19,7 @@ from equimd.cli.main import app
 from equimd.config import config_keys
 from equimd.errors import RunError
 from equimd.run import Run, load_tensors
-from tests.train.toy import option_list, toy_file
+from tests.training.toy import option_list, toy_file
 
 runner = CliRunner()
 SPLITS = {"splits": (24, 8, 8), "energy_unit": "eV", "batch_size_train": 8}
@@ -102,7 +102,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, water: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from equimd.train.loop import Trainer
+    from equimd.training.loop import Trainer
 
     one_step = Trainer._one_step
 

@@ -11,10 +11,10 @@ from scipy.stats import chi2
 
 from equimd.data import Dataset, Split, bundled, open_dataset
 from equimd.data.check import inspect
-from equimd.data.methods import make_method
-from equimd.data.sampling import broken_bonds, load_molecule, relax
-from equimd.data.torsions import dihedral, torsions, turned
 from equimd.errors import DataError
+from equimd.methods import make_method
+from equimd.tasks.generate.sampling import broken_bonds, load_molecule, relax
+from equimd.tasks.generate.torsions import dihedral, torsions, turned
 from equimd.units import KB
 
 PARTS = {

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import torch
 
+from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.limits import Limits
 from equimd.md import trajectory
-from equimd.md.guard import Guard, ScoreRule
 from equimd.md.integrators import Integrator, Langevin, NoseHoover
-from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
-
-from .compiled import molecule as molecule_of
+from tests.forces.compiled import molecule as molecule_of
 
 STEPS, BLOCK, SAVE_EVERY = 240, 5, 3
 #: (what, which occurrence in that session): in the middle of steps, and around each operation on the files.

@@ -11,8 +11,7 @@ from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerl
 from equimd.md.noise import STEPS_PER_BLOCK, BathNoise
 from equimd.md.simulation import Simulation
 from equimd.md.state import temperature
-
-from .potentials import methanol
+from tests.potentials import methanol
 
 
 def begin(after: Integrator, steps: int, replicas: int = 3) -> Simulation:

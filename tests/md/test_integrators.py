@@ -12,13 +12,14 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.md.verlet import VelocityVerlet as AseVelocityVerlet
 
+from equimd.data.system import System
 from equimd.errors import ConfigError
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
 from equimd.md.simulation import Simulation
-from equimd.md.state import System, kinetic_energy, maxwell_boltzmann
+from equimd.md.state import kinetic_energy, maxwell_boltzmann
 from equimd.units import ACCELERATION, KB
+from tests.potentials import MorseMolecule, Oscillators, methanol, water
 
-from .potentials import MorseMolecule, Oscillators, methanol, water
 from .test_state import angular_momentum
 
 

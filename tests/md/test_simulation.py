@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from equimd.errors import RunError
+from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.limits import Limits
 from equimd.md import trajectory
-from equimd.md.guard import Guard, ScoreRule
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
-from equimd.md.limits import Limits
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
 from equimd.md.trajectory import read
 from equimd.run import load_tensors
+from tests.potentials import methanol
 
-from .potentials import methanol
 from .runs import SAVE_EVERY, STEPS, make
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.md.noise import STEPS_PER_BLOCK, BathNoise, Purpose, normal_block
 from equimd.md.state import (
-    System,
     degrees_of_freedom,
     initial_state,
     kinetic_energy,
@@ -18,8 +18,7 @@ from equimd.md.state import (
     temperature,
 )
 from equimd.units import KB
-
-from .potentials import methanol, water
+from tests.potentials import methanol, water
 
 CO2 = np.array([[-1.16, 0.0, 0.0], [0.0, 0.0, 0.0], [1.16, 0.0, 0.0]])
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from equimd.data.system import System
+from equimd.guard.limits import Limits
 from equimd.md import summary
-from equimd.md.limits import Limits
-from equimd.md.state import System
 from equimd.md.trajectory import Frame, TrajectoryWriter
-
-from .potentials import WATER, WATER_POSITIONS
+from tests.potentials import WATER, WATER_POSITIONS
 
 SYSTEM = System.build(WATER)
 LIMITS = Limits.from_reference(SYSTEM, torch.tensor(WATER_POSITIONS))

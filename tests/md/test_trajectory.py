@@ -9,12 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
+from equimd.data.system import System
 from equimd.errors import DataError, MachineError
 from equimd.md import trajectory
-from equimd.md.state import System
 from equimd.md.trajectory import Frame, TrajectoryWriter, read, trajectory_path
-
-from .potentials import WATER
+from tests.potentials import WATER
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 8.0, 0.0], [0.0, 0.0, 10.0]])
 

@@ -13,7 +13,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model import Potential
-from equimd.model.painn import (
+from equimd.model.painn.network import (
     Coupling,
     couplings,
     learning_rate_factors,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from equimd.model.radial import RadialBasis, polynomial_cutoff
+from equimd.model.painn.radial import RadialBasis, polynomial_cutoff
 
 R_MAX = 5.0
 

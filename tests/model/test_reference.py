@@ -10,7 +10,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model import Potential
-from equimd.model.reference import ReferencePotential
+from equimd.model.painn.reference import ReferencePotential
 
 ROUNDING = 1e-10  # relative to the largest value of each tensor, float64
 ELEMENTS = (1, 6, 7, 8, 17)

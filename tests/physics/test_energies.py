@@ -10,7 +10,7 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.errors import ModelError
-from equimd.model.potential import MAX_CHARGE, MAX_SPIN
+from equimd.model.painn.potential import MAX_CHARGE, MAX_SPIN
 
 DIFFERENCE = 1e-4  # eV, below the spacing of float32 numbers at 4000 eV (2.4e-4)
 

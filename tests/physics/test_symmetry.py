@@ -9,7 +9,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from equimd.model.graph import edge_graph
+from equimd.model.painn.graph import edge_graph
 
 
 def rotation(seed: int = 0, *, improper: bool = False) -> np.ndarray:

@@ -10,14 +10,14 @@ import torch
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.data.store import formula
+from equimd.guard.decision import Screen, StepDecision, exact_scores
+from equimd.guard.saved import Calibration, Levels, StatePoint
+from equimd.guard.thresholds import error_bound, flag_threshold, halt_threshold
 from equimd.model import Potential
 from equimd.run import Run
 from equimd.uq.calibration import fit_form
-from equimd.uq.decision import Screen, StepDecision, exact_scores
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.predict import Calibrated, Predictions, predict
-from equimd.uq.saved import Calibration, Levels, StatePoint
-from equimd.uq.threshold import error_bound, flag_threshold, halt_threshold
 
 ENERGY_FORM, FORCE_FORM = "distance", "per_element_distance_total"
 

@@ -11,8 +11,8 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
+from equimd.guard.decision import Screen, StepDecision, exact_scores, force_sigma
 from equimd.uq.calibration import FORMS, Recalibration
-from equimd.uq.decision import Screen, StepDecision, exact_scores, force_sigma
 from equimd.uq.features import energy_rows, real_atoms
 from tests.uq.calibrated import fit, screened
 from tests.uq.conftest import build_model, random_frames

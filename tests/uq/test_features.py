@@ -11,7 +11,7 @@ import torch
 from equimd.config import ModelConfig
 from equimd.errors import UncertaintyError
 from equimd.model import Potential
-from equimd.uq import tangents
+from equimd.model.painn import tangents
 from equimd.uq.features import design_rows, double_precision, energy_rows, projected_rows, real_atoms
 
 LAYOUTS = ["dense", "vesin"]

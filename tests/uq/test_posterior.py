@@ -108,7 +108,7 @@ def test_saved_arrays_need_no_laplace_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, equimd.uq.posterior, equimd.uq.threshold; print('laplace' in sys.modules)"
+    code = "import sys, equimd.uq.posterior, equimd.guard.thresholds; print('laplace' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 

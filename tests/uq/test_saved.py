@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from equimd.errors import RunError, UncertaintyError
-from equimd.uq.saved import FORMAT_VERSION, is_calibrated, load
+from equimd.guard.saved import FORMAT_VERSION, is_calibrated, load
 from tests.uq.calibrated import calibration
 from tests.uq.conftest import build_model, random_frames
 

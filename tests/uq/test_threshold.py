@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta, binom, kstest
 
 from equimd.errors import UncertaintyError
-from equimd.uq import threshold
+from equimd.guard import thresholds as threshold
 
 # uniform scores: the rate of a threshold t is exactly 1 - t
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from equimd.benchmarks.calibration.baselines.method import Method
-from equimd.calculator import LoadedModel
+from equimd.calculators import LoadedModel
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError
 from equimd.model import Potential

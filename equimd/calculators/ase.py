@@ -1,0 +1,233 @@
+"""ASE calculator of a trained model: energies, forces, and the uncertainties of a calibrated run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+from equimd.calculators.guarded import CalculatorGuard, OnExceed
+from equimd.calculators.loaded import LoadedModel, Wanted, load
+from equimd.data.batch import Batch
+from equimd.data.frames import Frames
+from equimd.data.store import formula
+from equimd.errors import DataError, GuardError, ModelError
+
+if TYPE_CHECKING:
+    from equimd.guard.decision import StepDecision
+
+ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
+#: Properties of calibrated runs.
+SIGMAS = ("energy_std", "forces_std", "atom_forces_std")
+
+
+@dataclass(frozen=True)
+class StepSigma:
+    """The decision about one structure of n atoms, as cheap as it can be had.
+
+    Attributes:
+        energy_std: eV.
+        score: eV/Angstrom: the screen where that clears the structure, else the largest of ``atom_forces_std``.
+        threshold: what the score was compared with. exceeded: whether it does; a score that is no number does, too.
+        atom_forces_std: (n,) eV/Angstrom; None where the screen cleared the structure.
+        atom: the least certain one; None without ``atom_forces_std``.
+    """
+
+    energy_std: float
+    score: float
+    threshold: float
+    exceeded: bool
+    atom_forces_std: np.ndarray | None
+    atom: int | None
+
+
+class EquimdCalculator(Calculator):
+    """ASE calculator: ``atoms.calc = equimd.load("runs/ethanol").calculator()``.
+
+    Energies in eV, forces in eV/Angstrom, both float64. It keeps its own copy of the last structure and answers again
+    without computing while nothing moved; ASE's comparison of states, slower than the model for small molecules, is
+    never called. Open and periodic systems; no stress.
+
+    A calibrated run gives uncertainties: ``get_property("energy_std", atoms)`` (eV; nearly free), ``"forces_std"``
+    (n, 3) and ``"atom_forces_std"`` (n,) (eV/Angstrom; exact, which for a conservative model costs tens of calls of
+    energy and forces), and :meth:`uncertainty`, the decision of molecular dynamics.
+
+    Args:
+        uncertainty: ``auto``, when one of those properties is asked for, and from then on in ``results`` until the
+            atoms move; True, with every calculation; False, never.
+        on_exceed: what to do about a structure that is not to be taken as true, because its score exceeds the
+            threshold or its atoms fused or flew apart: ``ignore``; ``warn``, once for each event; ``raise``
+            :class:`~equimd.errors.GuardError`, before the caller gets its energy and forces.
+        threshold: for the other two, as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", *SIGMAS]  # noqa: RUF012 (ASE's own convention)
+    name = "equimd"
+
+    def __init__(
+        self,
+        model: LoadedModel | str | Path,
+        *,
+        device: str = "cpu",
+        uncertainty: Wanted = "auto",
+        on_exceed: OnExceed = "ignore",
+        threshold: str | float = "auto",
+    ) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, LoadedModel) else load(model, device=device)
+        self.wanted = uncertainty
+        if uncertainty is True:
+            self.model.gives_uncertainty(True)
+        self._features: torch.Tensor | None = None
+        self._current: Batch | None = None
+        self._warned: set[str] = set()
+        self._positions: np.ndarray | None = None
+        self._same: tuple[bytes, ...] = ()
+        self._batch: Batch | None = None
+        self.guard = None if on_exceed == "ignore" else CalculatorGuard(self, on_exceed, threshold)
+
+    @property
+    def current_positions(self) -> np.ndarray:
+        """(n, 3) Angstrom, of the last structure computed."""
+        if self._positions is None:
+            raise ModelError("nothing was computed: give atoms")
+        return self._positions
+
+    def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
+        """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
+        kept: tuple[bytes, ...] = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
+        if self.model.config.charge_spin:
+            spin = atoms.info.get("spin", atoms.info.get("multiplicity", 0))
+            kept += (repr((atoms.info.get("charge", 0), spin)).encode(),)
+        return kept
+
+    def calculation_required(self, atoms: Atoms, properties: Sequence[str]) -> bool:
+        """Whether ``atoms`` differ from the last structure computed."""
+        if self._positions is None or self._positions.shape != atoms.positions.shape:
+            return True
+        return not np.array_equal(self._positions, atoms.positions) or self._same != self._constants(atoms)
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """ASE's question what changed: everything or nothing."""
+        return list(all_changes) if self.calculation_required(atoms, ()) else []
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """One property of ``atoms``, computed if they moved.
+
+        Raises:
+            PropertyNotImplementedError: a property the model does not have.
+            ModelError: forces of a model trained on energies alone, or unknown elements.
+            UncertaintyError: an uncertainty of a run that is not calibrated, or has changed since.
+        """
+        if name not in self.implemented_properties or (name in SIGMAS and self.wanted is False):
+            raise PropertyNotImplementedError(f"equimd does not compute '{name}'")
+        if name == "forces" and not self.model.has_forces:
+            raise ModelError(ENERGY_ONLY, hint="train with a forces weight")
+        if atoms is not None and self.calculation_required(atoms, [name]):
+            if not allow_calculation:
+                return None
+            self.calculate(atoms, [name])
+        elif name in SIGMAS and name not in self.results and self._current is not None and allow_calculation:
+            self._add_sigmas([name])
+        if name not in self.results:
+            raise PropertyNotImplementedError(f"'{name}' was not computed: give atoms")
+        result = self.results[name]
+        return result.copy() if isinstance(result, np.ndarray) else result
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy", "forces"),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute energy and forces of ``atoms``, and those uncertainties that are among ``properties``.
+
+        Raises:
+            GuardError: they are not to be taken as true, with ``on_exceed="raise"``.
+        """
+        if atoms is None:
+            raise ModelError("the calculator was asked without atoms")
+        self.results = {}
+        self._positions = None
+        constants = self._constants(atoms)
+        batch = self._batch_of(atoms, constants)
+        out = self.model.potential(batch)
+        energy = float(out["energy"][0])
+        results: dict[str, Any] = {"energy": energy, "free_energy": energy}
+        if self.model.has_forces:
+            results["forces"] = out["forces"].double().cpu().numpy()
+        self.atoms = atoms  # ASE reads it back in places; not a copy, since nothing here compares with it
+        self._positions, self._same, self.results = atoms.positions.copy(), constants, results
+        self._current, self._features = batch, out["features"]
+        if self.wanted is True or set(SIGMAS) & set(properties):
+            self._add_sigmas(SIGMAS if self.wanted is True else properties)
+        if self.guard is not None:
+            try:
+                self.guard.judge(atoms, constants)
+            except GuardError:
+                self._positions, self.results = None, {}  # asked again, it is judged again
+                raise
+
+    def uncertainty(self, atoms: Atoms, rule: tuple[StepDecision, float] | None = None) -> StepSigma:
+        """The decision about ``atoms``, computed if they moved: the screen, and only where that does not clear them
+        the exact force sigmas.
+
+        Args:
+            rule: decision and threshold, as ``calibration.decision("halt")`` or ``calibration.error_decision(0.15)``
+                of the model give them; by default those of the flag threshold.
+
+        Raises:
+            UncertaintyError: the run is not calibrated, or has changed since.
+        """
+        decision, threshold = rule or self.model.calibration.decision("flag")
+        energy_std = float(self.get_property("energy_std", atoms))
+        batch, features = self._calculated()
+        score, sigma = float(decision.screened(features, batch.n_atoms)[0]), None
+        if not score < decision.level:
+            sigma = decision.force_sigma(self.model.potential, batch)[: len(atoms)].cpu().numpy()
+            score = float(sigma.max())
+        atom = None if sigma is None else int(sigma.argmax())
+        return StepSigma(energy_std, score, threshold, not score <= threshold, sigma, atom)
+
+    def _calculated(self) -> tuple[Batch, torch.Tensor]:
+        """The last structure computed, and its pooled features."""
+        if self._current is None or self._features is None:
+            raise ModelError("nothing was computed: give atoms")
+        return self._current, self._features
+
+    def _add_sigmas(self, names: Sequence[str]) -> None:
+        """Uncertainties of the last structure into ``results``; the forces' only if they are among ``names``."""
+        calibration, (batch, features) = self.model.calibration, self._calculated()
+        calibrated = calibration.calibrated
+        numbers = batch.atomic_numbers.cpu().numpy()
+        text = calibration.unlike(formula(numbers))
+        if text and text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, stacklevel=4)
+        if {"forces_std", "atom_forces_std"} & set(names):
+            found = calibrated(self.model.potential, batch)
+            self.results |= {"forces_std": found.component_std, "atom_forces_std": found.force_std}
+        v = calibrated.layer.energy.variance(features).cpu().numpy()
+        u = calibrated.layer.distance(features, batch.n_atoms).cpu().numpy()
+        self.results["energy_std"] = float(np.sqrt(np.sum(calibrated.energy.variance(v, u))))
+
+    def _batch_of(self, atoms: Atoms, constants: tuple[bytes, ...]) -> Batch:
+        """Tensors of ``atoms``; for small open molecules only the positions are new."""
+        potential = self.model.potential
+        if self._batch is not None and constants == self._same and self._batch.num_slots:
+            if not np.isfinite(atoms.positions).all():
+                raise DataError("positions are NaN or infinite", where="ASE calculator")
+            positions = torch.from_numpy(atoms.positions).to(self.model.device, potential.dtype)
+            return replace(self._batch, positions=positions)
+        frames = Frames.from_ase([atoms], where="ASE calculator")
+        self._batch = Batch.from_frames(
+            frames, self.model.config.cutoff, dtype=potential.dtype, device=self.model.device
+        )
+        return self._batch

@@ -1,0 +1,199 @@
+"""A trained model as a driver of i-PI: energies and forces over its socket, and the guard of the calculator.
+
+The protocol is that of ASE's ``SocketClient``. One client serves one structure at a time; replicas and beads of path
+integrals are spread by i-PI over as many clients as connect. No stress: constant-volume ensembles only.
+
+On a halt the client does not answer the frame that it refuses. It writes ``EXIT`` into i-PI's folder, which i-PI looks
+for every second: it ends the run softly and leaves a RESTART of the last whole step. Where the folder cannot be reached
+from here, ``<ffsocket exit_on_disconnect='True'>`` in i-PI's input has the same effect.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.socketio import SocketClient
+from ase.io import write
+
+from equimd.calculators import EquimdCalculator
+from equimd.calculators.guarded import CalculatorGuard
+from equimd.errors import DataError, GuardError, RunError
+
+log = logging.getLogger(__name__)
+DEFAULT_PORT = 31415
+PATIENCE = 30.0  # seconds that i-PI is given to end after EXIT was written
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where i-PI listens: a UNIX socket (i-PI's ``mode='unix'``, its address), or a host and a port."""
+
+    unix: str | None = None
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return f"UNIX socket {self.unix}" if self.unix else f"{self.host}:{self.port}"
+
+
+@dataclass
+class Served:
+    """What a client did.
+
+    Attributes:
+        count: structures computed. n_flagged: events. halt: of the refused frame.
+    """
+
+    count: int = 0
+    n_flagged: int = 0
+    halt: GuardError | None = None
+    threshold: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """For ``--json``."""
+        h = self.halt
+        halted = [] if h is None else [
+            {"reason": h.what, "code": h.code, "score": h.score, "threshold": h.threshold, "atoms": list(h.atoms)}
+        ]  # fmt: skip
+        return {
+            "status": "completed" if h is None else "halted",
+            "n_structures": self.count,
+            "threshold": self.threshold,
+            "n_flagged": self.n_flagged,
+            "halted": halted,
+        }
+
+
+class _Client(SocketClient):
+    """ASE's client, which on a halt keeps i-PI waiting for the refused frame until it has ended."""
+
+    refused: Callable[[], None]
+
+    def calculate(self, atoms: Atoms, use_stress: bool) -> Any:
+        try:
+            return super().calculate(atoms, use_stress)
+        except GuardError:
+            self.refused()
+            self._wait(PATIENCE)
+            raise
+
+    def _wait(self, seconds: float) -> None:
+        """Until i-PI closes the connection. Closing it here first would have i-PI hand the frame to another client."""
+        socket, until = self.protocol.socket, time.monotonic() + seconds
+        socket.settimeout(0.5)
+        while time.monotonic() < until:
+            try:
+                if not (message := socket.recv(12)) or message.strip() == b"EXIT":
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+
+@dataclass
+class Driver:
+    """Serve a structure with a calculator until i-PI ends or the guard halts.
+
+    Args:
+        calculator: without a guard of its own.
+        atoms: elements, boundary and order of the atoms, as in i-PI's own structure; its geometry is the reference of
+            the physical checks.
+        threshold: as in :class:`~equimd.calculators.guarded.CalculatorGuard`; None for no guard.
+        on_exceed: ``halt`` or ``flag``.
+        exit_folder: where i-PI runs.
+        frames: extended XYZ that refused and flagged frames are appended to.
+
+    Raises:
+        ConfigError, ModelError, UncertaintyError: as the guard.
+    """
+
+    calculator: EquimdCalculator
+    atoms: Atoms
+    threshold: str | float | None = "auto"
+    on_exceed: Literal["halt", "flag"] = "halt"
+    exit_folder: Path = field(default_factory=Path)
+    frames: Path = field(default_factory=lambda: Path("flagged.extxyz"))
+
+    def __post_init__(self) -> None:
+        self.served = Served()
+        self.atoms = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        if self.threshold is not None:
+            action: Literal["raise", "warn"] = "raise" if self.on_exceed == "halt" else "warn"
+            self.calculator.guard = CalculatorGuard(self.calculator, action, self.threshold, self._flag)
+            self.served.threshold = self.calculator.guard.threshold
+        self.atoms.calc = self.calculator
+        self.atoms.get_potential_energy()  # unknown elements and overlapping atoms are told now, not to i-PI
+
+    def run(self, address: Address, *, wait: float = 60.0) -> Served:
+        """Connect, and serve. ``wait``: seconds for i-PI to come up.
+
+        Raises:
+            RunError: nobody listens there.
+            DataError: i-PI moves another number of atoms, or sends numbers that are not finite.
+        """
+        client = _connect(address, wait)
+        client.refused = self._exit
+        log.info("connected to i-PI at %s", address)
+        try:
+            for _ in client.irun(self.atoms, use_stress=False):
+                self.served.count += 1
+        except GuardError as error:
+            self.served.halt = error
+            self._write(error, "halt")
+        except ValueError as error:
+            raise DataError(f"i-PI moves other atoms than the {len(self.atoms)} given here ({error})") from None
+        except AssertionError:
+            raise DataError("i-PI sent positions that are not finite", where=str(address)) from None
+        except OSError as error:
+            log.warning("i-PI closed the connection (%s)", error.strerror or error)
+        return self.served
+
+    def _exit(self) -> None:
+        try:
+            (self.exit_folder / "EXIT").touch()
+        except OSError as error:
+            log.warning("EXIT cannot be written (%s): i-PI ends only with exit_on_disconnect='True'", error.strerror)
+
+    def _flag(self, error: GuardError) -> None:
+        self.served.n_flagged += 1
+        log.warning("flagged, structure %d: %s", self.served.count, error.what)
+        self._write(error, "flag")
+
+    def _write(self, error: GuardError, action: str) -> None:
+        """Append the frame: one write, so that clients in one folder do not mix theirs."""
+        atoms = error.structure
+        if not np.isfinite(atoms.positions).all():
+            return
+        if not np.isfinite(atoms.arrays["atom_score"]).all():
+            del atoms.arrays["atom_score"]
+        if not atoms.pbc.any():
+            atoms.cell = None  # i-PI's own, which means nothing to the molecule
+        atoms.info |= {"action": action, "structure": self.served.count}
+        text = io.StringIO()
+        write(text, atoms, format="extxyz")
+        with self.frames.open("a") as file:
+            file.write(text.getvalue())
+
+
+def _connect(address: Address, wait: float) -> _Client:
+    until = time.monotonic() + wait
+    while True:
+        try:
+            if address.unix:
+                return _Client(unixsocket=address.unix)
+            return _Client(host=address.host, port=address.port)
+        except OSError as error:
+            if time.monotonic() >= until:
+                hint = "start i-PI first; address, port and mode are those of <ffsocket> in its input"
+                what = f"nobody listens at {address} ({error.strerror or error})"
+                raise RunError(what, where="i-PI", hint=hint) from None
+        time.sleep(0.2)

@@ -1,0 +1,240 @@
+"""A trained model at work: energies, forces and their uncertainties for structures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from equimd.config import ModelConfig
+from equimd.data.batch import Batch
+from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
+from equimd.data.frames import Frames
+from equimd.data.store import formula
+from equimd.errors import DataError, UncertaintyError
+from equimd.guard import saved
+from equimd.guard.sigmas import DataSigmas
+from equimd.run import Run, tensor_digest
+from equimd.training.loader import sorted_batches
+from equimd.uq.predict import Predictions
+from equimd.uq.predict import predict as predict_raw
+from equimd.uq.rows import BATCH_SIZE as EXACT_BATCH
+
+if TYPE_CHECKING:
+    from equimd.calculators.ase import EquimdCalculator
+    from equimd.calculators.guarded import OnExceed
+    from equimd.guard.saved import Calibration
+    from equimd.model.painn.potential import Potential
+
+BATCH_SIZE = 50
+
+#: Whether to compute uncertainties: ``auto``, if the run is calibrated; True, or fail; False, never.
+Wanted = Literal["auto"] | bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one structure of n atoms.
+
+    Attributes:
+        energy: total energy, eV.
+        forces: (n, 3) eV/Angstrom, float64; None from a model trained on energies alone.
+        energy_std, forces_std: calibrated standard deviations in the same units and shapes, those of forces by
+            component; None, like all below, without a calibration.
+        atom_forces_std: (n,) sqrt of the trace of each atom's force covariance, eV/Angstrom; no rotation changes it.
+        score: the score that molecular dynamics is judged by, eV/Angstrom.
+        flagged: whether it exceeds the flag threshold. atom: index of the least certain atom.
+    """
+
+    energy: float
+    forces: np.ndarray | None
+    energy_std: float | None = None
+    forces_std: np.ndarray | None = None
+    atom_forces_std: np.ndarray | None = None
+    score: float | None = None
+    flagged: bool | None = None
+    atom: int | None = None
+
+
+class LoadedModel:
+    """A model ready for use; ``equimd.load`` makes one.
+
+    Args:
+        potential: the model; it is put in evaluation mode on ``device``.
+        device: where it computes.
+        run: the run it comes from, if any.
+        sha256: of its weights, as in the header of its file; computed if not given.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        *,
+        device: str | torch.device = "cpu",
+        run: Run | None = None,
+        sha256: str | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.potential = potential.to(self.device).eval()
+        self.run = run
+        self._sha256 = sha256
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The calibration of the run, on the device of the model.
+
+        Raises:
+            UncertaintyError: the run is not calibrated, or its model has changed since.
+        """
+        if self.run is None:
+            raise UncertaintyError("a model without a run has no calibration", hint="equimd.load(RUN)")
+        digest = self._sha256 or tensor_digest(self.potential.state_dict())
+        try:
+            found = saved.load(self.run.path, digest)
+        except UncertaintyError as error:
+            if not saved.is_calibrated(self.run.path):
+                raise
+            hint = f"{error.hint}; or without uncertainties: --no-uncertainty, uncertainty=False"
+            raise UncertaintyError(error.what, where=error.where, hint=hint) from None
+        layer = found.calibrated.layer.to(self.device)
+        return replace(found, calibrated=replace(found.calibrated, layer=layer))
+
+    def gives_uncertainty(self, wanted: Wanted = "auto") -> bool:
+        """Whether uncertainties are to be computed.
+
+        Raises:
+            UncertaintyError: they are wanted, or there by themselves, and the calibration cannot be used.
+        """
+        if wanted == "auto":
+            wanted = self.run is not None and saved.is_calibrated(self.run.path)
+        return bool(wanted and self.calibration)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is."""
+        return self.potential.config
+
+    @property
+    def has_forces(self) -> bool:
+        """Whether it gives forces: not after a training on energies alone."""
+        return not self.config.energy_only
+
+    def predict(
+        self,
+        structures: Atoms | Sequence[Atoms] | Frames,
+        *,
+        batch_size: int = BATCH_SIZE,
+        uncertainty: Wanted = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Energies and forces, with uncertainties if the run is calibrated.
+
+        For conservative models the exact force covariance costs as many reverse passes as the last layer has weights,
+        tens of times the energies and forces alone; ``uncertainty=False`` leaves it out.
+
+        Args:
+            structures: one ASE ``Atoms``, a sequence of them, or frames.
+            batch_size: structures computed at once.
+            progress: told the structures done and their number while uncertainties are computed.
+
+        Returns:
+            A :class:`Prediction` for one ``Atoms``; else a list of them, in order.
+
+        Raises:
+            ModelError: elements the model never saw.
+            DataError: no structures, or positions that are not finite.
+            UncertaintyError: the model has changed since it was calibrated.
+        """
+        if isinstance(structures, Atoms):
+            return self.predict([structures], uncertainty=uncertainty)[0]
+        frames = structures if isinstance(structures, Frames) else Frames.from_ase(list(structures))
+        with_sigmas = self.gives_uncertainty(uncertainty)
+        energy, forces = self.predict_frames(frames, batch_size=batch_size)
+        found = [
+            Prediction(float(energy[k]), None if forces is None else forces[k, :n].copy())
+            for k, n in enumerate(frames.n_atoms)
+        ]
+        if not with_sigmas:
+            return found
+        _, sigmas = self.sigmas(ArrayDataset(frames), batch_size=batch_size, progress=progress)
+        return [replace(p, **vars(sigmas.structure(k))) for k, p in enumerate(found)]
+
+    def sigmas(
+        self,
+        data: Dataset,
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Predictions, DataSigmas]:
+        """The exact uncertainties of a data set, raw beside its errors, and calibrated; warns of compositions that
+        were not calibrated on.
+
+        Raises:
+            UncertaintyError: the run is not calibrated, or its model has changed since.
+        """
+        calibration = self.calibration
+        compositions = {formula(z[z > 0]) for b in iterate_blocks(data) for z in np.unique(b.numbers, axis=0)}
+        if text := calibration.unlike(*sorted(compositions)):
+            warnings.warn(text, stacklevel=3)
+        raw = predict_raw(
+            self.potential,
+            calibration.calibrated.layer,
+            data,
+            batch_size=min(batch_size, EXACT_BATCH),
+            device=self.device,
+            progress=progress,
+        )
+        return raw, DataSigmas.of(calibration, raw)
+
+    def predict_frames(self, frames: Frames, *, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, np.ndarray | None]:
+        """(B,) energies in eV and (B, n, 3) forces in eV/Angstrom (None if energies alone were learned), float64."""
+        if not len(frames):
+            raise DataError("no structures to predict")
+        self._warn_of_charges(frames)
+        energy = np.empty(len(frames))
+        forces: np.ndarray | None = np.zeros(frames.positions.shape) if self.has_forces else None
+        for index in sorted_batches(frames.n_atoms, batch_size):
+            part = frames.take(index)
+            batch = Batch.from_frames(part, self.config.cutoff, dtype=self.potential.dtype, device=self.device)
+            out = self.potential(batch)
+            energy[index] = out["energy"].cpu().numpy()
+            if forces is not None:
+                real = np.arange(forces.shape[1]) < part.n_atoms[:, None]
+                block = np.zeros((len(index), forces.shape[1], 3))
+                block[real] = torch.cat(batch.unpad(out["forces"])).double().cpu().numpy()
+                forces[index] = block
+        return energy, forces
+
+    def _warn_of_charges(self, frames: Frames) -> None:
+        if not self.config.charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
+            warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)
+
+    def calculator(
+        self, *, uncertainty: Wanted = "auto", on_exceed: OnExceed = "ignore", threshold: str | float = "auto"
+    ) -> EquimdCalculator:
+        """An ASE calculator of this model; the arguments are those of :class:`EquimdCalculator`."""
+        from equimd.calculators.ase import EquimdCalculator
+
+        return EquimdCalculator(self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold)
+
+
+def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:
+    """The model of a run folder.
+
+    Args:
+        which: ``best`` weights by validation, or the ``last`` ones.
+        device: ``cpu``, ``cuda`` ...
+
+    Raises:
+        RunError: no such run, or it is damaged or newer than this equimd.
+    """
+    opened = Run.open(run)
+    potential, meta = opened.load_model(which)
+    return LoadedModel(potential, device=device, run=opened, sha256=meta["sha256"])

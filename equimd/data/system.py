@@ -1,0 +1,80 @@
+"""What a molecule or cell is, apart from where its atoms are: elements, masses, cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.errors import DataError
+from equimd.units import ACCELERATION, AMU_A2_PER_FS2
+
+
+@dataclass(frozen=True)
+class System:
+    """What does not change in a run and is the same for all replicas.
+
+    Attributes:
+        numbers: (n,) atomic numbers, int64.
+        masses: (n,) amu, float64.
+        cell: (3, 3) Angstrom, rows are lattice vectors; None for an open molecule.
+        pbc: periodic along each lattice vector.
+    """
+
+    numbers: Tensor
+    masses: Tensor
+    cell: Tensor | None = None
+    pbc: tuple[bool, bool, bool] = (False, False, False)
+
+    @classmethod
+    def build(
+        cls,
+        numbers: np.ndarray | Sequence[int],
+        *,
+        masses: np.ndarray | Sequence[float] | None = None,
+        cell: np.ndarray | None = None,
+        pbc: Sequence[bool] = (False, False, False),
+        device: str | torch.device = "cpu",
+    ) -> System:
+        """A system from arrays; ``masses`` default to the standard atomic weights.
+
+        Raises:
+            DataError: masses that are not positive or do not match the atoms, periodic directions without a cell.
+        """
+        z = np.array(numbers, dtype=np.int64).reshape(-1)
+        if masses is None:
+            from ase.data import atomic_masses
+
+            masses = atomic_masses[z]
+        m = np.array(masses, dtype=np.float64).reshape(-1)
+        if m.shape != z.shape or not (np.isfinite(m) & (m > 0)).all():
+            raise DataError(f"{len(z)} atoms need as many positive masses, not {m.tolist()}", where="system")
+        flags = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
+        box = None
+        if any(flags):
+            if cell is None or abs(np.linalg.det(np.asarray(cell, np.float64))) < 1e-9:
+                raise DataError("periodic, but without three independent lattice vectors", where="system")
+            box = torch.tensor(np.array(cell, np.float64), device=device)
+        return cls(torch.tensor(z, device=device), torch.tensor(m, device=device), box, flags)
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def periodic(self) -> bool:
+        return any(self.pbc)
+
+    @cached_property
+    def acceleration(self) -> Tensor:
+        """(n, 1): times a force in eV/Angstrom gives Angstrom/fs^2."""
+        return ACCELERATION / self.masses[:, None]
+
+    @cached_property
+    def inertial_masses(self) -> Tensor:
+        """(n, 1): times a squared velocity in (Angstrom/fs)^2 gives a kinetic energy in eV."""
+        return (0.5 * AMU_A2_PER_FS2) * self.masses[:, None]

@@ -1,0 +1,1 @@
+"""What judges a frame: physical limits, the calibrated decision, thresholds, and the calibration that holds them."""

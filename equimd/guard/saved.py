@@ -1,0 +1,216 @@
+"""A run's calibration on disk, ``RUN/calibration/``: posterior.safetensors, and calibration.json with all the rest.
+
+The JSON names the hash of the posterior beside it and that of the model it was made for. It is written last, so that an
+interrupted save leaves the earlier calibration, or a pair that is recognised as not belonging together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from equimd.errors import UncertaintyError
+from equimd.guard.decision import Screen, StepDecision
+from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
+from equimd.run import load_tensors, save_tensors, versions, write_atomic
+from equimd.uq.calibration import Recalibration
+from equimd.uq.posterior import LastLayer
+from equimd.uq.predict import Calibrated
+
+FORMAT_VERSION = 1
+FOLDER, POSTERIOR_FILE, JSON_FILE = "calibration", "posterior.safetensors", "calibration.json"
+
+Mode = Literal["flag", "halt"]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class StatePoint:
+    """The dynamics that the thresholds were calibrated for.
+
+    Attributes:
+        friction_per_fs: None in ensembles without friction.
+        score_every: steps between two scores.
+    """
+
+    temperature_K: float | None  # noqa: N815 (a unit)
+    ensemble: str
+    dt_fs: float
+    friction_per_fs: float | None = None
+    score_every: int = 1
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The screen's levels of the two decisions, eV/Angstrom; None where there is no such threshold."""
+
+    flag: float
+    halt: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All that turns a model into one that knows its errors.
+
+    Attributes:
+        calibrated: posterior and recalibrations of energies and forces.
+        screen, levels: of the decision of every step.
+        flag, halt, error: thresholds on its score, eV/Angstrom; halt is None where the dynamics could not state one.
+        state_point: temperature, ensemble and step of that dynamics.
+        compositions: Hill formulas of the calibration frames; elements: their atomic numbers.
+        model_sha256: of the weights, as in the header of model.safetensors.
+        data_sha256: of the frames, by part: ``train``, ``calibration`` ...
+        report: how good it was found to be.
+        created: time, ISO 8601. versions: of the packages it was made with.
+    """
+
+    calibrated: Calibrated
+    screen: Screen
+    levels: Levels
+    flag: FlagThreshold
+    halt: HaltThreshold | None
+    error: ErrorBound
+    state_point: StatePoint
+    compositions: tuple[str, ...]
+    elements: tuple[int, ...]
+    model_sha256: str
+    data_sha256: dict[str, str]
+    report: dict[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=_now)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def __post_init__(self) -> None:
+        for mode in ("flag", "halt"):
+            if getattr(self, mode) is not None:
+                self.decision(mode)
+
+    def decision(self, mode: Mode) -> tuple[StepDecision, float]:
+        """The decision that a mode calibrated, and its threshold, eV/Angstrom.
+
+        Raises:
+            UncertaintyError: a threshold that was not calibrated, or lies below its screen's level.
+        """
+        threshold, level = getattr(self, mode), getattr(self.levels, mode)
+        if threshold is None or level is None:
+            raise UncertaintyError(
+                f"the calibration has no {mode} threshold", hint="`equimd calibrate` again with what it said is missing"
+            )
+        decision = StepDecision(self.calibrated, self.screen, level)
+        return decision, decision.check(threshold.value)
+
+    def error_decision(self, bound: float) -> tuple[StepDecision, float]:
+        """The decision, and its threshold on the score, for a bound (eV/Angstrom) on the error q * sigma.
+
+        Raises:
+            UncertaintyError: a bound that is not positive.
+        """
+        if not bound > 0:
+            raise UncertaintyError(f"an error bound of {bound:g} eV/Angstrom", hint="a positive number")
+        threshold = bound / self.error.multiplier
+        return StepDecision(self.calibrated, self.screen, self.screen.level_for(threshold)), threshold
+
+    def unlike(self, *formulas: str) -> str | None:
+        """A sentence if compositions (Hill formulas) are none that it was calibrated on; None if all are."""
+        strangers = [f for f in dict.fromkeys(formulas) if f not in self.compositions]
+        if not strangers:
+            return None
+        names = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+        return (
+            f"{names}: not a composition the uncertainties were calibrated on ({', '.join(self.compositions)}), "
+            "their size is a guess"
+        )
+
+    def save(self, run_folder: str | Path) -> Path:
+        """Write it into a run; returns the folder."""
+        folder = Path(run_folder) / FOLDER
+        meta = {"model_sha256": self.model_sha256}
+        digest = save_tensors(folder / POSTERIOR_FILE, self.calibrated.layer.state_dict(), meta, "posterior")
+        head = {"kind": "calibration", "version": FORMAT_VERSION, "posterior_sha256": digest}
+        text = json.dumps({**head, **self._plain()}, indent=2, allow_nan=False)
+        write_atomic(folder / JSON_FILE, text + "\n")
+        return folder
+
+    def _plain(self) -> dict[str, Any]:
+        skipped = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "calibrated"}
+        recalibration = {name: getattr(self.calibrated, name).to_json() for name in ("energy", "forces")}
+        plain = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in skipped.items()}
+        return {"recalibration": recalibration, **plain}
+
+
+def is_calibrated(run_folder: str | Path) -> bool:
+    """Whether a run has a calibration, of whatever model."""
+    return (Path(run_folder) / FOLDER / JSON_FILE).is_file()
+
+
+def load(run_folder: str | Path, model_sha256: str) -> Calibration:
+    """The calibration of a run.
+
+    Args:
+        model_sha256: of the weights at hand, the ``sha256`` in the metadata that comes with a loaded model.
+
+    Raises:
+        UncertaintyError: there is none, it was made for other weights, by a newer equimd, or its files do not belong
+            together.
+        RunError: damaged arrays.
+    """
+    folder, line = Path(run_folder) / FOLDER, f"equimd calibrate {run_folder} --data FRAMES"
+    if not (folder / JSON_FILE).is_file():
+        raise UncertaintyError("the run is not calibrated", where=str(run_folder), hint=line)
+    values = _read(folder / JSON_FILE, line)
+    if values.get("model_sha256") != model_sha256:
+        raise UncertaintyError(
+            "the model is not the one that was calibrated: the weights have changed since", where=str(folder), hint=line
+        )
+    tensors, meta = load_tensors(folder / POSTERIOR_FILE, "posterior")
+    if meta["sha256"] != values.get("posterior_sha256"):
+        raise UncertaintyError(
+            f"{POSTERIOR_FILE} and {JSON_FILE} are not of one calibration", where=str(folder), hint=line
+        )
+    try:
+        return _build(values, LastLayer.from_state(tensors))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UncertaintyError(f"is incomplete ({error})", where=str(folder / JSON_FILE), hint=line) from None
+
+
+def _read(path: Path, line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UncertaintyError(f"cannot be read ({error})", where=str(path), hint=line) from None
+    if not isinstance(values, dict) or values.get("kind") != "calibration":
+        raise UncertaintyError("is not a calibration", where=str(path), hint=line)
+    version = values.get("version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UncertaintyError(
+            f"the calibration has format version {version}, this equimd reads up to {FORMAT_VERSION}",
+            where=str(path),
+            hint="update equimd",
+        )
+    return values
+
+
+def _build(values: Mapping[str, Any], layer: LastLayer) -> Calibration:
+    forms = {name: Recalibration.from_json(values["recalibration"][name]) for name in ("energy", "forces")}
+
+    def threshold(name: str) -> dict[str, Any]:
+        return {**values[name], "interval": tuple(values[name]["interval"])}
+
+    return Calibration(
+        calibrated=Calibrated(layer, **forms),
+        screen=Screen.from_json(values["screen"]),
+        levels=Levels(**values["levels"]),
+        state_point=StatePoint(**values["state_point"]),
+        compositions=tuple(values["compositions"]),
+        elements=tuple(values["elements"]),
+        flag=FlagThreshold(**threshold("flag")),
+        halt=None if values["halt"] is None else HaltThreshold(**threshold("halt")),
+        error=ErrorBound(**threshold("error")),
+        **{name: values[name] for name in ("model_sha256", "data_sha256", "report", "created", "versions")},
+    )

@@ -1,0 +1,306 @@
+"""PaiNN in e3nn irreps: the page to read to know the model.
+
+Schuett, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and molecular
+spectra", ICML 2021. Features are ``F x 0e + F x 1o (+ F x 2e ...)``: scalars s and, for each l = 1..lmax, tensors V_l.
+lmax = 1 is PaiNN as published; l > 1 repeats the published vector equations for each l, and adds to each update the
+tensor products that couple them (:class:`Coupling`), as Batatia et al., "MACE", NeurIPS 2022, multiply the features of
+an atom: in one layer an atom then sees angles among three and more neighbours, and not pairs of directions alone.
+ e3nn modules hold every weight. What runs works on channels-last tensors (atoms, 2l+1, F), so that each o3.Linear is
+one matrix product and everything between two products can be fused by a compiler. :mod:`equimd.model.painn.reference`
+spells the same function with e3nn's own forward passes; tests hold the two equal to rounding.
+
+Terms that cannot matter are not computed: V = 0 before the first layer, so its V_j message is left out (eq. 8, first
+term); a layer whose V is not read any more has no V update (eq. 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from equimd.model.painn import edges, pairs
+from equimd.model.painn.graph import EdgeGraph, Graph, PairGraph
+from equimd.model.painn.radial import RadialBasis, polynomial_cutoff
+
+NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
+
+
+def scalars(mul: int) -> o3.Irreps:
+    """``mul`` invariant channels."""
+    return o3.Irreps([(mul, (0, 1))])
+
+
+def tensors(mul: int, lmax: int) -> o3.Irreps:
+    """``mul`` channels of each l = 1..lmax with the parity of spherical harmonics (1o, 2e, 3o)."""
+    return o3.Irreps([(mul, (ell, (-1) ** ell)) for ell in range(1, lmax + 1)])
+
+
+def scalar_linear(linear: o3.Linear, x: Tensor) -> Tensor:
+    """o3.Linear on scalars as one matrix product: (N, in) -> (N, out)."""
+    instruction = linear.instructions[0]
+    out = x @ linear.weight.view(linear.irreps_in.dim, linear.irreps_out.dim) * instruction.path_weight
+    return out + linear.bias if linear.bias.numel() else out
+
+
+def tensor_linear(linear: o3.Linear, x: list[Tensor]) -> list[Tensor]:
+    """o3.Linear on channels-last tensors, one matrix product for each l: (..., 2l+1, in) -> (..., 2l+1, out)."""
+    out, offset = [], 0
+    for instruction in linear.instructions:
+        if instruction.i_in < 0:
+            continue
+        rows, cols = instruction.path_shape
+        weight = linear.weight[offset : offset + rows * cols].view(rows, cols)
+        offset += rows * cols
+        y = x[instruction.i_in]
+        flat = y.flatten(0, -2)  # else torch multiplies atom by atom where y is not contiguous
+        out.append((flat @ weight * instruction.path_weight).unflatten(0, y.shape[:-1]))
+    return out
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in every o3.Linear below ``module``, as PaiNN was published.
+
+    e3nn's own initialization gives every product unit variance, which a network that multiplies its features three
+    times a layer turns into overflow within a few layers. e3nn stores weights w and applies w * path_weight: what is
+    drawn here is the applied weight.
+    """
+    for linear in module.modules():
+        if not isinstance(linear, o3.Linear):
+            continue
+        offset = 0
+        with torch.no_grad():
+            for instruction in linear.instructions:
+                if instruction.i_in < 0:
+                    continue
+                rows, cols = instruction.path_shape
+                block = linear.weight[offset : offset + rows * cols].view(rows, cols)
+                nn.init.xavier_uniform_(block, gain=1.0 / instruction.path_weight)
+                offset += rows * cols
+            linear.bias.zero_()
+
+
+def learning_rate_factors(module: nn.Module) -> dict[str, float]:
+    """For each parameter the factor on the learning rate that undoes e3nn's path normalization.
+
+    Adam's step does not scale with the parameter, so a stored weight w applied as w * path_weight would learn
+    ``path_weight`` times slower than a plain one; 1/path_weight restores the step of the applied weight.
+    """
+    factors = {name: 1.0 for name, _ in module.named_parameters()}
+    for prefix, linear in module.named_modules():
+        if isinstance(linear, o3.Linear):
+            weights = {i.path_weight for i in linear.instructions if i.i_in >= 0}
+            factors[f"{prefix}.weight" if prefix else "weight"] = 1.0 / max(weights)
+    return factors
+
+
+class Message(nn.Module):
+    """ds_i = sum_j phi_s W_s;  dV_i = sum_j V_j phi_vv W_vv + Y(r_ij) phi_vs W_vs  (eqs. 7 and 8).
+
+    phi = MLP(s_j); W = linear(radial(r_ij)) fcut(r_ij), one product since the basis carries fcut.
+    """
+
+    def __init__(self, num_features: int, num_rbf: int, lmax: int, *, first: bool) -> None:
+        super().__init__()
+        f = num_features
+        self.first, self.lmax = first, lmax
+        width = f * (1 + lmax + (0 if first else lmax))  # [s | vs of each l | vv of each l]
+        self.hidden = o3.Linear(scalars(f), scalars(f), biases=True)
+        self.phi = o3.Linear(scalars(f), scalars(width), biases=True)
+        self.filter = o3.Linear(scalars(num_rbf), scalars(width), biases=True)
+
+    def forward(
+        self, s: Tensor, v: list[Tensor], basis: Tensor, harmonics: list[Tensor], graph: Graph
+    ) -> tuple[Tensor, list[Tensor]]:
+        """s (N, F), v[l-1] (N, 2l+1, F), basis (E, R+1), harmonics[l-1] (E, 2l+1) -> ds, dv."""
+        phi = scalar_linear(self.phi, F.silu(scalar_linear(self.hidden, s)))
+        linear = self.filter
+        weight = linear.weight.view(-1, phi.shape[1]) * linear.instructions[0].path_weight
+        matrix = torch.cat([weight, linear.bias[None]])
+        if isinstance(graph, EdgeGraph) and graph.blocks:
+            return edges.message(phi, matrix, basis, harmonics, v, graph.source, graph.target)
+        if isinstance(graph, PairGraph):
+            return self._over_pairs(phi, basis @ matrix, v, harmonics, graph)
+        parts = graph.filtered(phi, basis, matrix, self.hidden.irreps_in.dim)
+        ds = graph.collect(parts[0])
+        dv = []
+        for k in range(self.lmax):
+            own = None if self.first else (v[k], parts[1 + self.lmax + k])
+            dv.append(graph.collect_tensors(harmonics[k], parts[1 + k], own))
+        return ds, dv
+
+    def _over_pairs(
+        self, phi: Tensor, w: Tensor, v: list[Tensor], harmonics: list[Tensor], graph: PairGraph
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same sums, each unordered pair held once."""
+        b, n, f = graph.num_structures, graph.num_slots, self.hidden.irreps_in.dim
+        sent = phi.view(b * n, -1, f)
+        if not self.first:
+            tensors_ = [v[k] * sent[:, 1 + self.lmax + k, None] for k in range(self.lmax)]
+            sent = torch.cat([sent[:, : 1 + self.lmax], *tensors_], dim=1)
+        y = torch.cat(harmonics, dim=1).view(b, graph.num_pairs, -1)
+        out = pairs.message(sent.view(b, n, -1, f), w.view(b, graph.num_pairs, -1, f), y).flatten(0, 1)
+        ds, *dv = out.split([2 * ell + 1 for ell in range(self.lmax + 1)], dim=1)
+        return ds.squeeze(1), dv
+
+
+def couplings(lmax: int) -> list[tuple[int, int, int]]:
+    """(l1, l2, l3) of all products l1 x l2 -> l3 that keep the parity of spherical harmonics; none for lmax = 1."""
+    degrees = range(1, lmax + 1)
+    triples = [(a, b, c) for c in degrees for a in degrees for b in degrees]
+    return [(a, b, c) for a, b, c in triples if abs(a - b) <= c <= a + b and (a + b + c) % 2 == 0]
+
+
+class Coupling(nn.Module):
+    """The tensor product of two sets of tensors, channel by channel: l1 x l2 -> l3 for all :func:`couplings`, summed.
+
+    e3nn's ``o3.TensorProduct`` ("uuu", component normalization, no path normalization), all components as one matrix.
+    """
+
+    def __init__(self, lmax: int) -> None:
+        super().__init__()
+        self.sizes = [2 * ell + 1 for ell in range(1, lmax + 1)]
+        part = [slice(ell**2 - 1, (ell + 1) ** 2 - 1) for ell in range(lmax + 1)]
+        cube = torch.zeros(3 * (sum(self.sizes),), dtype=torch.float64)
+        for a, b, c in couplings(lmax):
+            product = o3.wigner_3j(a, b, c, dtype=torch.float64) * (2 * c + 1) ** 0.5
+            cube[part[c], part[a], part[b]] = product.permute(2, 0, 1)
+        #: (k, i, j, c): component k of the product has c times component i of x times component j of y
+        self.terms = [(k, i, j, float(cube[k, i, j])) for k, i, j in (cube.abs() > 1e-12).nonzero().tolist()]
+        self._exact = cube.flatten(1)
+        self.register_buffer("matrix", self._exact.clone(), persistent=False)
+        self.matrix: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Rounded afresh to each precision: a float32 model that becomes float64 is equivariant to that, too."""
+        super()._apply(fn, recurse)
+        self.matrix = self._exact.to(self.matrix)
+        return self
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """All components (..., sum of 2l+1, F) of either -> for each l (..., 2l+1, F)."""
+        product = (x.unsqueeze(-2) * y.unsqueeze(-3)).flatten(-3, -2)
+        return list((self.matrix @ product).split(self.sizes, -2))
+
+    def tangents(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> list[Tensor]:
+        """Changes of the product for many changes (T, ...) of both sides at once, term by term.
+
+        :meth:`forward` makes every product of two components, most of which no term needs: one call for a few atoms,
+        and much to write for all their tangents.
+        """
+        out = torch.zeros_like(dx)
+        of_x, of_y, of_dx, of_dy, to = (z.unbind(-2) for z in (x, y, dx, dy, out))
+        for k, i, j, c in self.terms:
+            to[k].addcmul_(of_dx[i], of_y[j], value=c).addcmul_(of_x[i], of_dy[j], value=c)
+        return list(out.split(self.sizes, -2))
+
+
+class Update(nn.Module):
+    """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10).
+
+    With products p = U v x V v (:class:`Coupling`), further ds = a_sp <U v, W_s p> and dv = a_vp W_v p.
+    """
+
+    def __init__(self, num_features: int, lmax: int, *, last: bool, products: bool = False) -> None:
+        super().__init__()
+        f = num_features
+        self.lmax, self.last, self.products = lmax, last, products and lmax > 1
+        self.uv = o3.Linear(tensors(f, lmax), tensors(2 * f, lmax))
+        self.hidden = o3.Linear(scalars(f * (1 + lmax)), scalars(f), biases=True)
+        gates = lmax * (1 if last else 2) * (2 if self.products else 1)  # [sv | sp | vv | vp], each for all l
+        self.gates = o3.Linear(scalars(f), scalars(f * (1 + gates)), biases=True)
+        if self.products:
+            self.coupling = Coupling(lmax)
+            self.mix = o3.Linear(tensors(f, lmax), tensors((1 if last else 2) * f, lmax))
+
+    def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """s (N, F), v[l-1] (N, 2l+1, F) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
+        u, b = zip(*(x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)), strict=True)
+        norms = [(x.square().sum(1) + NORM_EPS).sqrt() for x in b]
+        gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
+        inner, outer = list(b), list(u)  # what is multiplied with U v to scalars; what is gated to tensors
+        if self.products:
+            mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1)))
+            inner += [x[..., : s.shape[-1]] for x in mixed]
+            outer += [x[..., s.shape[-1] :] for x in mixed]
+        a = gates.split(s.shape[-1], dim=-1)
+        ds = a[0]
+        for k, x in enumerate(inner):
+            ds = ds + a[1 + k] * (u[k % self.lmax] * x).sum(1)
+        if self.last:
+            return ds, []
+        gated = [g.unsqueeze(1) * x for g, x in zip(a[1 + len(inner) :], outer, strict=True)]
+        return ds, [sum(gated[k + self.lmax :: self.lmax], gated[k]) for k in range(self.lmax)]
+
+
+class PaiNN(nn.Module):
+    """Atoms and pair vectors in, invariant and equivariant features out.
+
+    Args:
+        num_features: F, channels of each irrep.
+        tensor_products: whether updates couple tensors of different l, for lmax > 1.
+        keep_tensors: whether V is read after the last layer (the direct force head does).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_layers: int,
+        num_rbf: int,
+        r_max: float,
+        lmax: int,
+        radial_basis: str,
+        *,
+        tensor_products: bool,
+        keep_tensors: bool,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.r_max, self.lmax = num_features, r_max, lmax
+        self.irreps_out = (scalars(num_features) + tensors(num_features, lmax)).simplify()
+        self.embedding = nn.Embedding(119, num_features, padding_idx=0)
+        self.radial = RadialBasis(radial_basis, num_rbf, r_max)
+        last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
+        self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
+        self.updates = nn.ModuleList(Update(num_features, lmax, last=flag, products=tensor_products) for flag in last)
+
+    def extra_repr(self) -> str:
+        return f"{self.irreps_out}, r_max={self.r_max}"
+
+    def forward(
+        self, atomic_numbers: Tensor, graph: Graph, state: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features of every atom.
+
+        Args:
+            atomic_numbers: (N,), 0 in padded slots.
+            graph: pairs with vectors r_j - r_i.
+            state: (N, F) embedding of charge and spin, or None.
+        Returns:
+            s (N, F) after each layer, and v after the last, (N, 2l+1, F) for l = 1..lmax.
+        """
+        lengths = graph.vectors.norm(dim=-1)
+        cutoff = polynomial_cutoff(lengths, self.r_max)[:, None]
+        basis = torch.cat([self.radial(lengths) * cutoff, cutoff], dim=1)
+        harmonics = [
+            o3.spherical_harmonics(ell, graph.vectors, normalize=True, normalization="norm")
+            for ell in range(1, self.lmax + 1)
+        ]
+        s = self.embedding(atomic_numbers)
+        if state is not None:
+            s = s + state
+        v: list[Tensor] = []
+        layers: list[Tensor] = []
+        for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
+            ds, dv = message(s, v, basis, harmonics, graph)
+            s = s + ds
+            v = dv if k == 0 else [a + b for a, b in zip(v, dv, strict=True)]
+            ds, dv = update(s, v)
+            s = s + ds
+            if dv:
+                v = [a + b for a, b in zip(v, dv, strict=True)]
+            layers.append(s)
+        return layers, v

@@ -1,0 +1,1 @@
+"""The work behind the commands, one module or folder a verb."""

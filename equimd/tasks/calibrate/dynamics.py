@@ -1,0 +1,213 @@
+"""The halt threshold: how high the score rises in the model's own molecular dynamics, where it is at home.
+
+B independent runs start from held-out reference frames with velocities of their own, under the ensemble that is
+simulated later. Nothing but scores is needed of them. If the model leaves its domain in these runs, a threshold from
+them would take the failure for normal: then there is none, and the reason is said. Signs of that are a physical check
+that fails, and scores that differ from those of held-out reference frames (:func:`verdict`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from equimd.data.frames import Frames
+from equimd.data.system import System
+from equimd.forces.forcefield import ForceField
+from equimd.guard.decision import StepDecision
+from equimd.guard.judge import Guard
+from equimd.guard.limits import Limits
+from equimd.guard.score import score_function
+from equimd.guard.thresholds import HaltThreshold, ScoreMatch, block_maxima, compare_scores, halt_threshold
+from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.simulation import Simulation
+from equimd.md.state import degrees_of_freedom, maxwell_boltzmann, temperature
+from equimd.model import Potential
+from equimd.tasks.calibrate.settings import CalibrationSettings
+
+Progress = Callable[[int, int], None]
+SEED_OFFSET = 1 << 40  # keeps the random numbers of these runs apart from those of a simulation with the same seed
+MEDIAN_RATIO = 1.5  # own median score over reference median, and its inverse: beyond, the dynamics is elsewhere
+
+
+@dataclass(frozen=True)
+class OwnRuns:
+    """Scores of B runs.
+
+    Attributes:
+        scores: (B, n) of the n scored steps, eV/Angstrom; columns after a physical check failed are not filled (NaN).
+        broken: reason of each run that a physical check stopped.
+        exact_share: steps that needed the exact covariance, 0..1.
+        temperature_K: mean kinetic temperature.
+    """
+
+    scores: np.ndarray
+    broken: tuple[str, ...]
+    exact_share: float
+    temperature_K: float  # noqa: N815 (a unit)
+    seconds: float
+
+
+def start_rows(n_frames: int, blocks: int) -> np.ndarray:
+    """Rows of the frames that runs start from: evenly spread, each once as long as there are enough."""
+    return np.linspace(0, n_frames - 1, blocks).round().astype(np.int64)
+
+
+def make_integrator(settings: CalibrationSettings, temperature_K: float, dof: int) -> Integrator:
+    """The integrator that is simulated with."""
+    if settings.ensemble == "langevin":
+        return Langevin(settings.dt, temperature_K, settings.friction, settings.seed + SEED_OFFSET)
+    if settings.ensemble == "nose-hoover":
+        return NoseHoover(settings.dt, temperature_K, dof, tau=settings.tau)
+    return VelocityVerlet(settings.dt)
+
+
+def same_system(frames: Frames) -> list[np.ndarray]:
+    """Rows of frames that differ in nothing but positions."""
+    keys = [
+        (n.tobytes(), c.tobytes(), p.tobytes(), int(q), int(s))
+        for n, c, p, q, s in zip(frames.numbers, frames.cell, frames.pbc, frames.charge, frames.spin, strict=True)
+    ]
+    return [np.flatnonzero([k == key for k in keys]) for key in dict.fromkeys(keys)]
+
+
+@dataclass
+class Molecule:
+    """Runs of one molecule: its start frames (R, n, 3), and which of all runs they are."""
+
+    model: Potential
+    system: System
+    positions: torch.Tensor
+    charge: int
+    spin: int
+    replicas: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Potential, frames: Frames, rows: np.ndarray) -> Molecule:
+        n = int(frames.n_atoms[rows[0]])
+        device = model.last_layer.weight.device
+        cell, pbc = frames.cell[rows[0]], frames.pbc[rows[0]]
+        system = System.build(frames.numbers[rows[0], :n], cell=cell if pbc.any() else None, pbc=pbc, device=device)
+        positions = torch.from_numpy(frames.positions[rows, :n].copy()).to(device)
+        charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
+        return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
+
+    def field(
+        self, decision: StepDecision | None = None, limits: Limits | None = None, steps: int | None = None
+    ) -> ForceField:
+        """Forces, the screen of a decision and the checks of a guard; for many steps compiled, where that pays."""
+        return ForceField(
+            self.model,
+            self.system,
+            charge=self.charge,
+            spin=self.spin,
+            decision=decision,
+            limits=limits,
+            steps=steps,
+        )
+
+    def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
+        """Ready for the first step."""
+        reference = self.positions[0]
+        limits = Limits.from_reference(self.system, reference)
+        bath = settings.ensemble == "langevin"
+        dof = degrees_of_freedom(self.system, reference, bath=bath)
+        velocities = maxwell_boltzmann(
+            self.system,
+            self.positions,
+            temperature_K,
+            seed=settings.seed + SEED_OFFSET,
+            replicas=self.replicas,
+            bath=bath,
+        )
+        return Simulation.start(
+            self.system,
+            make_integrator(settings, temperature_K, dof),
+            self.field(decision, limits, settings.run_length),
+            self.positions,
+            velocities,
+            dof=dof,
+            replicas=self.replicas,
+            guard=Guard(limits),
+        )
+
+
+def run_own_dynamics(
+    model: Potential,
+    decision: StepDecision,
+    starts: Frames,
+    settings: CalibrationSettings,
+    temperature_K: float,
+    progress: Progress | None = None,
+) -> OwnRuns:
+    """Runs of ``settings.run_length`` steps from each start frame, scored by the whole decision.
+
+    Ends early when a physical check stops a run: there will be no threshold then.
+    """
+    began = time.monotonic()
+    every, steps = settings.score_every, settings.run_length
+    found = np.full((len(starts), steps // every), np.nan)
+    heat, exact, count = [], 0, 0
+    broken: list[str] = []
+    groups = same_system(starts)
+    for number, rows in enumerate(groups):
+        molecule = Molecule.of(model, starts, rows)
+        score = score_function(decision, model, molecule.system, charge=molecule.charge, spin=molecule.spin)
+        simulation = molecule.simulation(settings, temperature_K, decision)
+
+        def note(s: Simulation, score=score, rows=rows, number=number) -> None:  # type: ignore[no-untyped-def]
+            state = s.state
+            if state.step % every == 0:
+                values, _ = score(state.positions, state.extras)
+                found[rows, state.step // every - 1] = values.cpu().numpy()
+            if state.step % 50 == 0 or state.step == steps:
+                heat.append(float(temperature(s.system, state.velocities, s.dof).mean()))
+                if progress is not None:
+                    progress(number * steps + state.step, len(groups) * steps)
+
+        simulation.run(steps, observer=note, stop=lambda s=simulation: not all(s.state.active))  # type: ignore[misc]
+        events = simulation.suspects.frames()
+        broken += [f"{e.reason} at step {e.step}" for e in events]
+        exact, count = exact + score.exact_count, count + score.count  # type: ignore[attr-defined]
+        if broken:
+            break
+    share = exact / max(count, 1)
+    return OwnRuns(found, tuple(broken), share, float(np.mean(heat or [np.nan])), time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The halt threshold, or why there is none."""
+
+    threshold: HaltThreshold | None
+    refused: str | None
+    match: ScoreMatch | None = None
+
+
+def verdict(own: OwnRuns, reference: np.ndarray, level: float, settings: CalibrationSettings) -> Verdict:
+    """Judge the model's own runs against scores (n,) of held-out reference frames under the same decision.
+
+    They match unless, with 95 % confidence (runs are resampled whole), more than three times as many own scores as
+    reference scores are above the 95 % quantile of the latter, or the medians differ by more than a factor of 1.5.
+    """
+    if own.broken:
+        runs = len(own.scores)
+        what = f"in {len(own.broken)} of {runs} runs of the model a physical check failed: {own.broken[0]}"
+        return Verdict(None, what)
+    match = compare_scores(own.scores, reference, seed=settings.seed)
+    if not match.matches or match.median_ratio < 1 / MEDIAN_RATIO:
+        what = (
+            "the model's own dynamics does not look like the held-out frames: "
+            f"{100 * match.exceedance:.1f} % of its scores (interval {100 * match.interval[0]:.1f} to "
+            f"{100 * match.interval[1]:.1f} %) are above the value that {100 * (1 - match.level):.0f} % of theirs are "
+            f"above, and its median is {match.median_ratio:.2f} times theirs"
+        )
+        return Verdict(None, what, match)
+    maxima = block_maxima(own.scores, own.scores.shape[1])
+    threshold = halt_threshold(maxima, settings.false_halt_rate, settings.run_length)
+    # quiet frames score below the level: a threshold as high as that only halts less
+    return Verdict(HaltThreshold(**{**vars(threshold), "value": max(threshold.value, level)}), None, match)

@@ -1,0 +1,54 @@
+"""What passes from stage to stage of a calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from equimd.data.dataset import Dataset
+from equimd.guard.saved import Calibration
+from equimd.model import Potential
+from equimd.run import Run
+from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
+from equimd.tasks.calibrate.frames import Partition
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from equimd.tasks.calibrate.sigmas import Part, Recalibrated, Scored, Thresholds
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A calibration that nothing stands in the way of.
+
+    Attributes:
+        held_out, test: usable frames; ``test`` None reports on the frames of the thresholds.
+        temperature: of the model's own runs, K; None leaves the halt threshold out.
+        no_halt: why there will be no halt threshold; None if there may be one.
+    """
+
+    run: Run
+    model: Potential
+    model_sha256: str
+    train: Dataset
+    held_out: Dataset
+    test: Dataset | None
+    parts: Partition
+    settings: CalibrationSettings
+    temperature: float | None
+    no_halt: str | None
+    compositions: tuple[str, ...]
+    data_sha256: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """What the stages found, for the report and the plots."""
+
+    prepared: Prepared
+    found: Recalibrated
+    scored: Scored
+    thresholds: Thresholds
+    part: Part
+    report_part: Part
+    own: OwnRuns | None
+    outcome: Verdict
+    calibration: Calibration

@@ -1,0 +1,263 @@
+"""From a trained run and frames it never saw to a calibrated run: what can be refused first, then the work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import timeit
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equimd.data.batch import Batch
+from equimd.data.dataset import Dataset, Subset
+from equimd.errors import ModelError, UncertaintyError
+from equimd.guard.decision import StepDecision
+from equimd.guard.saved import FOLDER, Calibration, Levels, StatePoint
+from equimd.guard.wording import meaning
+from equimd.run import Run, write_atomic
+from equimd.tasks.calibrate import quality
+from equimd.tasks.calibrate.dynamics import (
+    Molecule,
+    OwnRuns,
+    Verdict,
+    run_own_dynamics,
+    same_system,
+    start_rows,
+    verdict,
+)
+from equimd.tasks.calibrate.frames import (
+    PARTS,
+    Contents,
+    check_apart,
+    in_time,
+    partition,
+    temperature_of,
+    training_frames,
+    usable_frames,
+)
+from equimd.tasks.calibrate.settings import CalibrationSettings
+from equimd.tasks.calibrate.sigmas import Part, Recalibrated, Scored, recalibrate, set_screen, set_thresholds
+from equimd.tasks.calibrate.stages import Calibrating, Prepared
+from equimd.uq.features import design_rows, double_precision
+from equimd.uq.predict import Predictions, predict
+
+if TYPE_CHECKING:
+    from equimd.model import Potential
+    from equimd.uq.posterior import LastLayer
+
+Progress = Callable[[str, int, int], None]
+PROBE = 8  # frames that the time estimate is made with
+PARTITION_FILE = "partition.json"
+NO_TEMPERATURE = (
+    "no halt threshold: the data do not say at which temperature they were sampled; give --temperature, in K, "
+    "or --no-halt"
+)
+
+
+def prepare(
+    run: Run,
+    data: Dataset,
+    settings: CalibrationSettings,
+    *,
+    test: Dataset | None = None,
+    train_data: Sequence[str] = (),
+) -> Prepared:
+    """Check everything that can be checked before the work.
+
+    Args:
+        data: held-out frames with energies and forces. test: others, for the report.
+        train_data: where the training frames are now, if they moved.
+
+    Raises:
+        UncertaintyError: an energy-only model, too few frames, or frames that are not new.
+        DataError: the training frames are not to be found.
+        ConfigError: settings that contradict each other.
+    """
+    settings.check()
+    model, meta = run.load_model()
+    if model.config.energy_only:
+        raise UncertaintyError(
+            "the model was trained on energies alone: there are no forces to be sure or unsure of",
+            where=str(run.path),
+            hint="train with a forces weight",
+        )
+    known = {name: set(run.hashes(part)) for name, part in (("training", "train"), ("validation", "val"))}
+    seen = Contents.of(data)
+    check_apart(seen, known, what="calibration", where=data.info.path)
+    held_out, warnings = usable_frames(data, seen, what="calibration")
+    hashes = {"train": run.hashes("train"), "calibration": seen.hashes}
+    if test is not None:
+        other = Contents.of(test)
+        check_apart(other, {**known, "calibration": set(seen.hashes)}, what="test", where=test.info.path)
+        test, more = usable_frames(test, other, what="test")
+        warnings += more
+        hashes["test"] = other.hashes
+    _check_elements(model, held_out, test)
+    parts = partition(held_out, settings.false_alarm_rate, settings.seed)
+    train = training_frames(run, train_data)
+    strangers = sorted(set(seen.compositions) - set(Contents.of(train).compositions))
+    if strangers:
+        warnings.append(f"the model was not trained on {', '.join(strangers[:5])}: calibrated for them all the same")
+    temperature = settings.temperature if settings.temperature is not None else temperature_of(held_out)
+    no_halt = "not asked for" if not settings.halt else NO_TEMPERATURE if temperature is None else None
+    digests = {name: hashlib.sha256("".join(h).encode()).hexdigest() for name, h in hashes.items()}
+    return Prepared(
+        run, model, meta["sha256"], train, held_out, test, parts, settings, temperature, no_halt, seen.compositions,
+        digests, warnings,
+    )  # fmt: skip
+
+
+def _check_elements(model: Potential, *parts: Dataset | None) -> None:
+    from ase.data import chemical_symbols
+
+    unseen = {z for part in parts if part is not None for z in part.elements} - set(model.config.elements)
+    if unseen:
+        raise ModelError(f"elements the model never saw: {', '.join(chemical_symbols[z] for z in sorted(unseen))}")
+
+
+def estimate(prepared: Prepared) -> dict[str, float]:
+    """Seconds that each stage will take about, from a few calls of each kind."""
+    model, settings = prepared.model, prepared.settings
+    n_test = 0 if prepared.test is None else len(prepared.test)
+    rows = np.arange(min(PROBE, len(prepared.held_out)))
+    frames = prepared.held_out.frames(rows)
+
+    def seconds(call: Callable[[], Any], repeat: int) -> float:
+        """The fastest of ``repeat`` calls: what else the machine does for a moment is not taken for the rule."""
+        call()
+        return min(timeit.repeat(call, number=1, repeat=repeat))
+
+    double = double_precision(model)
+    batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64)
+    single = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype)
+    found = {
+        "posterior": seconds(lambda: design_rows(double, batch), 1) * len(prepared.train) / len(rows),
+        "held-out frames": seconds(lambda: design_rows(model, single), 1)
+        * (len(prepared.held_out) + n_test)
+        / len(rows),
+    }
+    if prepared.no_halt is None:
+        starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
+        groups = [Molecule.of(model, starts, r) for r in same_system(starts)]
+        each = [(m.field(), m.positions) for m in groups]
+        eager = sum(seconds(lambda f=f, x=x: f(x), 5) for f, x in each)  # type: ignore[misc]
+        found["own dynamics"] = 1.3 * eager * settings.run_length  # the integrator, and exact scores now and then
+    return found
+
+
+def start_rows_of(prepared: Prepared) -> np.ndarray:
+    """Rows, among the threshold frames, of the start frames."""
+    return start_rows(len(prepared.parts.threshold), prepared.settings.blocks)
+
+
+def calibrate(prepared: Prepared, progress: Progress | None = None) -> Calibrating:
+    """Do it. Nothing is written: see :func:`save`."""
+    from equimd.uq.laplace import fit_last_layers
+
+    settings, parts = prepared.settings, prepared.parts
+
+    def told(stage: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(stage, done, total)
+
+    layer, fitted = fit_last_layers(prepared.model, prepared.train, progress=told("posterior"))
+    predictions = predict(prepared.model, layer, prepared.held_out, progress=told("held-out frames"))
+    trajectory = np.asarray(prepared.held_out.trajectory)
+    fit, select, part = (Part.of(predictions, trajectory, getattr(parts, name)) for name in PARTS)
+    found = recalibrate(layer, fit, select, seed=settings.seed)
+    scored = set_screen(found.calibrated, (fit, select), settings)
+    limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), part, settings)
+    report_part = part if prepared.test is None else _test_part(prepared, layer, told("test frames"))
+    own, outcome = _halt(prepared, found, scored, part, told("own dynamics"))
+    calibration = Calibration(
+        calibrated=found.calibrated,
+        screen=scored.screen,
+        levels=Levels(scored.flag_level, None if outcome.threshold is None else scored.halt_level),
+        flag=limits.flag,
+        halt=outcome.threshold,
+        error=limits.error,
+        state_point=_state_point(prepared),
+        compositions=prepared.compositions,
+        elements=tuple(int(z) for z in np.unique(predictions.numbers)),
+        model_sha256=prepared.model_sha256,
+        data_sha256=prepared.data_sha256,
+    )
+    done = Calibrating(prepared, found, scored, limits, part, report_part, own, outcome, calibration)
+    calibration.report.update(_report(done, predictions, fitted))
+    return done
+
+
+def _test_part(prepared: Prepared, layer: LastLayer, progress: Callable[[int, int], None] | None) -> Part:
+    if prepared.test is None:
+        raise UncertaintyError("there are no test frames")
+    ordered = Subset(prepared.test, in_time(prepared.test, np.arange(len(prepared.test))))
+    return Part.of(predict(prepared.model, layer, ordered, progress=progress), np.asarray(ordered.trajectory))
+
+
+def _halt(
+    prepared: Prepared, found: Recalibrated, scored: Scored, part: Part, progress: Callable[[int, int], None] | None
+) -> tuple[OwnRuns | None, Verdict]:
+    settings = prepared.settings
+    if prepared.no_halt is not None or prepared.temperature is None:
+        return None, Verdict(None, prepared.no_halt)
+    decision = StepDecision(found.calibrated, scored.screen, scored.halt_level)
+    starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
+    own = run_own_dynamics(prepared.model, decision, starts, settings, prepared.temperature, progress)
+    return own, verdict(own, decision.of_predictions(part.predictions).score, scored.halt_level, settings)
+
+
+def _state_point(prepared: Prepared) -> StatePoint:
+    s = prepared.settings
+    friction = s.friction if s.ensemble == "langevin" else None
+    return StatePoint(prepared.temperature, s.ensemble, s.dt, friction, s.score_every)
+
+
+def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """The object of ``equimd calibrate --json``, but the run."""
+    prepared, found, calibration = done.prepared, done.found, done.calibration
+    test = prepared.test is not None
+    flag_decision, threshold = calibration.decision("flag")
+    values = {
+        "form": found.calibrated.forces.form,
+        "forms": {kind: getattr(found.calibrated, kind).form for kind in ("forces", "energy")},
+        **quality.frame_report(found, done.report_part, predictions, seed=prepared.settings.seed),
+        "thresholds": quality.thresholds(calibration),
+        "temperature_K": prepared.temperature,
+        "meaning": meaning(calibration),
+        "reported_on": {"frames": "test" if test else "threshold", "n": len(done.report_part.trajectory)},
+        "partition": {"method": prepared.parts.method, "seed": prepared.parts.seed, "frames": prepared.parts.sizes},
+        "comparison": {kind: quality.compared(getattr(found, kind)) for kind in ("forces", "energy")},
+        "posterior": {
+            name: {
+                "sigma_noise": f.sigma_noise.tolist(),
+                "prior_precision": f.prior_precision.tolist(),
+                "log_evidence": float(f.log_evidence()),
+            }
+            for name, f in fitted.items()
+        },
+        "screen": {
+            **calibration.screen.to_json(),
+            "flag": quality.screening(flag_decision.of_predictions(done.report_part.predictions), threshold),
+        },
+        "halt_refused": done.outcome.refused,
+        "warnings": prepared.warnings,
+    }
+    if done.own is not None:
+        values["dynamics"] = quality.dynamics(done.own, done.outcome)
+    if calibration.halt is not None:
+        decision, value = calibration.decision("halt")
+        values["screen"]["halt"] = quality.screening(decision.of_predictions(done.report_part.predictions), value)
+    return values
+
+
+def save(done: Calibrating) -> Path:
+    """Write posterior, calibration, partition and plots into the run: the calibration itself last, and whole."""
+    from equimd.tasks.calibrate import plots
+
+    folder = done.prepared.run.path / FOLDER
+    write_atomic(folder / PARTITION_FILE, json.dumps(done.prepared.parts.to_json()) + "\n")
+    plots.draw(done, folder)
+    return done.calibration.save(done.prepared.run.path)

@@ -1,0 +1,1 @@
+"""Labelled frames by molecular dynamics with a reference method."""

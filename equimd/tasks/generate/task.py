@@ -1,0 +1,153 @@
+"""Make labelled frames: several independent trajectories of MD with a reference method, joined in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equimd.data.dataset import ArrayDataset, DatasetInfo
+from equimd.data.frames import Frames
+from equimd.errors import DataError
+from equimd.tasks.generate.sampling import load_molecule
+from equimd.tasks.generate.trajectory import (
+    GenerateConfig,
+    Trajectory,
+    load_trajectory,
+    run_trajectory,
+    save_trajectory,
+)
+from equimd.workers import run_in_processes
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Progress = Callable[[int, int], None]
+
+
+def check_temperature(config: GenerateConfig, trajectories: list[Trajectory]) -> tuple[float, float]:
+    """Mean temperature of all trajectories and its standard error, K.
+
+    Raises:
+        DataError: the mean is off by more than 2 % of the target and five standard errors.
+    """
+    weights = np.array([len(t.energy) for t in trajectories], float)
+    weights /= weights.sum()
+    mean = float(weights @ [t.temperature_mean for t in trajectories])
+    error = float(np.sqrt(weights**2 @ np.array([t.temperature_error for t in trajectories]) ** 2))
+    if abs(mean - config.temperature) > 0.02 * config.temperature + 5 * error:
+        raise DataError(
+            f"the mean temperature is {mean:.1f} K, not {config.temperature:g} K",
+            hint="a smaller --time-step or a longer --equilibration",
+        )
+    return mean, error
+
+
+def _fingerprint(config: GenerateConfig, atoms: Atoms) -> str:
+    settings = json.dumps({**asdict(config), "molecule": ""}, sort_keys=True).encode()
+    return hashlib.sha256(settings + atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()[:12]
+
+
+def _worker(config: GenerateConfig, atoms: Atoms, index: int, path: Path) -> None:
+    save_trajectory(path, run_trajectory(config, atoms, index))
+
+
+def run_trajectories(
+    config: GenerateConfig, work: Path, *, jobs: int = 1, progress: Progress | None = None
+) -> list[Trajectory]:
+    """All trajectories of a run; each is kept in ``work`` when it is finished, and not made again.
+
+    Args:
+        work: folder for finished trajectories; a run of other settings in the same folder does not disturb.
+        jobs: worker processes. With 1 the work is done in this process.
+        progress: called with (frames done, frames in all).
+    """
+    atoms = load_molecule(config.molecule)
+    work.mkdir(parents=True, exist_ok=True)
+    mark = _fingerprint(config, atoms)
+    paths = [work / f"{mark}-{k:03d}.npz" for k in range(config.trajectories)]
+    todo = [k for k, p in enumerate(paths) if not p.exists()]
+    done = sum(config.frames_of(k) for k, p in enumerate(paths) if p.exists())
+
+    def tick(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, config.frames)
+
+    tick(0)
+    if jobs <= 1:
+        for k in todo:
+            save_trajectory(paths[k], run_trajectory(config, atoms, k, tick))
+    elif todo:
+        tasks = {k: (config, atoms, k, paths[k]) for k in todo}
+        run_in_processes(_worker, tasks, jobs, lambda k, _: tick(config.frames_of(k)))
+    return [load_trajectory(p) for p in paths]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What :func:`generate` wrote: temperatures in K, ``broken`` the frames in which a bond is open.
+
+    ``turned`` is the accepted part of the turns of single bonds, None without any.
+    """
+
+    path: Path
+    frames: int
+    trajectories: int
+    theory: str
+    temperature_mean: float
+    temperature_error: float
+    broken: tuple[int, ...]
+    turned: float | None = None
+
+
+def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
+    """Run the trajectories and write their frames to ``out``: a store (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
+
+    Finished trajectories wait in the folder ``OUT.parts`` until all are done, so that an interrupted run goes on.
+    The frames do not depend on ``jobs``: on one machine and one set of package versions they repeat bit for bit.
+
+    Raises:
+        DataError: unknown molecule, a calculation that fails, or a mean temperature that is off.
+        ConfigError: impossible settings, or a calculator that is not there.
+    """
+    from equimd.data.convert import output_format, write_frames
+
+    output_format(out)  # refuse an unknown ending before the work, not after it
+    work = out.with_name(out.name + ".parts")
+    done = run_trajectories(config, work, jobs=jobs, progress=progress)
+    mean, error = check_temperature(config, done)
+    block = Frames.concatenate([_block(config, t) for t in done])
+    steps = [(np.arange(len(t.energy)) + 1) * config.stride for t in done]
+    data = ArrayDataset(
+        block,
+        DatasetInfo(str(out), "generated"),
+        np.repeat(np.arange(len(done)), [len(t.energy) for t in done]),
+        np.concatenate(steps),
+    )
+    unset = {k for k in ("charge", "spin", "torsion_interval", "hydrogen_mass") if not getattr(config, k)}
+    settings = {k: v for k, v in asdict(config).items() if k not in unset}
+    attempts, accepted = np.sum([t.turns for t in done], axis=0).tolist()
+    turned = accepted / attempts if attempts else None
+    extra: dict[str, str | int | float] = {**settings, "temperature_mean": mean, "temperature_error": error}
+    if turned is not None:
+        extra["turns_accepted"] = turned
+    write_frames(out, data, theory=done[0].theory, source="equimd data generate", extra=extra)
+    shutil.rmtree(work)
+    broken = np.flatnonzero(np.concatenate([t.broken for t in done]))
+    return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken), turned)
+
+
+def _block(config: GenerateConfig, trajectory: Trajectory) -> Frames:
+    frames = len(trajectory.energy)
+    return Frames.build(
+        trajectory.numbers, trajectory.positions, trajectory.energy, trajectory.forces,
+        charge=np.full(frames, config.charge), spin=np.full(frames, config.spin), where=config.molecule,
+    )  # fmt: skip

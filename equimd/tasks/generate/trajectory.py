@@ -1,0 +1,192 @@
+"""One trajectory of labelled frames: Langevin MD with a reference method, seeded.
+
+The integrator is BAOAB (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102 (2013)): for a harmonic mode its positions
+are distributed exactly at the stated temperature whatever the time step, so that 1 fs serves even for O-H bonds.
+Between steps, single bonds may be turned by Monte Carlo moves (:mod:`equimd.tasks.generate.torsions`), which mix
+conformers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equimd.errors import ConfigError, DataError
+from equimd.methods import make_method
+from equimd.tasks.generate.sampling import Baoab, broken_bonds, relax
+from equimd.tasks.generate.torsions import TorsionMoves, torsions
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What `generate` does. Times in fs, temperature in K, friction in 1/fs.
+
+    ``frames`` is the total over all trajectories; ``spin`` is the multiplicity, 0 for the lowest possible.
+    ``torsion_interval`` is the time between Monte Carlo turns of a single bond, 0 for none. ``hydrogen_mass`` (u)
+    replaces the mass of hydrogen, 0 leaves it: the distribution of positions does not depend on masses, and heavier
+    hydrogens allow longer steps.
+    """
+
+    molecule: str
+    temperature: float
+    frames: int
+    trajectories: int = 4
+    interval: float = 100.0
+    time_step: float = 1.0
+    equilibration: float = 2000.0
+    friction: float = 0.01
+    seed: int = 0
+    calculator: str = "tblite"
+    charge: int = 0
+    spin: int = 0
+    torsion_interval: float = 0.0
+    hydrogen_mass: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive = ("temperature", "frames", "trajectories", "interval", "time_step", "friction")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name.replace('_', '-')} must be above zero, not {getattr(self, name)}")
+        for name in ("equilibration", "torsion_interval", "hydrogen_mass"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name.replace('_', ' ')} must not be negative, it is {getattr(self, name)}")
+        if self.frames < self.trajectories:
+            raise ConfigError(f"{self.frames} frames cannot come from {self.trajectories} trajectories")
+        for option, time in (("interval", self.interval), ("torsion-interval", self.torsion_interval)):
+            steps = max(round(time / self.time_step), 1)
+            if time and abs(time / self.time_step - steps) > 1e-6:
+                raise ConfigError(
+                    f"the {option} {time} fs is not a whole number of {self.time_step} fs steps",
+                    hint=f"--{option} {steps * self.time_step:g}",
+                )
+
+    @property
+    def stride(self) -> int:
+        """Steps between saved frames."""
+        return round(self.interval / self.time_step)
+
+    def frames_of(self, trajectory: int) -> int:
+        """How many frames one trajectory gives: as even as it goes."""
+        return self.frames // self.trajectories + (trajectory < self.frames % self.trajectories)
+
+
+@dataclass
+class Trajectory:
+    """One finished trajectory of T frames, eV and Angstrom; the kinetic temperature is a mean over all steps.
+
+    ``turns`` are the Monte Carlo turns of single bonds, attempted and accepted, without those of the equilibration.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+    temperature_mean: float
+    temperature_error: float
+    broken: np.ndarray
+    theory: str
+    turns: tuple[int, int] = (0, 0)
+
+
+def run_trajectory(
+    config: GenerateConfig, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
+) -> Trajectory:
+    """Trajectory ``index`` of a run: relax, equilibrate (discarded), then label a frame every ``interval`` fs.
+
+    The random numbers depend on (seed, index) alone, so trajectories can be made in any order or process.
+    """
+    if len(atoms) < 2:
+        raise DataError("a single atom has no dynamics to sample", where=config.molecule)
+    if np.any(atoms.pbc):
+        raise DataError("generate runs open molecules; this structure is periodic", where=config.molecule)
+    method = make_method(config.calculator, atoms, config.charge, config.spin)
+    start = relax(method, atoms.positions)
+    rng = np.random.default_rng([config.seed, index])
+    masses = atoms.get_masses()
+    if config.hydrogen_mass:
+        masses[atoms.numbers == 1] = config.hydrogen_mass
+    md = Baoab(method, start, masses, config.temperature, config.time_step, config.friction, rng)
+    turn = _turner(config, atoms, start, md)
+    _advance(md, turn, round(config.equilibration / config.time_step))
+    turn.attempts = turn.accepted = 0
+    labeller = make_method(config.calculator, atoms, config.charge, config.spin)
+    positions, energy, forces, temperatures = [], [], [], []
+    for _ in range(config.frames_of(index)):
+        temperatures.append(_advance(md, turn, config.stride))
+        e, f = labeller.label(md.positions)
+        positions.append(md.positions)
+        energy.append(e)
+        forces.append(f)
+        if progress is not None:
+            progress()
+    x = np.array(positions)
+    if not np.isfinite(x).all():
+        raise DataError(f"trajectory {index} blew up", where=config.molecule, hint="a smaller --time-step")
+    return Trajectory(
+        atoms.numbers.copy(), x, np.array(energy), np.array(forces), float(np.mean(temperatures)),
+        _temperature_error(config, md.dof, len(x)), broken_bonds(atoms.numbers, start, x), method.theory,
+        (turn.attempts, turn.accepted),
+    )  # fmt: skip
+
+
+def _turner(config: GenerateConfig, atoms: Atoms, start: np.ndarray, md: Baoab) -> TorsionMoves:
+    """The turns of single bonds of a trajectory.
+
+    Raises:
+        DataError: they are asked for, and the molecule has no bond to turn.
+    """
+    every = round(config.torsion_interval / config.time_step)
+    found = torsions(atoms.numbers, start) if every else []
+    if every and not found:
+        raise DataError(
+            "no single bond of this molecule can be turned into another conformer",
+            where=config.molecule, hint="leave --torsion-interval out",
+        )  # fmt: skip
+    return TorsionMoves(found, md, every)
+
+
+def _advance(md: Baoab, turn: TorsionMoves, steps: int) -> float:
+    """Go on by ``steps`` steps, with the turns that fall due; the mean kinetic temperature, K (nan for no step)."""
+    total = 0.0
+    for _ in range(steps):
+        total += md.step()
+        turn.step()
+    return total / steps if steps else float("nan")
+
+
+def _temperature_error(config: GenerateConfig, dof: int, frames: int) -> float:
+    """Standard error (K) of the mean temperature over ``frames`` intervals.
+
+    One sample scatters by T sqrt(2/dof); kinetic energy is forgotten at twice the friction, so its integrated
+    correlation time is at most 1/(2 friction) and a time t holds t * friction independent samples.
+    """
+    independent = max(frames * config.interval * config.friction, 1.0)
+    return config.temperature * float(np.sqrt(2.0 / dof / independent))
+
+
+def save_trajectory(path: Path, trajectory: Trajectory) -> None:
+    """Write a finished trajectory: whole or not at all."""
+    part = path.with_name(path.name + ".tmp")
+    with open(part, "wb") as handle:
+        np.savez(handle, **asdict(trajectory))  # type: ignore[arg-type]
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, path)
+
+
+def load_trajectory(path: Path) -> Trajectory:
+    """What :func:`save_trajectory` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        values = {k: data[k] for k in data.files}
+    for name in ("temperature_mean", "temperature_error"):
+        values[name] = float(values[name])
+    turns = tuple(int(k) for k in values["turns"])
+    return Trajectory(**{**values, "theory": str(values["theory"]), "turns": turns})

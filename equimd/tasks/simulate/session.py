@@ -1,0 +1,304 @@
+"""A simulation made ready from its settings, begun in a folder, and gone on with from there.
+
+The folder holds ``simulation.yaml`` (the settings), ``start.safetensors`` (positions and velocities bit-exactly, and
+what was decided: the model's hash, the threshold, the number of threads), ``start.xyz`` (elements, for viewers), and
+what :mod:`equimd.md.simulation` writes. A run is gone on with from these alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equimd.calculators import LoadedModel
+from equimd.data.batch import DENSE_MAX_ATOMS
+from equimd.data.system import System
+from equimd.errors import ConfigError, RunError
+from equimd.forces.forcefield import ForceField
+from equimd.guard import saved
+from equimd.guard.judge import Guard
+from equimd.guard.limits import Limits
+from equimd.machine import choose_device
+from equimd.md.equilibration import Equilibrated
+from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.simulation import RESTART_FILE, Output, Simulation
+from equimd.md.state import degrees_of_freedom
+from equimd.run import Run, free_name, write_atomic
+from equimd.tasks.simulate import checks
+from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
+from equimd.tasks.simulate.start import START_FILE, Start, read_start, relax, with_velocities
+from equimd.tasks.simulate.threshold import Watch, make_watch
+
+SETTINGS_FILE, STRUCTURE_FILE = "simulation.yaml", "start.xyz"
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a run needs but its state.
+
+    Attributes:
+        start: replicas before their first step.
+        limits: physical limits of the start geometry.
+        dof: degrees of freedom of the run itself (equilibration has its own).
+        watch: the calibrated rule, and what to say about it.
+        identity: what must not change between the sessions of a run, but for the settings: hashes, threads.
+        notes, warnings: sentences for the person who starts the run.
+    """
+
+    settings: SimulationSettings
+    start: Start
+    system: System
+    forces: ForceField
+    integrator: Integrator
+    limits: Limits
+    dof: int
+    watch: Watch
+    identity: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def guard(self) -> Guard:
+        """Physical checks and the calibrated rule."""
+        return Guard(self.limits, self.watch.rule)
+
+    @property
+    def replicas(self) -> tuple[int, ...]:
+        """Numbers of the replicas."""
+        first = self.settings.first_replica
+        return tuple(range(first, first + self.settings.replicas))
+
+    def output(self, folder: Path) -> Output:
+        """Where and how often frames are written."""
+        state = {k: v for k in ("charge", "spin") if (v := getattr(self.start, k))}
+        return Output(folder, self.settings.save_every, info=state)
+
+
+def prepare(settings: SimulationSettings) -> Session:
+    """Everything that can be found wrong with a new run is found here, before a file is written.
+
+    Raises:
+        ConfigError: no run or no structure given, settings that contradict each other.
+        DataError: a structure that cannot be read, or with overlapping atoms.
+        ModelError: elements the model never saw, a model trained on energies alone.
+        RunError, UncertaintyError: no such run, or not calibrated for what is asked.
+    """
+    for key, what in (("run", "run folder"), ("structure", "structure file")):
+        if not getattr(settings, key):
+            raise ConfigError(f"no {what}", hint="equimd simulate RUN MOLECULE.xyz")
+    # absolute, so that the run can be gone on with from any folder
+    paths = {key: str(Path(getattr(settings, key)).absolute()) for key in ("run", "structure")}
+    shown, settings = settings, settings.model_copy(update=paths)
+    start, structures = read_start(shown.structure, settings.replicas)
+    model, sha256 = _load(settings)
+    if model.has_forces and settings.relax:
+        ForceField(model.potential, start.system(), charge=start.charge, spin=start.spin)  # refuses unknown elements
+        start, warnings = relax(start, structures, model)
+    else:
+        warnings = []
+    bath = settings.ensemble == "langevin" or settings.equilibration_steps > 0
+    first = settings.first_replica
+    replicas = range(first, first + settings.replicas)
+    start, note = with_velocities(start, settings.temperature, seed=settings.seed, replicas=replicas, bath=bath)
+    # messages show the run as it was typed
+    session = _assemble(settings, start, model, sha256, _threads(settings, start), shown_run=shown.run)
+    session.notes.insert(0, note)
+    session.warnings[:0] = warnings
+    return session
+
+
+def _load(settings: SimulationSettings) -> tuple[LoadedModel, str]:
+    run = Run.open(settings.run)
+    potential, meta = run.load_model()
+    if settings.dtype is not None:
+        potential = potential.to(getattr(torch, settings.dtype))
+    return LoadedModel(potential, device=choose_device(settings.device), run=run), meta["sha256"]
+
+
+def _threads(settings: SimulationSettings, start: Start) -> int:
+    """One for small molecules: handing their small tensors to other threads takes longer than the work."""
+    if settings.threads is not None:
+        return settings.threads
+    return 1 if len(start.numbers) <= DENSE_MAX_ATOMS else torch.get_num_threads()
+
+
+def _assemble(
+    settings: SimulationSettings,
+    start: Start,
+    model: LoadedModel,
+    sha256: str,
+    threads: int,
+    *,
+    shown_run: str | None = None,
+) -> Session:
+    from ase.formula import Formula
+    from ase.symbols import Symbols
+
+    potential = model.potential
+    system = start.system(model.device)
+    reference = start.reference.to(model.device)
+    limits = Limits.from_reference(system, reference)
+    formula = str(Formula.from_list(list(Symbols(start.numbers.numpy()))).format("hill"))
+    shown = settings if shown_run is None else settings.model_copy(update={"run": shown_run})
+    watch = make_watch(shown, potential, sha256, system, formula, charge=start.charge, spin=start.spin)
+    forces = ForceField(
+        potential,
+        system,
+        charge=start.charge,
+        spin=start.spin,
+        decision=watch.decision,
+        limits=limits,
+        compile=settings.compile,
+        steps=settings.n_steps + settings.equilibration_steps,
+    )
+    dof = degrees_of_freedom(system, reference, bath=settings.ensemble == "langevin")
+    identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
+    too_large = checks.time_step_warning(system, settings.dt)
+    direct = potential.force_head is not None
+    warnings = [*([too_large] if too_large else []), *checks.ensemble_warnings(settings, direct), *watch.warnings]
+    integrator = _integrator(settings, dof)
+    return Session(
+        settings, start, system, forces, integrator, limits, dof, watch, identity, list(watch.notes), warnings
+    )
+
+
+def _integrator(settings: SimulationSettings, dof: int) -> Integrator:
+    s = settings
+    main: Integrator
+    if s.ensemble == "nve":
+        main = VelocityVerlet(s.dt)
+    elif s.ensemble == "langevin":
+        main = Langevin(s.dt, s.temperature, s.friction, s.seed)
+    else:
+        main = NoseHoover(s.dt, s.temperature, dof, tau=s.tau)
+    if not s.equilibration_steps:
+        return main
+    return Equilibrated(Langevin(s.dt, s.temperature, s.friction, s.seed), main, s.equilibration_steps)
+
+
+def _calibration_sha256(settings: SimulationSettings, watch: Watch) -> str | None:
+    """Of the file that says everything about the thresholds, and by their hash about the arrays."""
+    if watch.rule is None:
+        return None
+    return hashlib.sha256((Path(settings.run) / saved.FOLDER / saved.JSON_FILE).read_bytes()).hexdigest()
+
+
+def default_folder(settings: SimulationSettings) -> Path:
+    """``simulations/MOLECULE-300K-001``, or the first number that is free."""
+    return free_name(f"{Path(settings.structure).stem}-{settings.temperature:g}K", "simulations")
+
+
+def begin(session: Session, folder: Path) -> Simulation:
+    """Make the folder and judge the first frame.
+
+    Raises:
+        RunError: the folder holds something.
+        MachineError: it cannot be written.
+    """
+    check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / SETTINGS_FILE, settings_text(session.settings))
+    _write_structure(session.start, folder / STRUCTURE_FILE)
+    session.start.save(folder, {"identity": session.identity})
+    return _first(session, folder)
+
+
+def check_free(folder: Path) -> None:
+    """Raise RunError unless a simulation can be begun in ``folder``."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError("is a file, not a folder", where=str(folder), hint="another --out")
+    if (folder / START_FILE).exists():
+        hint = f"another --out, or go on with it: equimd simulate --resume {folder}"
+        raise RunError("holds another simulation", where=str(folder), hint=hint)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError("the output folder is not empty", where=str(folder), hint="another --out")
+
+
+def _write_structure(start: Start, path: Path) -> None:
+    """The start geometry for viewers, and for MDAnalysis, which takes the elements from it."""
+    from ase.symbols import Symbols
+
+    lines = [str(len(start.numbers)), "start of the simulation, Angstrom"]
+    for symbol, x in zip(Symbols(start.numbers.numpy()), start.reference.tolist(), strict=True):
+        lines.append(f"{symbol:<2} {x[0]:15.8f} {x[1]:15.8f} {x[2]:15.8f}")
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+def _first(session: Session, folder: Path) -> Simulation:
+    device = session.system.masses.device
+    if session.start.velocities is None:
+        raise RunError("has no start velocities", where=str(folder / START_FILE))
+    return Simulation.start(
+        session.system,
+        session.integrator,
+        session.forces,
+        session.start.positions.to(device),
+        session.start.velocities.to(device),
+        dof=session.dof,
+        replicas=session.replicas,
+        first_step=-session.settings.equilibration_steps,
+        guard=session.guard,
+        output=session.output(folder),
+    )
+
+
+def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
+    """The session of a run in a folder, for :func:`resume`, with a new length if one is given.
+
+    Args:
+        given: settings to change (``RESUMABLE``), and ``run`` if the model's folder has moved.
+
+    Raises:
+        RunError: not such a folder, or the model or its calibration is not the one the run began with.
+        ConfigError: a setting that cannot change.
+    """
+    if not (folder / START_FILE).is_file():
+        raise RunError("is not a simulation to go on with", where=str(folder), hint="the folder given by --out")
+    changed = {k: v for k, v in given.items() if k != "run"}
+    if wrong := [k for k in changed if k not in RESUMABLE]:
+        option = "--" + wrong[0].replace("_", "-")
+        raise ConfigError(f"{option} cannot change when a run goes on", where="--resume", hint="leave it out")
+    if "run" in given:
+        changed["run"] = str(Path(given["run"]).absolute())
+    path = str(folder / SETTINGS_FILE)
+    settings = parse_settings(read_settings(path), where=path)
+    settings = parse_settings(changed, base=settings, where="command line")
+    start, meta = Start.load(folder)
+    began = meta["identity"]
+    model, sha256 = _load(settings)
+    session = _assemble(settings, start, model, sha256, int(began["threads"]))
+    for key, what in (("model_sha256", "model"), ("calibration_sha256", "calibration")):
+        if session.identity[key] != began[key]:
+            raise RunError(f"the {what} has changed since the run began", where=settings.run, hint="a new simulation")
+    if changed:
+        write_atomic(folder / SETTINGS_FILE, settings_text(settings))
+    return session
+
+
+def resume(session: Session, folder: Path) -> Simulation:
+    """Go on where the run in a folder was stopped or killed.
+
+    Raises:
+        RunError: the restart file is damaged or does not belong to these settings.
+    """
+    with suppress(OSError):  # an interrupted write leaves its part behind
+        for left in folder.glob(".*.part"):
+            left.unlink()
+    if (folder / RESTART_FILE).is_file():
+        return Simulation.resume(
+            session.system,
+            session.integrator,
+            session.forces,
+            session.output(folder),
+            dof=session.dof,
+            guard=session.guard,
+        )
+    for left in folder.glob("traj*.h5"):
+        left.unlink()  # killed between its first frame and its first restart file
+    return _first(session, folder)

@@ -1,0 +1,268 @@
+"""Run a simulation to its end, a halt or Ctrl-C, and write what it amounts to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equimd.guard.flags import SuspectFrame
+from equimd.md.simulation import SUSPECTS_FILE, Simulation
+from equimd.md.summary import summarize
+from equimd.md.trajectory import read, read_columns, trajectory_path
+from equimd.run import versions, write_atomic
+from equimd.tasks.simulate import plot
+from equimd.tasks.simulate.progress import Progress
+from equimd.tasks.simulate.session import Session
+
+SUMMARY_FILE, PLOT_FILE = "summary.json", "simulation.png"
+BLOCK = 500  # frames converted to extended XYZ at once
+
+
+def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> dict[str, Any]:
+    """Begin or go on (``start`` does it), and finish. Returns the summary, which is written as summary.json, too.
+
+    Raises:
+        MachineError: the disk is full; what was written is intact, and the run can be gone on with.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(session.identity["threads"])
+    until = session.settings.n_steps
+    try:
+        with _stop_signals() as stopped:
+            simulation = start()
+            progress = Progress(simulation, until)
+            try:
+                simulation.run(until, observer=progress, stop=stopped)
+            finally:
+                progress.close()
+    finally:
+        torch.set_num_threads(before)
+    interrupted = simulation.state.step < until and any(simulation.state.active)
+    summary = _summary(session, simulation, folder, interrupted, progress.rates(simulation))
+    write_atomic(folder / SUMMARY_FILE, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+    paths = _paths(simulation, folder)
+    plot.simulation(paths, folder / PLOT_FILE, rule=session.watch.rule, halts=simulation.suspects.halts)
+    if session.settings.extxyz:
+        for path in paths.values():
+            write_extxyz(path, session)
+    return summary
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and a polite kill end the run after the step under way; a second Ctrl-C at once."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def stop(number: int, _: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _paths(simulation: Simulation, folder: Path) -> dict[int, Path]:
+    """Trajectories there are, by replica."""
+    replicas = simulation.state.replicas
+    paths = {r: trajectory_path(folder, r, len(replicas)) for r in replicas}
+    return {r: p for r, p in paths.items() if p.is_file()}
+
+
+def _summary(
+    session: Session,
+    simulation: Simulation,
+    folder: Path,
+    interrupted: bool,
+    rates: tuple[float | None, float | None],
+) -> dict[str, Any]:
+    """summary.json: the contract's keys first."""
+    s, state, suspects = session.settings, simulation.state, simulation.suspects
+    halts = suspects.halts
+    found = summarize(list(_paths(simulation, folder).values()), session.limits)
+    return {
+        "status": "interrupted" if interrupted else "halted" if halts else "completed",
+        "steps": state.step,
+        "time_ps": state.step * s.dt / 1000,
+        "ns_per_day": rates[0],
+        "ns_per_day_total": rates[1],
+        "temperature_K_mean": found.pop("temperature_K_mean"),
+        "drift_meV_per_atom_per_ps": found.pop("drift_meV_per_atom_per_ps"),
+        "drift_error": found.pop("drift_error"),
+        "n_flagged": suspects.n_flagged,
+        "halted": [_halt(h, s.dt) for h in halts],
+        "n_flagged_steps": suspects.flagged_steps,
+        "n_replicas": len(state),
+        "n_atoms": session.system.n_atoms,
+        "degrees_of_freedom": session.dof,
+        "conserved_quantity": CONSERVED[s.ensemble],
+        "compiled": bool(session.forces.compiled),
+        "uncertainty": {**session.watch.about, **_exact_share(session)},
+        "warnings": session.warnings,
+        "settings": s.model_dump(mode="json"),
+        **session.identity,
+        "versions": versions(),
+        **found,
+    }
+
+
+CONSERVED = {
+    "nve": "total energy",
+    "langevin": "total energy minus the heat from the bath",
+    "nose-hoover": "total energy and that of the thermostat chain",
+}
+
+
+def _exact_share(session: Session) -> dict[str, float]:
+    """How often the screen left the decision to the exact covariance, in this session."""
+    score = None if session.watch.rule is None else session.watch.rule.function
+    count = getattr(score, "count", 0)
+    return {"exact_share": getattr(score, "exact_count", 0) / count} if count else {}
+
+
+def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
+    return {
+        "replica": h.replica,
+        "step": h.step,
+        "time_ps": h.step * dt / 1000,
+        "reason": h.reason,
+        "code": h.code,
+        "score": h.score,
+        "threshold": h.threshold,
+        "atoms": list(h.atoms),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_extxyz(path: Path, session: Session) -> Path:
+    """A trajectory as extended XYZ beside it: energies, forces, momenta and the observables of each frame."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+    from ase.units import fs
+
+    system, start = session.system, session.start
+    cell = None if system.cell is None else system.cell.cpu().numpy()
+    charge_spin = {k: getattr(start, k) for k in ("charge", "spin") if getattr(start, k)}
+    out = path.with_suffix(".extxyz")
+    temporary = out.with_name(f".{out.name}.part")
+    total = len(read_columns(path).step)
+    try:
+        with temporary.open("w") as file:
+            for first in range(0, total, BLOCK):
+                part, frames = read(path, slice(first, first + BLOCK)), []
+                for k in range(len(part)):
+                    atoms = Atoms(part.numbers, part.positions[k], masses=part.masses, cell=cell, pbc=system.pbc)
+                    atoms.set_velocities(part.velocities[k] / fs)
+                    energy = float(part.observables["potential_energy"][k])
+                    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
+                    atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **charge_spin}
+                    for name, values in part.observables.items():
+                        if name != "potential_energy":
+                            atoms.info[name] = float(values[k])
+                    frames.append(atoms)
+                write(file, frames, format="extxyz")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The result in a few lines."""
+
+    def number(key: str, form: str, unit: str) -> str:
+        value = summary[key]
+        return "n/a" if value is None else f"{value:{form}} {unit}".rstrip()
+
+    drift = number("drift_meV_per_atom_per_ps", ".4f", "")
+    if summary["drift_error"] is not None:
+        drift += f" +- {summary['drift_error']:.4f} meV/atom/ps"
+    bonds, uq = summary["bonds"], summary["uncertainty"]
+    worst = max((r["largest_deviation_A"] for r in bonds["replicas"]), default=0.0)
+    unstable = f", {bonds['n_unstable']} unstable" if bonds["n_unstable"] else ""
+    rows = [
+        ("status", summary["status"]),
+        ("time", f"{summary['time_ps']:g} ps, {number('ns_per_day', '.3g', 'ns/day')}"),
+        ("temperature", number("temperature_K_mean", ".1f", "K")),
+        ("drift", f"{drift} ({summary['conserved_quantity']})"),
+        ("bonds", f"within {worst:.2f} A of the start" + unstable),
+    ]
+    if summary["n_replicas"] > 1:
+        rows[1] = (rows[1][0], f"{rows[1][1]} each, {number('ns_per_day_total', '.3g', 'ns/day')} in all")
+    if uq["mode"] != "off":
+        rows.append(("flagged", f"{summary['n_flagged']} events, {summary['n_flagged_steps']} steps"))
+        rows.append(("halted", f"{len(summary['halted'])} of {summary['n_replicas']}"))
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: str) -> str:
+    """The last line of a run: what happened, when, by how much, and what to type next."""
+    if summary["status"] == "interrupted":
+        return f"interrupted after {summary['time_ps']:.3f} ps; go on with: equimd simulate --resume {folder}"
+    flagged = summary["n_flagged"]
+    if summary["status"] == "completed":
+        done = f"completed {summary['time_ps']:g} ps in {folder}"
+        if not flagged:
+            return done
+        events = f"{flagged} event{'s' * (flagged != 1)} flagged in {summary['n_flagged_steps']} steps"
+        return f"{done}, {events}. Next: {next_commands(folder, run)}"
+    halts = summary["halted"]
+    first = halts[0]
+    which = f"replica {first['replica']}"
+    if len(halts) > 1:
+        which = f"{len(halts)} of {summary['n_replicas']} replicas, first {which}"
+    return (
+        f"halted: {which} at step {first['step']} ({first['time_ps']:.3f} ps), {_by_how_much(first, session)}; the "
+        f"last good frames are in {folder}. Next: {next_commands(folder, run)}"
+    )
+
+
+def _by_how_much(halt: Mapping[str, Any], session: Session) -> str:
+    from ase.symbols import Symbols
+
+    symbols = Symbols(session.system.numbers.cpu().numpy())
+    rule, score = session.watch.rule, halt["score"]
+    text = halt["reason"]
+    if rule is not None and halt["code"] == rule.name and math.isfinite(score):
+        text += f" ({score / halt['threshold']:.2f} times it)"
+    if halt["atoms"] and math.isfinite(score):
+        text += f", atom{'s' * (len(halt['atoms']) > 1)} " + ", ".join(f"{symbols[i]}{i}" for i in halt["atoms"])
+    return text
+
+
+def next_commands(folder: Path, run: str) -> str:
+    """How the frames that the guard spoke about become training data."""
+    from equimd.run import Run
+
+    dataset, labelled = Run.open(run).config.dataset, folder / "labelled.h5"
+    options = [f"--data {name}" for name in (*dataset.data, labelled)]
+    options += [f"--{key}-unit {unit}" for key in ("energy", "length") if (unit := getattr(dataset, f"{key}_unit"))]
+    label = f"equimd data label {folder / SUSPECTS_FILE} --out {labelled}"
+    if not all(name.startswith("bundled:") for name in dataset.data):
+        label += " --calculator METHOD_OF_THE_TRAINING_DATA"  # labels of two methods in one data set spoil a model
+    return f"{label} && equimd train --init {run} {' '.join(options)}"

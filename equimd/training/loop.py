@@ -1,0 +1,388 @@
+"""The training loop: epochs of steps, validation of the averaged weights, checkpoints, an end that can be resumed.
+
+Everything that decides the weights depends on the seed, the data and the step alone, so that a training with an epoch
+budget, stopped at any moment and resumed, ends with the same bits as one that ran through (same machine and number of
+threads). A time budget counts the seconds of all its sessions, and is as reproducible as the clock.
+
+Several processes run the same loop, each on its part of every batch. What they decide alike follows from sums over all
+of them; on the time and on signals they agree after each step. The first one alone prints and writes.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equimd.data.batch import Batch
+from equimd.errors import EquimdError
+from equimd.machine import choose_device
+from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
+from equimd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from equimd.training.compiling import pays_to_compile
+from equimd.training.loader import FrameSource, Loader, shuffled_batches, sorted_batches
+from equimd.training.metrics import MetricsFile, RunningErrors, Unit, validate
+from equimd.training.parallel import ALONE, Processes
+from equimd.training.progress import ProgressBar, duration
+from equimd.training.references import shift_references
+from equimd.training.schedule import Schedule, epoch_budget, validation_interval
+from equimd.training.setup import Setup, set_threads
+from equimd.training.tensorboard import EventWriter
+
+if TYPE_CHECKING:
+    from equimd.model.painn.potential import Potential
+
+CHECKPOINT_SHARE = 0.01  # of the time, at most
+
+
+class Trainer:
+    """One training. ``fit`` runs it to its end, or to an interruption, and says which.
+
+    Args:
+        setup: frames and model.
+        run: the run folder that takes checkpoints, weights and metrics.
+        resume: go on from the run's checkpoint.
+        processes: that share the training, each with a trainer of its own on the same frames and run.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        run: Run,
+        *,
+        resume: bool = False,
+        bar: ProgressBar | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        from equimd.training.step import TrainStep
+
+        self.setup, self.run, self.config, self.processes = setup, run, setup.config, processes
+        t = self.config.training
+        self.device = processes.device(choose_device(t.device))
+        self.model = setup.model.to(self.device).train()
+        self.averaged = _copy(setup.model).to(self.device).eval()
+        r_max, dtype = self.model.config.cutoff, self.model.dtype
+        self.train_source = FrameSource(setup.train, None, r_max, dtype)
+        self.loader = Loader(self.train_source, t.num_workers)
+        self.val_loader = Loader(FrameSource(setup.val, None, r_max, dtype))
+        self.step = TrainStep(
+            self.model,
+            energy_weight=t.energy_weight,
+            forces_weight=t.forces_weight,
+            loss=t.loss,
+            energy_loss_per_atom=t.energy_loss_per_atom,
+            weight_decay=t.weight_decay,
+            grad_clip=t.grad_clip,
+            ema_decay=t.ema_decay,
+            compile=pays_to_compile(self.config, self.train_source.sizes, setup.periodic),
+            batch_size=min(t.batch_size_train, len(self.train_source)),
+            sizes=np.unique(self.train_source.sizes).tolist(),
+            processes=processes,
+        )
+        self.bar = bar or ProgressBar(Unit.of(t.display_unit))
+        self.progress = Progress()
+        self.running = RunningErrors()
+        self.best: dict[str, Tensor] | None = None
+        self.steps_per_epoch = len(shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, 0))
+        self.val_interval = validation_interval(self.config.training, len(setup.train), len(setup.val))
+        if resume:
+            self._restore()
+        self.schedule = Schedule(t, self.steps_per_epoch, self.progress.schedule)
+        self.metrics: MetricsFile | None = None
+        self.events: EventWriter | None = None
+        if processes.first:
+            self.metrics = MetricsFile(run.path / "metrics.csv", keep=self.progress.rows)
+            self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
+        else:
+            self.bar.live = False
+        self._stop = False  # a signal came to this process
+        self._stopping = False  # one came to any of them
+        self._clock = self.progress.elapsed  # seconds of training by the first one's clock
+        self._started = time.monotonic()
+        self._saved = time.monotonic()
+        self._save_cost = 0.0
+
+    def describe(self) -> str:
+        """The model and the plan, in two lines."""
+        t, m = self.config.training, self.model.config
+        weights = sum(p.numel() for p in self.model.parameters())
+        budget = [f"{n} epochs" for n in [epoch_budget(t)] if n is not None]
+        budget += [duration(t.max_time)] if t.max_time is not None else []
+        every = "epoch" if self.val_interval == 1 else f"{self.val_interval} epochs"
+        how = "compiled" if self.step.compile else "eager"
+        if self.processes.size > 1:
+            how += f", {self.processes.size} processes"
+        return (
+            f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
+            f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
+            f"training: {' or '.join(budget)}, {self.steps_per_epoch} steps an epoch, {how}, on {self.device}, "
+            f"validated every {every}; energies in {self.bar.unit.name}, forces in {self.bar.unit.forces}"
+        )
+
+    # state
+
+    def _restore(self) -> None:
+        found = load_checkpoint(self.run.checkpoint, self.setup.identity)
+        self.progress = found.progress
+        self.model.load_state_dict(found.part("model", self.model.state_dict()))
+        self.step.load_state_dict(found.part("step", self.step.state_dict()))
+        self.best = found.part("best", self.model.state_dict()) if found.has_best else None
+        self.running.totals = found.totals
+
+    def elapsed(self) -> float:
+        """Seconds of training, over all sessions."""
+        return self.progress.elapsed + time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Checkpoint, and the best weights so far as a model of their own."""
+        if self.metrics is None:
+            return
+        began = time.monotonic()
+        self.progress.elapsed, self._started = self.elapsed(), began
+        self.progress.rows, self.progress.schedule = self.metrics.rows, self.schedule.state
+        save_checkpoint(
+            self.run.checkpoint,
+            self.progress,
+            model=self.model.state_dict(),
+            step=self.step.state_dict(),
+            best=self.best,
+            totals=self.running.totals,
+            identity=self.setup.identity,
+        )
+        if self.best is not None:
+            save_model(self.run.path / MODEL_FILE, self.model.config, self.best, epoch=self.progress.best_epoch)
+        self._saved = time.monotonic()
+        self._save_cost = self._saved - began
+
+    def _save_if_due(self) -> None:
+        interval = self.config.training.checkpoint_interval
+        wait = max(interval, min(self._save_cost / CHECKPOINT_SHARE, 10 * interval))  # slow disks: rarer, not never
+        if time.monotonic() - self._saved >= wait:
+            self.save()
+
+    # the loop
+
+    def fit(self) -> str:
+        """Train until the budget ends, early stopping says so, or someone interrupts.
+
+        Returns:
+            ``completed``, ``stopped early`` or ``interrupted``; the run folder holds the weights in each case.
+
+        Raises:
+            EquimdError: the loss is not finite any more.
+        """
+        restore_threads = set_threads(self.config, self.setup.train)
+        try:
+            with self._signals():
+                self.processes.barrier()  # nobody's reading of files counts as training
+                self._started = time.monotonic()
+                if not self.run.checkpoint.exists():
+                    self.save()  # from here on, any kill leaves something to resume
+                ended = self._epochs()
+            if ended != "interrupted":
+                self._final_validation()
+            self.save()
+            if self.processes.first:
+                if ended != "interrupted":
+                    self._finish()
+                self.run.update_info({"status": ended, **self.summary()})
+            self.processes.barrier()  # one that ended before all is written might have the others killed
+        finally:
+            self.bar.clear()
+            restore_threads()
+            if self.events:
+                self.events.close()
+        return ended
+
+    def _epochs(self) -> str:
+        t, p = self.config.training, self.progress
+        budget = epoch_budget(t)
+        self._agree()
+        while True:
+            if self._stopped_early():
+                return "stopped early"
+            if (budget is not None and p.epoch >= budget) or self._out_of_time():
+                return "completed"
+            order = shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, p.epoch)
+            for batch in self.loader(self.processes.parts(order[p.batch :])):
+                self._one_step(batch.to(self.device))
+                self._agree()
+                if self._stopping or self._out_of_time():
+                    break
+                self._save_if_due()
+            if p.batch == len(order):
+                self._end_epoch(last=budget is not None and p.epoch + 1 >= budget)
+                self._agree()
+            if self._stopping:
+                return "interrupted"
+
+    def _agree(self) -> None:
+        """Take the time from the first process, and whether to stop from any: the same answers in each."""
+        mine = [self.elapsed() if self.processes.first else 0.0, float(self._stop)]
+        clock, stops = self.processes.sum_(torch.tensor(mine, dtype=torch.float64)).tolist()
+        self._clock, self._stopping = clock, stops > 0
+
+    def _one_step(self, batch: Batch) -> None:
+        p = self.progress
+        sums = self.step(batch, self.schedule.lr(p.step, self._clock))
+        self.running.add(sums)
+        p.step += 1
+        p.batch += 1
+        if self.bar.live:
+            used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
+            self.bar.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
+
+    def _end_epoch(self, *, last: bool = False) -> None:
+        p = self.progress
+        row = self._row()
+        p.epoch += 1
+        p.batch = 0
+        if p.epoch % self.val_interval == 0 or last:
+            row.update(self._validate())
+        self._record(row)
+        self.running = RunningErrors()
+
+    def _row(self) -> dict[str, float]:
+        p = self.progress
+        found = self.running.errors(self.config.training)
+        loss, norm = found.pop("loss"), found.pop("grad_norm")
+        if not math.isfinite(loss):
+            raise EquimdError(
+                f"the training diverged: its loss is {loss} in epoch {p.epoch + 1}",
+                where=str(self.run.path),
+                hint="a smaller --lr or --grad-clip; `equimd data inspect` finds broken labels",
+            )
+        rate = self.schedule.lr(max(0, p.step - 1), self.elapsed())
+        head = {
+            "epoch": p.epoch + 1,
+            "step": p.step,
+            "time_s": self.elapsed(),
+            "lr": rate,
+            "loss": loss,
+            "grad_norm": norm,
+        }
+        return {**head, **{f"train_{k}": v for k, v in found.items()}}
+
+    def _record(self, row: dict[str, float]) -> None:
+        note = "  *" if "val_loss" in row and self.progress.best_epoch == self.progress.epoch else ""
+        self.progress.last_row = {k: v for k, v in row.items() if math.isfinite(v)}
+        if self.metrics is None:
+            return
+        self.metrics.append(row)
+        self.bar.epoch(
+            self._epoch_name(int(row["epoch"])), row, self.schedule.used(self.progress.step, self.elapsed()), note
+        )
+        if self.events:
+            self.events.write(row)
+
+    def _epoch_name(self, epoch: int | None = None) -> str:
+        budget = epoch_budget(self.config.training)
+        number = self.progress.epoch + 1 if epoch is None else epoch
+        return f"{number}/{budget}" if budget is not None else str(number)
+
+    # validation and the end
+
+    def _validate(self) -> dict[str, float]:
+        """Errors of the averaged weights on all validation frames; remembers the best."""
+        p, t = self.progress, self.config.training
+        weights = self.step.ema_weights()
+        self.averaged.load_state_dict(weights)
+        order = sorted_batches(self.val_loader.source.sizes, t.batch_size_inference)
+        own = self.val_loader(order[self.processes.rank :: self.processes.size])
+        found = validate(self.averaged, (b.to(self.device) for b in own), t, self.processes)
+        loss = found["loss"]
+        self.schedule.validated(loss, self.val_interval)
+        if p.best is None or loss < p.best:
+            p.best, p.best_epoch = loss, p.epoch
+            self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
+        p.last_validated = p.step
+        return {f"val_{k}": v for k, v in found.items()}
+
+    def _stopped_early(self) -> bool:
+        t, p = self.config.training, self.progress
+        if t.early_stopping_patience is None or p.epoch < max(1, t.early_stopping_min_epochs):
+            return False
+        return p.best is not None and p.epoch - p.best_epoch >= t.early_stopping_patience
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.training.max_time
+        return limit is not None and self._clock >= limit
+
+    def _final_validation(self) -> None:
+        """The last weights are measured too, where the budget ended between two validations."""
+        p = self.progress
+        if p.last_validated == p.step:
+            return
+        if self.running.totals[-1] > 0:
+            row = self._row()
+            p.epoch, p.batch = p.epoch + 1, 0
+        else:
+            row = {
+                **{k: v for k, v in p.last_row.items() if not k.startswith("val_")},
+                "epoch": p.epoch,
+                "step": p.step,
+            }
+            row = {"lr": 0.0, **row, "time_s": self.elapsed()}
+        row.update(self._validate())
+        self._record(row)
+        self.running = RunningErrors()
+
+    def _finish(self) -> None:
+        """Write the last and the best weights; with forces alone, fit the energies' constant first."""
+        last = dict(self.step.ema_weights())
+        best = self.best or last
+        for name, weights in ((LAST_FILE, last), (MODEL_FILE, best)):
+            self.averaged.load_state_dict(weights)
+            if not self.config.training.energy_weight:
+                shift_references(self.averaged, self.setup.train, self.config.training.batch_size_inference)
+            digest = save_model(
+                self.run.path / name, self.model.config, self.averaged.state_dict(), epoch=self.progress.best_epoch
+            )
+        self.run.update_info({"model_sha256": digest})
+
+    def summary(self) -> dict[str, Any]:
+        """Where the training stands, for run.json."""
+        p = self.progress
+        return {
+            "epochs": p.epoch,
+            "steps": p.step,
+            "training_seconds": round(self.elapsed(), 1),
+            "best_epoch": p.best_epoch,
+        }
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and a polite kill end the training after the step under way; a second Ctrl-C at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _copy(model: Potential) -> Potential:
+    """The same model with tensors of its own."""
+    from equimd.model.painn.potential import Potential
+
+    with torch.random.fork_rng(devices=[]):
+        twin = Potential(model.config)
+    twin.load_state_dict(model.state_dict())
+    return twin

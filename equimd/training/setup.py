@@ -1,0 +1,382 @@
+"""From settings to a training that can begin: frames found, split and checked, reference energies, a fresh model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equimd.config import ModelConfig, RunConfig, flat_config
+from equimd.data.dataset import Dataset, Subset, iterate_blocks
+from equimd.data.split import Split
+from equimd.errors import ConfigError, DataError, ModelError
+from equimd.run import Run
+from equimd.training.references import shift_references
+
+if TYPE_CHECKING:
+    from equimd.model.painn.potential import Potential
+
+DEFAULT_SPLITS = (0.8, 0.1, 0.1)
+BUNDLED = "bundled:"
+# settings that may change between the sessions of one training: its budget, and how the work is done
+RESUMABLE = (
+    "num_epochs", "max_time", "early_stopping_min_epochs", "early_stopping_patience", "batch_size_inference",
+    "num_workers", "checkpoint_interval", "device", "threads", "compile", "display_unit", "tensorboard",
+)  # fmt: skip
+SPLIT_FILE = "split.json"
+
+
+@dataclass
+class Survey:
+    """What one pass over some frames found."""
+
+    elements: set[int] = field(default_factory=set)
+    states: set[tuple[int, int]] = field(default_factory=set)
+    hashes: list[str] = field(default_factory=list)
+    n_frames: int = 0
+    no_energy: int = 0
+    no_forces: int = 0
+    forces_sq: float = 0.0
+    n_components: int = 0
+    periodic: bool = False
+
+    @classmethod
+    def of(cls, data: Dataset) -> Survey:
+        found = cls()
+        for block in iterate_blocks(data):
+            found.elements.update(int(z) for z in np.unique(block.numbers) if z)
+            found.states.update((int(q), int(m)) for q, m in np.unique(block.charge_spin, axis=0))
+            found.hashes += block.content_hashes()
+            found.n_frames += len(block)
+            found.no_energy += int((~block.has_energy).sum())
+            found.no_forces += int((~block.has_forces).sum())
+            found.periodic |= bool(block.pbc.any())
+            real = block.numbers > 0
+            found.forces_sq += float(np.nansum(np.square(block.forces[real])))
+            found.n_components += 3 * int(real.sum())
+        return found
+
+
+@dataclass
+class Setup:
+    """A training ready to begin. ``test`` may be None; ``notes`` and ``warnings`` are for the person watching."""
+
+    config: RunConfig
+    train: Dataset
+    val: Dataset
+    test: Dataset | None
+    model: Potential
+    split: Split
+    hashes: dict[str, list[str]]
+    notes: list[str]
+    warnings: list[str]
+    periodic: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Names the training: its settings, but those that may change on the way, and its frames."""
+        settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
+        text = json.dumps([settings, self.model.config.model_dump(mode="json"), self.hashes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """What the frames are, for run.json: files, counts, units, and one hash over all frames of each part."""
+        c = self.config.dataset
+        return {
+            "files": {"train": list(c.data), "val": list(c.val_data), "test": list(c.test_data)},
+            "frames": {"train": len(self.train), "val": len(self.val), "test": len(self.test) if self.test else 0},
+            "units": _units(self.train),
+            "sha256": {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in self.hashes.items()},
+        }
+
+
+# where the frames came from does not matter, their content hashes are compared instead
+DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies", "init")
+
+
+def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
+    """One data set of all ``names``: files, folders or ``bundled:NAME``, in the units the settings state."""
+    from equimd.data import open_dataset
+    from equimd.data.bundled import paths as bundled_paths
+
+    c = config.dataset
+    found: list[str | Path] = []
+    for name in names:
+        bundled = name.removeprefix(BUNDLED)
+        if name.startswith(BUNDLED):
+            found += bundled_paths(f"{bundled}idation" if bundled.endswith("-val") else bundled)
+        else:
+            found.append(name)
+    return open_dataset(found, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit)
+
+
+def open_test_data(config: RunConfig) -> Dataset:
+    """The frames of ``--data`` for an evaluation; a whole bundled set means its test part."""
+    names = [f"{n}-test" if n.startswith(BUNDLED) and "-" not in n else n for n in config.dataset.data]
+    return open_data(names, config)
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """Settings with the parts of a bundled set filled in and file names made absolute, so that the run can be resumed
+    from any folder.
+
+    Raises:
+        ConfigError: no training data are named.
+    """
+    c = config.dataset
+    if not c.data:
+        raise ConfigError("no training data", hint="--data FILE, or --data bundled:ethanol")
+    found: dict[str, Any] = {}
+    whole = c.data[0].removeprefix(BUNDLED)
+    if len(c.data) == 1 and c.data[0].startswith(BUNDLED) and "-" not in whole and c.splits is None:
+        found["data"] = (f"{BUNDLED}{whole}-train",)
+        for key in ("val", "test"):
+            if not getattr(c, f"{key}_data"):
+                found[f"{key}_data"] = (f"{BUNDLED}{whole}-{key}",)
+    for key in ("data", "val_data", "test_data", "split_files"):
+        names = found.get(key, getattr(c, key))
+        found[key] = tuple(n if n.startswith(BUNDLED) else str(Path(n).absolute()) for n in names)
+    training = config.training
+    if training.init:
+        training = training.model_copy(update={"init": str(Path(training.init).absolute())})
+    if c.reference_energies:
+        found["reference_energies"] = str(Path(c.reference_energies).absolute())
+    return config.model_copy(update={"dataset": c.model_copy(update=found), "training": training})
+
+
+def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
+    """Open, split and check the frames, and build the model.
+
+    Args:
+        config: settings, passed through :func:`complete`.
+        run: the run to go on with: its split is used again.
+
+    Raises:
+        EquimdError: whatever is wrong with the data or the settings, before anything is written.
+    """
+    check_weights(config)
+    data = open_data(config.dataset.data, config)
+    notes = [f"data: {len(data)} frames, {_units(data)}"]
+    split = _split(config, data) if run is None else Split.load(run.path / SPLIT_FILE)
+    warnings = list(split.warnings)
+    parts: dict[str, Dataset | None] = {}
+    for name in ("train", "val", "test"):
+        files = getattr(config.dataset, f"{name}_data", ())
+        rows = getattr(split, name)
+        if len(rows) and int(rows.max()) >= len(data):
+            raise DataError(f"{name} row {int(rows.max())} of {len(data)} frames", where=config.dataset.data[0])
+        parts[name] = open_data(files, config) if files else Subset(data, rows) if len(rows) else None
+    train, val, test = parts["train"], parts["val"], parts["test"]
+    if train is None or val is None or not len(train) or not len(val):
+        empty = "training" if train is None or not len(train) else "validation"
+        raise DataError(f"the {empty} split is empty", hint="--splits TRAIN VAL TEST, or --val-data FILE")
+    surveys = {"training": Survey.of(train), "validation": Survey.of(val)}
+    for name, survey in surveys.items():
+        check_labels(survey, name, config)
+    model_config = _model_config(config, surveys["training"], surveys["validation"], notes)
+    model = _build(config, model_config, train, surveys["training"], notes)
+    hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
+    if shared := len(set(hashes["train"]) & set(hashes["val"])):
+        warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
+    if test is not None and config.dataset.test_data:
+        _check_elements(test, model_config)
+    notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
+    return Setup(config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic)
+
+
+def _units(data: Dataset) -> str:
+    units = data.info.units
+    return f"{units.energy}, {units.length} ({units.source})"
+
+
+def check_weights(config: RunConfig) -> None:
+    """Refuse combinations of loss weights and heads that would leave a head untrained."""
+    t = config.training
+    if config.model.forces == "direct" and t.forces_weight == 0:
+        raise ConfigError(
+            "a direct force head needs a forces weight", hint="--forces conservative, or --forces-weight 0.99"
+        )
+    if config.model.forces == "direct" and t.energy_weight == 0:
+        raise ConfigError(
+            "a direct model trained on forces alone would never learn its energy",
+            hint="--energy-weight 0.01, or conservative",
+        )
+
+
+def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
+    """Refuse frames without the labels that the loss needs."""
+    t = config.training
+    where = ", ".join(config.dataset.data)
+    if t.forces_weight and survey.no_forces:
+        raise DataError(
+            f"{survey.no_forces} of {survey.n_frames} {name} frames have no forces",
+            where=where,
+            hint="leave them out; or --forces-weight 0 trains on energies alone (no forces, no MD afterwards)",
+        )
+    if t.energy_weight and survey.no_energy:
+        raise DataError(
+            f"{survey.no_energy} of {survey.n_frames} {name} frames have no energy",
+            where=where,
+            hint="leave them out; or --energy-weight 0 trains on forces alone",
+        )
+
+
+def _split(config: RunConfig, data: Dataset) -> Split:
+    """Rows of train, validation and test within ``data``; parts that have files of their own take none."""
+    from equimd.data.split import make_split
+
+    c = config.dataset
+    wanted = c.splits
+    if wanted is None and c.split_method != "files" and not c.split_files:
+        own = (bool(c.val_data), bool(c.test_data))
+        wanted = {(False, False): DEFAULT_SPLITS, (False, True): (0.9, 0.1, 0.0)}.get(own, (1.0, 0.0, 0.0))
+    for name, size in zip(("val", "test"), (wanted or (0, 0, 0))[1:], strict=True):
+        if size and getattr(c, f"{name}_data"):
+            raise ConfigError(
+                f"--{name}-data is given, and --splits asks for {size:g} {name} frames of --data",
+                hint="set that count to 0",
+            )
+    counts = wanted is not None and all(float(s).is_integer() for s in wanted) and sum(wanted) > 1
+    return make_split(
+        data,
+        sizes=[int(s) for s in wanted] if wanted and counts else None,
+        fractions=wanted if wanted and not counts else None,
+        method=c.split_method,
+        seed=config.training.seed,
+        subset_size=c.subset_size,
+        index_files=list(c.split_files) or None,
+    )
+
+
+def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str]) -> ModelConfig:
+    """The model's settings, with what the data decide."""
+    if unseen := val.elements - train.elements:
+        raise DataError(f"validation frames have elements that no training frame has: {_symbols(unseen)}")
+    states = train.states | val.states
+    charge_spin = config.model.charge_spin
+    if len(states) > 1:
+        if len({spin == 0 for _, spin in states}) > 1:
+            raise DataError(
+                "the frames mix charges or multiplicities, and some state none, so that they cannot be told apart",
+                hint="state charge and spin of every frame, or train on frames of one electronic state",
+            )
+        if not charge_spin:
+            notes.append(f"charge and spin vary ({len(states)} states): they are embedded in the model")
+        charge_spin = True
+    found = {
+        "elements": tuple(sorted(train.elements)),
+        "charge_spin": charge_spin,
+        "energy_only": config.training.forces_weight == 0,
+    }
+    if found["energy_only"]:
+        notes.append("energies only: the model is marked energy_only, and forces and MD are refused")
+    return config.model.model_copy(update=found)
+
+
+def _symbols(elements: set[int]) -> str:
+    from ase.data import chemical_symbols
+
+    return ", ".join(chemical_symbols[z] for z in sorted(elements))
+
+
+def _check_elements(test: Dataset, config: ModelConfig) -> None:
+    if unseen := set(test.elements) - set(config.elements):
+        raise DataError(
+            f"test frames have elements that no training frame has: {_symbols(unseen)}", where=test.info.path
+        )
+
+
+def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
+    """A model with seeded weights and fitted references, or one that starts from another run."""
+    if config.training.init:
+        return _start_from(config, model_config, train, notes)
+    from equimd.model.painn.potential import Potential
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        model = Potential(model_config)
+    energies = reference_energies(config, train, survey)
+    model.atomic_energies.copy_(torch.from_numpy(energies))
+    model.scale.fill_(_scale(config, train, survey, energies))
+    return model
+
+
+def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.ndarray:
+    """(119,) float64 energies of the elements, eV: from a file, or fitted to the training frames."""
+    from equimd.data.reference import fit_atomic_energies, isolated_atom_energies
+
+    if config.dataset.reference_energies:
+        energies = isolated_atom_energies(config.dataset.reference_energies)
+        missing = {z for z in survey.elements if not np.isfinite(energies[z]) or energies[z] == 0.0}
+        if missing:
+            raise DataError(f"no energy for {_symbols(missing)}", where=config.dataset.reference_energies)
+        return np.nan_to_num(np.asarray(energies, np.float64))
+    if survey.no_energy:
+        return np.zeros(119)
+    return np.nan_to_num(np.asarray(fit_atomic_energies(train, np.arange(len(train))), np.float64))
+
+
+def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarray) -> float:
+    """Size of what is learned, eV: rms of the forces; without forces, the spread of energies per root atom."""
+    if config.training.forces_weight:
+        return max(1e-3, float(np.sqrt(survey.forces_sq / max(1, survey.n_components))))
+    total, count = 0.0, 0
+    for block in iterate_blocks(train):
+        rest = block.energy - energies[block.numbers].sum(1)
+        total += float(np.sum(rest**2 / block.n_atoms))
+        count += len(block)
+    return max(1e-3, float(np.sqrt(total / max(1, count))))
+
+
+def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str]) -> Potential:
+    """The model of another run, its reference energies shifted to the new frames."""
+    from equimd.model.painn.potential import Potential
+
+    old, _ = Run.open(str(config.training.init)).load_model()
+    default = ModelConfig()
+    keep = old.config.model_dump()
+    for key, value in config.model.model_dump().items():
+        if key in ("elements", "energy_only", "charge_spin"):
+            continue
+        if value != getattr(default, key) and value != keep[key]:
+            raise ConfigError(
+                f"{key} = {value}, but the model to start from has {keep[key]}",
+                where=str(config.training.init),
+                hint="leave the option out, or train without --init",
+            )
+    if model_config.charge_spin and not old.config.charge_spin:
+        raise ModelError(
+            "charge and spin vary, and the model to start from does not know them", where=config.training.init
+        )
+    keep["elements"] = tuple(sorted({*old.config.elements, *model_config.elements}))
+    keep["energy_only"] = model_config.energy_only
+    with torch.random.fork_rng(devices=[]):
+        model = Potential(ModelConfig(**keep))
+    model.load_state_dict(old.state_dict())
+    if config.dataset.reference_energies:
+        known = Survey(elements=set(keep["elements"]))
+        model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, train, known)))
+    else:
+        shift_references(model, train, config.training.batch_size_inference)
+    notes.append(f"starts from the model of {config.training.init}")
+    return model
+
+
+def set_threads(config: RunConfig, train: Dataset) -> Callable[[], None]:
+    """Set torch's CPU threads for this training; call what is returned to set them back.
+
+    One thread is fastest for batches of small molecules, whose single operations are too short to share.
+    """
+    before = torch.get_num_threads()
+    wanted = config.training.threads
+    if wanted is None:
+        atoms = float(np.mean(train.n_atoms)) * config.training.batch_size_train
+        wanted = 1 if atoms <= 500 else before
+    torch.set_num_threads(wanted)
+    return lambda: torch.set_num_threads(before)

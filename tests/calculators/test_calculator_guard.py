@@ -1,0 +1,109 @@
+"""The calculator's own guard: integrators stop at the frame that is not to be taken as true."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.md.verlet import VelocityVerlet
+
+import equimd
+from equimd.errors import ConfigError, GuardError, UncertaintyError
+from tests.training.test_training import start
+from tests.training.toy import WATER, toy_config, toy_file, toy_frames
+from tests.uq.calibrated import calibrate_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run, and the same calibrated."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("guard")
+    start(toy_config(toy_file(folder / "train.xyz", n=40), num_epochs=10, lr=1e-2), folder / "plain").fit()
+    shutil.copytree(folder / "plain", folder / "calibrated")
+    calibrate_run(folder / "calibrated", toy_frames(40), toy_frames(60, seed=1))
+    return {name: folder / name for name in ("plain", "calibrated")}
+
+
+def moving(speed: float) -> Atoms:
+    """Water whose first hydrogen leaves along its bond, in Angstrom/fs."""
+    atoms = Atoms([8, 1, 1], WATER)
+    away = atoms.positions[1] - atoms.positions[0]
+    velocities = np.zeros((3, 3))
+    velocities[1] = speed / units.fs * away / np.linalg.norm(away)
+    atoms.set_velocities(velocities)
+    return atoms
+
+
+def test_an_integrator_stops_at_the_refused_frame(runs: dict[str, Path]) -> None:
+    atoms, free = moving(0.3), moving(0.3)
+    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="raise")
+    free.calc = equimd.load(runs["calibrated"]).calculator()
+    seen = []
+    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
+    dynamics.attach(lambda: seen.append(atoms.positions.copy()))
+    with pytest.raises(GuardError) as caught:
+        dynamics.run(200)
+    error = caught.value
+    # the caller had nothing of the refused frame, and the one before it was the last good one
+    np.testing.assert_array_equal(error.last_accepted, seen[-1])
+    assert not np.array_equal(error.structure.positions, seen[-1])
+    assert error.code == "force sigma" and error.score > error.threshold > 0 and error.exit_code == 3
+    # it is the frame that the decision of molecular dynamics refuses first
+    reference, rule = VelocityVerlet(free, 0.5 * units.fs), free.calc.model.calibration.decision("halt")
+    over = []
+    reference.attach(lambda: over.append(free.calc.uncertainty(free, rule).exceeded))
+    reference.run(len(seen))
+    assert over == [False] * len(seen) + [True]
+    sigma = error.structure.arrays["atom_score"]
+    assert error.score == pytest.approx(sigma.max()) and int(sigma.argmax()) in error.atoms
+    assert error.structure.arrays["responsible"].nonzero()[0].tolist() == list(error.atoms)
+    assert "equimd data label" in str(error) and "atoms" in error.what
+    with pytest.raises(GuardError):  # asked again, it is refused again
+        atoms.get_potential_energy()
+
+
+def test_warnings_come_once_an_event(runs: dict[str, Path]) -> None:
+    atoms = moving(0.3)
+    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="warn", threshold="flag")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        VelocityVerlet(atoms, 0.5 * units.fs).run(20)
+    texts = [str(w.message) for w in told if "force sigma" in str(w.message)]
+    assert len(texts) == atoms.calc.guard.events == 1 and atoms.calc.guard.exceeded > 5
+
+
+def test_thresholds(runs: dict[str, Path]) -> None:
+    model = equimd.load(runs["calibrated"])
+    calibration = model.calibration
+    for asked, expected in (
+        ("auto", calibration.decision("halt")[1]),
+        ("flag", calibration.decision("flag")[1]),
+        (0.5, 0.5 / calibration.error.multiplier),
+        ("0.5eV/A", 0.5 / calibration.error.multiplier),
+        ("off", None),
+    ):
+        assert model.calculator(on_exceed="raise", threshold=asked).guard.threshold == expected
+    with pytest.raises(ConfigError, match="kcal"):
+        model.calculator(on_exceed="raise", threshold="3kcal/mol")
+    with pytest.raises(ConfigError, match="on_exceed"):
+        model.calculator(on_exceed="stop")  # type: ignore[arg-type]
+    with pytest.raises(UncertaintyError, match="calibrat"):
+        equimd.load(runs["plain"]).calculator(on_exceed="raise")
+
+
+def test_physical_checks_need_no_calibration(runs: dict[str, Path]) -> None:
+    atoms = Atoms([8, 1, 1], WATER)
+    atoms.calc = equimd.load(runs["plain"]).calculator(on_exceed="raise", threshold="off")
+    atoms.get_forces()
+    atoms.positions[1] = atoms.positions[0] + [0.2, 0.0, 0.0]
+    with pytest.raises(GuardError) as caught:
+        atoms.get_forces()
+    assert caught.value.code == "fused" and set(caught.value.atoms) == {0, 1}
+    # another molecule has limits of its own
+    other = Atoms([8, 1], [[0, 0, 0], [0, 0, 0.97]], calculator=atoms.calc)
+    assert other.get_forces().shape == (2, 3)
