@@ -63,6 +63,7 @@ demo: setup
 
 lint: setup-tests
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: lint

@@ -155,6 +155,17 @@ def test_pyproject_lists_every_package() -> None:
     assert sorted(listed) == sorted(folders)
 
 
+def test_the_version_is_stated_once() -> None:
+    """In pyproject.toml. The citation says the same, and the changelog says what came with it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = [x for x in (ROOT / "CITATION.cff").read_text().splitlines() if x.startswith("version:")]
+    assert cited == [f"version: {version}"]
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+    for name, tree in TREES.items():
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        assert version not in texts, name
+
+
 def test_importing_the_package_is_light() -> None:
     code = "import sys, equimd, equimd.data, equimd.config; print('torch' in sys.modules, 'ase' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
