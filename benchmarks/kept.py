@@ -6,7 +6,7 @@ The trained runs are shared by suites and stay as they are: what is calibrated h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,11 @@ def calibrations(
     run = Run.open(run_folder)
     digest = models.weights_sha256(run_folder)
     hashes = data.frames().content_hashes()
-    place = folder / fingerprint({**asdict(settings), "model": digest, "data": hashes, "flags": list(flags)})
+    place = folder / fingerprint({**settings.model_dump(), "model": digest, "data": hashes, "flags": list(flags)})
     places = [place / "main", *(place / f"flag-{alpha:g}" for alpha in flags)]
     if not all(saved.is_calibrated(p) for p in places):
         say(f"calibrating {run_folder.name}")
-        done = calibrate(prepare(run, data, replace(settings, halt=False)), _Told())
+        done = calibrate(prepare(run, data, settings.changed(halt=False)), _Told())
         more = [_with_flags(done, alpha) for alpha in flags]
         main = _with_halts(done, settings, place) if settings.halt else done.calibration
         for made, where in reversed(list(zip([main, *more], places, strict=True))):
@@ -85,7 +85,7 @@ def _with_halts(done: Calibrating, settings: CalibrationSettings, folder: Path) 
 def _with_flags(done: Calibrating, alpha: float) -> Calibration:
     """The same calibration with another rate of flags."""
     prepared, found = done.prepared, done.found
-    settings = replace(prepared.settings, false_alarm_rate=alpha)
+    settings = prepared.settings.changed(false_alarm_rate=alpha)
     predictions = predict(prepared.model, found.calibrated.layer, prepared.held_out)
     trajectory = np.asarray(prepared.held_out.trajectory)
     fit, select = (Part.of(predictions, trajectory, getattr(prepared.parts, name)) for name in ("fit", "select"))

@@ -80,8 +80,9 @@ def calibrate(
 
         torch.set_num_threads(threads)
     settings = CalibrationSettings(
-        false_alarm_rate, false_halt_rate, run_length, temperature, ensemble, friction, tau, dt, score_every, blocks,
-        halt, seed,
+        false_alarm_rate=false_alarm_rate, false_halt_rate=false_halt_rate, run_length=run_length,
+        temperature=temperature, ensemble=ensemble, friction=friction, tau=tau, dt=dt, score_every=score_every,
+        blocks=blocks, halt=halt, seed=seed,
     )  # fmt: skip
 
     def frames(names: list[str], part: str):  # type: ignore[no-untyped-def]

@@ -335,14 +335,17 @@ def generate(
         equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
-    from equimd.tasks.generate.task import GenerateConfig
+    from equimd.tasks.generate.settings import GenerationSettings
     from equimd.tasks.generate.task import generate as make
 
     _refuse_existing(out, overwrite)
-    config = GenerateConfig(
-        molecule, temperature, frames, trajectories, interval, time_step, equilibration, friction, seed, calculator,
-        charge, spin, torsion_interval, hydrogen_mass,
-    )  # fmt: skip
+    given = {
+        "molecule": molecule, "temperature": temperature, "frames": frames, "trajectories": trajectories,
+        "interval": interval, "time_step": time_step, "equilibration": equilibration, "friction": friction,
+        "seed": seed, "calculator": calculator, "charge": charge, "spin": spin, "torsion_interval": torsion_interval,
+        "hydrogen_mass": hydrogen_mass,
+    }  # fmt: skip
+    config = GenerationSettings.parse(given, where="command line")
     bar = ProgressBar("frames")
     try:
         done = make(config, out, jobs=jobs, progress=bar)

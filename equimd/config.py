@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,9 +14,45 @@ from equimd.errors import ConfigError
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, nothing unknown allowed."""
+    """Base of all settings: frozen, keywords alone, nothing unknown allowed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str | None = None, base: Self | None = None) -> Self:
+        """Settings from a mapping of keys (hyphens or underscores), over those of ``base``.
+
+        Raises:
+            ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
+        """
+        given = {known_key(key, cls.model_fields, where=where): value for key, value in values.items()}
+        try:
+            return cls.model_validate({**(base.model_dump() if base else {}), **given})
+        except ValidationError as error:
+            raise ConfigError(_sentence(error), where=where) from None
+
+    def changed(self, **values: Any) -> Self:
+        """The same settings with some of them changed, checked again.
+
+        Raises:
+            ConfigError: as :meth:`parse`.
+        """
+        return self.parse(values, base=self)
+
+
+def known_key(
+    key: object, known: Collection[str], *, where: str | None = None, hint: str = "`--help` lists all"
+) -> str:
+    """``key`` with underscores, if it is one of ``known``.
+
+    Raises:
+        ConfigError: it is not; the nearest one is named, or ``hint``.
+    """
+    name = str(key).replace("-", "_")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ConfigError(f"unknown key '{key}'", where=where, hint=f"did you mean '{near[0]}'?" if near else hint)
+    return name
 
 
 class ModelConfig(Settings):
@@ -193,26 +229,22 @@ def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: R
         name: getattr(base, name).model_dump() if base else {} for name in ("dataset", "model", "training")
     }
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else "`equimd config template` lists all keys"
-            raise ConfigError(f"unknown key '{key}'", where=where, hint=hint)
+        name = known_key(key, known, where=where, hint="`equimd config template` lists all keys")
         merged[known[name]][name] = value
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(*_sentence(error), where=where) from None
+        raise ConfigError(_sentence(error), where=where) from None
 
 
-def _sentence(error: ValidationError) -> tuple[str]:
+def _sentence(error: ValidationError) -> str:
     """What pydantic found wrong, as one sentence in the user's words."""
     first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"] if part not in ("dataset", "model", "training")]
     message = first["msg"].removeprefix("Value error, ")
     if not keys:
-        return (message,)
-    return (f"{keys[0]} = {first['input']!r}: {message[:1].lower()}{message[1:]}",)
+        return message
+    return f"{keys[0]} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

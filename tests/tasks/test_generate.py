@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,14 @@ from equimd.data import open_dataset
 from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Baoab, broken_bonds, load_molecule, relax
-from equimd.tasks.generate.task import GenerateConfig, Trajectory, check_temperature, generate, run_trajectories
+from equimd.tasks.generate.settings import GenerationSettings
+from equimd.tasks.generate.task import Trajectory, check_temperature, generate, run_trajectories
 from equimd.units import ACCELERATION, KB
 
-FAST = GenerateConfig("Al3.xyz", 200.0, 6, 2, interval=20.0, time_step=2.0, equilibration=40.0, calculator="emt")
+FAST = GenerationSettings(
+    molecule="Al3.xyz", temperature=200.0, frames=6, trajectories=2, interval=20.0, time_step=2.0, equilibration=40.0,
+    calculator="emt",
+)  # fmt: skip
 
 
 class Springs:
@@ -69,7 +72,7 @@ def test_without_friction_energy_is_conserved() -> None:
 def test_the_frames_are_labelled_reproducible_and_of_separate_trajectories(cluster: Path) -> None:
     first = generate(FAST, cluster / "a.h5")
     again = generate(FAST, cluster / "b.h5", jobs=2)
-    other = generate(replace(FAST, seed=1), cluster / "c.h5")
+    other = generate(FAST.changed(seed=1), cluster / "c.h5")
     assert (first.frames, first.trajectories, first.theory) == (6, 2, "emt")
     assert again.temperature_mean == first.temperature_mean != other.temperature_mean
     a, b = open_dataset(cluster / "a.h5"), open_dataset(cluster / "b.h5")
@@ -96,7 +99,7 @@ def test_finished_trajectories_are_not_made_again(cluster: Path, monkeypatch: py
     made: list[int] = []
     real = module.run_trajectory
 
-    def interrupted(config: GenerateConfig, atoms: object, index: int, progress: object = None) -> Trajectory:
+    def interrupted(config: GenerationSettings, atoms: object, index: int, progress: object = None) -> Trajectory:
         if index == 1 and not made.count(1):
             made.append(1)
             raise KeyboardInterrupt
@@ -113,7 +116,7 @@ def test_finished_trajectories_are_not_made_again(cluster: Path, monkeypatch: py
 
 def test_other_settings_do_not_use_the_same_parts(cluster: Path) -> None:
     cold = run_trajectories(FAST, cluster / "work")
-    warm = run_trajectories(replace(FAST, temperature=400.0), cluster / "work")
+    warm = run_trajectories(FAST.changed(temperature=400.0), cluster / "work")
     assert cold[0].temperature_mean != warm[0].temperature_mean
 
 
@@ -154,7 +157,7 @@ def test_open_bonds_are_seen() -> None:
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(FAST, **change)  # type: ignore[arg-type]
+        FAST.changed(**change)
 
 
 def test_bad_molecules_and_calculators_are_refused(cluster: Path) -> None:
@@ -164,13 +167,13 @@ def test_bad_molecules_and_calculators_are_refused(cluster: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         load_molecule("broken.xyz")
     with pytest.raises(DataError, match="single atom"):
-        generate(replace(FAST, molecule="Al"), cluster / "x.h5")
+        generate(FAST.changed(molecule="Al"), cluster / "x.h5")
     with pytest.raises(ConfigError, match="unknown calculator"):
-        generate(replace(FAST, calculator="orca"), cluster / "x.h5")
+        generate(FAST.changed(calculator="orca"), cluster / "x.h5")
     with pytest.raises(DataError, match="ending"):
         generate(FAST, cluster / "x.csv")
     with pytest.raises(DataError, match="cannot compute"):
-        generate(replace(FAST, molecule="CH3Cl", trajectories=1), cluster / "x.h5")
+        generate(FAST.changed(molecule="CH3Cl", trajectories=1), cluster / "x.h5")
 
 
 def test_relaxing_ends_at_a_minimum() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,10 @@ from equimd.data import open_dataset
 from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Baoab, bonds, load_molecule
+from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import generate
 from equimd.tasks.generate.torsions import TorsionMoves, dihedral, torsions, turned
-from equimd.tasks.generate.trajectory import GenerateConfig, run_trajectory
+from equimd.tasks.generate.trajectory import run_trajectory
 from equimd.units import KB
 
 #: A chain of four atoms, trans.
@@ -164,9 +164,9 @@ def test_a_turn_to_where_the_method_fails_is_refused(broken: str) -> None:
 
 def test_generated_conformers_are_labelled_with_gfn2_and_reproducible(tmp_path: Path) -> None:
     pytest.importorskip("tblite")
-    config = GenerateConfig(
-        "H2O2", 300.0, 8, 4, interval=20.0, time_step=2.5, equilibration=40.0, friction=0.02, torsion_interval=5.0,
-        hydrogen_mass=5.0,
+    config = GenerationSettings(
+        molecule="H2O2", frames=8, trajectories=4, interval=20.0, time_step=2.5, equilibration=40.0, friction=0.02,
+        torsion_interval=5.0, hydrogen_mass=5.0,
     )  # fmt: skip
     done = generate(config, tmp_path / "a.h5")
     assert done.turned is not None
@@ -187,8 +187,10 @@ def test_generated_conformers_are_labelled_with_gfn2_and_reproducible(tmp_path: 
 
 def test_heavy_hydrogens_change_the_path_but_not_the_temperature() -> None:
     pytest.importorskip("tblite")
-    light = GenerateConfig("H2O", 300.0, 10, 1, interval=20.0, equilibration=50.0, friction=0.05)
-    heavy = replace(light, hydrogen_mass=5.0, time_step=2.0)
+    light = GenerationSettings(
+        molecule="H2O", frames=10, trajectories=1, interval=20.0, equilibration=50.0, friction=0.05
+    )
+    heavy = light.changed(hydrogen_mass=5.0, time_step=2.0)
     atoms = load_molecule("H2O")
     results = [run_trajectory(c, atoms, 0) for c in (light, heavy)]
     for r in results:
@@ -206,11 +208,11 @@ def test_heavy_hydrogens_change_the_path_but_not_the_temperature() -> None:
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(GenerateConfig("H2O2", 300.0, 8), **change)  # type: ignore[arg-type]
+        GenerationSettings(molecule="H2O2", frames=8).changed(**change)
 
 
 def test_turns_of_a_molecule_that_has_none_are_refused() -> None:
     pytest.importorskip("tblite")
-    config = GenerateConfig("H2O", 300.0, 1, 1, torsion_interval=20.0)
+    config = GenerationSettings(molecule="H2O", frames=1, trajectories=1, torsion_interval=20.0)
     with pytest.raises(DataError, match="no single bond"):
         run_trajectory(config, load_molecule("H2O"), 0)

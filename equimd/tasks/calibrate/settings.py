@@ -1,15 +1,15 @@
-"""What a calibration is asked for."""
+"""Settings of a calibration: the options of ``equimd calibrate``, one for one."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field, model_validator
+
+from equimd.config import Settings
 from equimd.errors import ConfigError
 from equimd.guard.thresholds import needed
-
-Ensemble = Literal["langevin", "nose-hoover", "nve"]
 
 #: Independent starts for the halt threshold: 9 would do for a rate of 10 %, 19 narrow the interval of the realised one.
 DEFAULT_BLOCKS = 19
@@ -17,40 +17,29 @@ DEFAULT_BLOCKS = 19
 ERROR_COVERAGE = 0.9
 
 
-@dataclass(frozen=True)
-class CalibrationSettings:
+class CalibrationSettings(Settings):
     """Rates, and the dynamics they are for.
 
-    Attributes:
-        false_alarm_rate: share of in-domain frames that the flag threshold may flag.
-        false_halt_rate: probability that the halt threshold stops a run of ``run_length`` steps.
-        temperature: K; None takes what the data say.
-        friction: of langevin, 1/fs. tau: of nose-hoover, fs. dt: fs. score_every: steps between two scores.
-        blocks: independent runs of the model.
-        halt: False leaves the halt threshold out.
-        seed: of the partition, the starts, velocities and noise.
+    Raises:
+        ConfigError: a value out of its range.
+        UncertaintyError: rates outside 0..1.
     """
 
-    false_alarm_rate: float = 0.01
-    false_halt_rate: float = 0.1
-    run_length: int = 10_000
-    temperature: float | None = None
-    ensemble: Ensemble = "langevin"
-    friction: float = 0.01
-    tau: float = 50.0
-    dt: float = 0.5
-    score_every: int = 1
-    blocks: int = DEFAULT_BLOCKS
-    halt: bool = True
-    seed: int = 0
+    false_alarm_rate: float = Field(0.01, description="share of ordinary frames that may be flagged")
+    false_halt_rate: float = Field(0.1, description="probability that an ordinary run is halted")
+    run_length: int = Field(10_000, description="steps of such a run")
+    temperature: float | None = Field(None, description="K; by default what the data say they were sampled at")
+    ensemble: Literal["langevin", "nose-hoover", "nve"] = Field("langevin", description="of such a run")
+    friction: float = Field(0.01, description="of langevin, 1/fs")
+    tau: float = Field(50.0, description="period of the nose-hoover thermostat, fs")
+    dt: float = Field(0.5, description="time step, fs")
+    score_every: int = Field(1, description="steps between two scores")
+    blocks: int = Field(DEFAULT_BLOCKS, ge=1, description="independent runs of the model for the halt threshold")
+    halt: bool = Field(True, description="whether to calibrate a halt threshold")
+    seed: int = Field(0, ge=0, description="of the parts, the starts, velocities and noise")
 
-    def check(self) -> None:
-        """Refuse what cannot be done, before anything is computed.
-
-        Raises:
-            ConfigError: a value out of its range.
-            UncertaintyError: rates outside 0..1.
-        """
+    @model_validator(mode="after")
+    def _possible(self) -> CalibrationSettings:
         needed(self.false_alarm_rate)
         least = needed(self.false_halt_rate)
         for name, value, positive in (
@@ -58,6 +47,7 @@ class CalibrationSettings:
             ("scoring interval", self.score_every, True),
             ("time step", self.dt, True),
             ("friction", self.friction, False),
+            ("period", self.tau, True),
             ("temperature", self.temperature, True),
         ):
             if value is not None and not (math.isfinite(value) and (value > 0 or (value == 0 and not positive))):
@@ -70,3 +60,4 @@ class CalibrationSettings:
                 f"it takes {least}, {least - self.blocks} more",
                 hint=f"--blocks {least}, --false-halt-rate {1 / (self.blocks + 1):.2g}, or --no-halt",
             )
+        return self

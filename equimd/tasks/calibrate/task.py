@@ -75,9 +75,7 @@ def prepare(
     Raises:
         UncertaintyError: an energy-only model, too few frames, or frames that are not new.
         DataError: the training frames are not to be found.
-        ConfigError: settings that contradict each other.
     """
-    settings.check()
     model, meta = run.load_model()
     if model.config.energy_only:
         raise UncertaintyError(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,8 @@ from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.errors import DataError
 from equimd.tasks.generate.sampling import load_molecule
-from equimd.tasks.generate.trajectory import (
-    GenerateConfig,
-    Trajectory,
-    load_trajectory,
-    run_trajectory,
-    save_trajectory,
-)
+from equimd.tasks.generate.settings import GenerationSettings
+from equimd.tasks.generate.trajectory import Trajectory, load_trajectory, run_trajectory, save_trajectory
 from equimd.workers import run_in_processes
 
 if TYPE_CHECKING:
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-def check_temperature(config: GenerateConfig, trajectories: list[Trajectory]) -> tuple[float, float]:
+def check_temperature(config: GenerationSettings, trajectories: list[Trajectory]) -> tuple[float, float]:
     """Mean temperature of all trajectories and its standard error, K.
 
     Raises:
@@ -49,17 +44,17 @@ def check_temperature(config: GenerateConfig, trajectories: list[Trajectory]) ->
     return mean, error
 
 
-def _fingerprint(config: GenerateConfig, atoms: Atoms) -> str:
-    settings = json.dumps({**asdict(config), "molecule": ""}, sort_keys=True).encode()
+def _fingerprint(config: GenerationSettings, atoms: Atoms) -> str:
+    settings = json.dumps({**config.model_dump(), "molecule": ""}, sort_keys=True).encode()
     return hashlib.sha256(settings + atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()[:12]
 
 
-def _worker(config: GenerateConfig, atoms: Atoms, index: int, path: Path) -> None:
+def _worker(config: GenerationSettings, atoms: Atoms, index: int, path: Path) -> None:
     save_trajectory(path, run_trajectory(config, atoms, index))
 
 
 def run_trajectories(
-    config: GenerateConfig, work: Path, *, jobs: int = 1, progress: Progress | None = None
+    config: GenerationSettings, work: Path, *, jobs: int = 1, progress: Progress | None = None
 ) -> list[Trajectory]:
     """All trajectories of a run; each is kept in ``work`` when it is finished, and not made again.
 
@@ -108,7 +103,7 @@ class Generated:
     turned: float | None = None
 
 
-def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
+def generate(config: GenerationSettings, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
     """Run the trajectories and write their frames to ``out``: a store (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
 
     Finished trajectories wait in the folder ``OUT.parts`` until all are done, so that an interrupted run goes on.
@@ -133,7 +128,7 @@ def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Prog
         np.concatenate(steps),
     )
     unset = {k for k in ("charge", "spin", "torsion_interval", "hydrogen_mass") if not getattr(config, k)}
-    settings = {k: v for k, v in asdict(config).items() if k not in unset}
+    settings = {k: v for k, v in config.model_dump().items() if k not in unset}
     attempts, accepted = np.sum([t.turns for t in done], axis=0).tolist()
     turned = accepted / attempts if attempts else None
     extra: dict[str, str | int | float] = {**settings, "temperature_mean": mean, "temperature_error": error}
@@ -145,7 +140,7 @@ def generate(config: GenerateConfig, out: Path, *, jobs: int = 1, progress: Prog
     return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken), turned)
 
 
-def _block(config: GenerateConfig, trajectory: Trajectory) -> Frames:
+def _block(config: GenerationSettings, trajectory: Trajectory) -> Frames:
     frames = len(trajectory.energy)
     return Frames.build(
         trajectory.numbers, trajectory.positions, trajectory.energy, trajectory.forces,

@@ -16,66 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equimd.errors import ConfigError, DataError
+from equimd.errors import DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Baoab, broken_bonds, relax
+from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.torsions import TorsionMoves, torsions
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """What `generate` does. Times in fs, temperature in K, friction in 1/fs.
-
-    ``frames`` is the total over all trajectories; ``spin`` is the multiplicity, 0 for the lowest possible.
-    ``torsion_interval`` is the time between Monte Carlo turns of a single bond, 0 for none. ``hydrogen_mass`` (u)
-    replaces the mass of hydrogen, 0 leaves it: the distribution of positions does not depend on masses, and heavier
-    hydrogens allow longer steps.
-    """
-
-    molecule: str
-    temperature: float
-    frames: int
-    trajectories: int = 4
-    interval: float = 100.0
-    time_step: float = 1.0
-    equilibration: float = 2000.0
-    friction: float = 0.01
-    seed: int = 0
-    calculator: str = "tblite"
-    charge: int = 0
-    spin: int = 0
-    torsion_interval: float = 0.0
-    hydrogen_mass: float = 0.0
-
-    def __post_init__(self) -> None:
-        positive = ("temperature", "frames", "trajectories", "interval", "time_step", "friction")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name.replace('_', '-')} must be above zero, not {getattr(self, name)}")
-        for name in ("equilibration", "torsion_interval", "hydrogen_mass"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name.replace('_', ' ')} must not be negative, it is {getattr(self, name)}")
-        if self.frames < self.trajectories:
-            raise ConfigError(f"{self.frames} frames cannot come from {self.trajectories} trajectories")
-        for option, time in (("interval", self.interval), ("torsion-interval", self.torsion_interval)):
-            steps = max(round(time / self.time_step), 1)
-            if time and abs(time / self.time_step - steps) > 1e-6:
-                raise ConfigError(
-                    f"the {option} {time} fs is not a whole number of {self.time_step} fs steps",
-                    hint=f"--{option} {steps * self.time_step:g}",
-                )
-
-    @property
-    def stride(self) -> int:
-        """Steps between saved frames."""
-        return round(self.interval / self.time_step)
-
-    def frames_of(self, trajectory: int) -> int:
-        """How many frames one trajectory gives: as even as it goes."""
-        return self.frames // self.trajectories + (trajectory < self.frames % self.trajectories)
 
 
 @dataclass
@@ -97,7 +45,7 @@ class Trajectory:
 
 
 def run_trajectory(
-    config: GenerateConfig, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
+    config: GenerationSettings, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
 ) -> Trajectory:
     """Trajectory ``index`` of a run: relax, equilibrate (discarded), then label a frame every ``interval`` fs.
 
@@ -137,7 +85,7 @@ def run_trajectory(
     )  # fmt: skip
 
 
-def _turner(config: GenerateConfig, atoms: Atoms, start: np.ndarray, md: Baoab) -> TorsionMoves:
+def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Baoab) -> TorsionMoves:
     """The turns of single bonds of a trajectory.
 
     Raises:
@@ -162,7 +110,7 @@ def _advance(md: Baoab, turn: TorsionMoves, steps: int) -> float:
     return total / steps if steps else float("nan")
 
 
-def _temperature_error(config: GenerateConfig, dof: int, frames: int) -> float:
+def _temperature_error(config: GenerationSettings, dof: int, frames: int) -> float:
     """Standard error (K) of the mean temperature over ``frames`` intervals.
 
     One sample scatters by T sqrt(2/dof); kinetic energy is forgotten at twice the friction, so its integrated

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from equimd.config import Settings, read_config
+from equimd.config import Settings, known_key, read_config
 from equimd.errors import ConfigError
 
 DEFAULT_STEPS = 10_000
@@ -109,25 +108,13 @@ def parse_settings(
     Raises:
         ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
     """
-    merged = base.model_dump() if base else {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in SimulationSettings.model_fields:
-            near = difflib.get_close_matches(name, SimulationSettings.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else "`equimd simulate --template` lists all keys"
-            raise ConfigError(f"unknown key '{key}'", where=where, hint=hint)
-        merged[name] = value
-        other = {"steps": "time", "time": "steps"}.get(name)
-        if other and other not in values and value is not None:
-            merged[other] = None  # the new length replaces the old one, however it was given
-    try:
-        return SimulationSettings.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:
-            message = f"{first['loc'][0]} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
-        raise ConfigError(message, where=where) from None
+    hint = "`equimd simulate --template` lists all keys"
+    known = SimulationSettings.model_fields
+    given = {known_key(key, known, where=where, hint=hint): value for key, value in values.items()}
+    for name, other in (("steps", "time"), ("time", "steps")):
+        if given.get(name) is not None and other not in given:
+            given[other] = None  # the new length replaces the old one, however it was given
+    return SimulationSettings.parse(given, where=where, base=base)
 
 
 def read_settings(path: str) -> dict[str, Any]:
