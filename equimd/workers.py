@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that are started meanwhile use one thread each: more only slow small molecules down."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def run_in_processes(
@@ -25,19 +40,12 @@ def run_in_processes(
     Args:
         function: importable by name from its module; so are its arguments' types.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they start; threads only slow small molecules down
-    try:
-        with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
-            try:
-                for future in as_completed(waiting):
-                    finished(waiting[future], future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    spawning = multiprocessing.get_context("spawn")
+    with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), spawning) as pool:
+        waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
+        try:
+            for future in as_completed(waiting):
+                finished(waiting[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

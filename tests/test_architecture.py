@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guard",),
     ("forces", "md"),
     ("calculators", "methods", "plots"),
+    ("labels",),
     ("tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
     ("tasks.compare",),
