@@ -141,7 +141,8 @@ def predicted(model: Potential, system: System, positions: np.ndarray) -> np.nda
 
 def weights_sha256(run: Path) -> str:
     """Hash of the weights that :func:`load_model` gives: what is measured belongs to them."""
-    from equimd.run import MODEL_FILE, load_tensors
+    from equimd.files import load_tensors
+    from equimd.run import MODEL_FILE
 
     return load_tensors(run / MODEL_FILE, "model")[1]["sha256"]
 

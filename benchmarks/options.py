@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from equimd.data.fetch import cache_folder
 from equimd.errors import ConfigError, DataError
+from equimd.files import cache_folder
 
 PEERS = ("schnetpack", "nequip", "mace")
 HERE = Path(__file__).parent

@@ -19,6 +19,7 @@ from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.data.frames import Frames
 from equimd.data.system import System
+from equimd.files import write_atomic
 from equimd.forces.forcefield import ForceField
 from equimd.guard.decision import StepDecision
 from equimd.guard.judge import Guard
@@ -28,7 +29,6 @@ from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
 from equimd.model import Potential
-from equimd.run import write_atomic
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from equimd.benchmarks.options import say
 from equimd.benchmarks.results import Row
-from equimd.run import write_atomic
+from equimd.files import plain, sha256_of, write_json
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class MeasuredRow(Row):
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """A short name for settings, so that a piece made with others is not taken for this one."""
-    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()[:10]
+    return sha256_of([json.dumps(plain(settings), sort_keys=True)])[:10]
 
 
 def piece(folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> Any:
@@ -42,21 +40,8 @@ def piece(folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[
         return json.loads(path.read_text())
     say(f"{name} ...")
     content = plain({"name": name, "settings": settings, **make()})
-    write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(path, content, indent=1)
     return content
-
-
-def plain(value: Any) -> Any:
-    """In JSON's own types; what is not a finite number is null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def over_seeds(found: Mapping[int, tuple[float | None, Sequence[float | None] | None]]) -> dict[str, Any] | None:

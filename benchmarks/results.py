@@ -9,18 +9,17 @@ row that was made with others has its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("equimd", "torch", "e3nn", "numpy")
+from equimd.files import versions, write_atomic
+
 FEW = 4  # names of rows in the sentence about where they were made
 
 
@@ -57,23 +56,6 @@ def machine() -> dict[str, Any]:
     return {"processor": model + flags, "cores": os.cpu_count(), "memory_GiB": round(memory), "accelerator": device}
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide the figures."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, str]) -> dict[str, Any]:
     """Put rows into a results file, replacing those of the same name; returns the whole file."""
     old = json.loads(path.read_text()) if path.exists() else {"rows": [], "data_sha256": {}}
@@ -90,10 +72,7 @@ def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, st
         "data_sha256": {**old["data_sha256"], **data_sha256},
         "rows": sorted([*kept, *new.values()], key=lambda row: row["name"]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(_text(merged))
-    temporary.replace(path)
+    write_atomic(path, _text(merged))
     return merged
 
 

@@ -19,8 +19,9 @@ from equimd.benchmarks.accuracy.suite import equimd, option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
 from equimd.benchmarks.pieces import fingerprint, piece
-from equimd.benchmarks.results import Row, made_by, merge, sha256
+from equimd.benchmarks.results import Row, made_by, merge
 from equimd.config import parse_config
+from equimd.files import file_digest
 
 N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
 COMMON = {"compile": "on", "threads": 1, "val_interval": 30}
@@ -73,7 +74,7 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
             settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
             variant = name.replace(" ", "-").replace(",", "").replace(".", "_")  # as the names of rows have it
             title = f"{molecule}-{variant}"
-            every = {**parse_config(settings).model_dump(), "sha256": sha256(data)}
+            every = {**parse_config(settings).model_dump(), "sha256": file_digest(data)}
             place = options.work / "search" / f"{title}-{fingerprint(every)}"
             found = piece(
                 place.parent,
@@ -95,7 +96,7 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
                 for metric, unit in METRICS.items()
             ]
             table = options.out / "search.md"
-            table.write_text(markdown(merge(path, "search", new, {data.name: sha256(data)})))
+            table.write_text(markdown(merge(path, "search", new, {data.name: file_digest(data)})))
     return options.out / "search.md"
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import sys
 import time
@@ -123,26 +122,11 @@ class ProgressBar:
         self._last = -1.0
 
 
-def _plain(value: Any) -> Any:
-    """``value`` in JSON's own types: arrays as lists, paths as text, NaN and infinities as null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # NumPy and torch arrays and scalars
-        return _plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
 def echo_json(obj: dict[str, Any]) -> None:
     """Print ``obj`` as the one JSON object on stdout. What is not a finite number becomes null."""
-    print(json.dumps(_plain(obj), allow_nan=False), flush=True)
+    from equimd.files import plain
+
+    print(json.dumps(plain(obj), allow_nan=False), flush=True)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

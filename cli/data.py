@@ -116,7 +116,8 @@ def fetch(
         equimd data fetch omol25 --from /data/omol25/val
     """
     from equimd.data import catalogue
-    from equimd.data.fetch import cache_folder, fetch_files
+    from equimd.data.fetch import fetch_files
+    from equimd.files import cache_folder
 
     found, entry = catalogue.find(collection, item)
     folder = to or cache_folder() / found.name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from equimd.errors import DataError
-from equimd.run import write_atomic
+from equimd.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,11 +13,7 @@ Nothing in it is unpickled, so that opening somebody else's run runs none of the
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
 from equimd.errors import ConfigError, RunError
+from equimd.files import load_tensors, save_tensors, versions, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,100 +31,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MODEL_FILE, LAST_FILE, RUN_FILE, CONFIG_FILE = "model.safetensors", "last.safetensors", "run.json", "config.yaml"
 CHECKPOINT_FILE = "checkpoint/latest.safetensors"
-
-
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("equimd", "torch", "e3nn", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], kind: str) -> str:
-    """Write tensors and JSON metadata as one safetensors file; returns the sha256 of names, shapes and values."""
-    from safetensors.torch import save
-
-    stored = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
-    digest = tensor_digest(stored)
-    header = {"kind": kind, "version": FORMAT_VERSION, "sha256": digest, **meta}
-    write_atomic(path, save(stored, metadata={"equimd": json.dumps(header)}))
-    return digest
-
-
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata written by :func:`save_tensors`.
-
-    Raises:
-        RunError: missing, truncated or altered, of another kind, or of a newer format.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise RunError("there is no such file", where=str(path))
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("equimd", "null"))
-            if not isinstance(header, dict) or header.get("kind") != kind:
-                raise RunError(f"is not an equimd {kind}", where=str(path))
-            if header["version"] > FORMAT_VERSION:
-                raise RunError(
-                    f"{kind} has format version {header['version']}, this equimd reads up to {FORMAT_VERSION}",
-                    where=str(path),
-                    hint="update equimd",
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise RunError(
-            f"{kind} is truncated or damaged ({error})", where=str(path), hint="use a copy, or train again"
-        ) from None
-    if tensor_digest(tensors) != header.get("sha256"):
-        raise RunError(
-            f"{kind} is damaged: its contents do not match its own checksum", where=str(path), hint="use a copy"
-        )
-    return tensors, header
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and values."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        t = tensors[name].detach().to("cpu").contiguous()
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)};".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
-    return digest.hexdigest()
 
 
 def save_model(path: str | Path, config: ModelConfig, weights: Mapping[str, Tensor], **meta: Any) -> str:
@@ -212,7 +115,7 @@ class Run:
         """Set keys of run.json."""
         path = self.path / RUN_FILE
         current = self.info if path.is_file() else {}
-        write_atomic(path, json.dumps({**current, **values}, indent=2) + "\n")
+        write_json(path, {**current, **values})
 
     @property
     def config(self) -> RunConfig:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from equimd.config import ModelConfig, RunConfig, parse_config
 from equimd.errors import RunError
-from equimd.run import (
-    MODEL_FILE,
-    RUN_FILE,
-    Run,
-    free_name,
-    load_model,
-    load_tensors,
-    save_model,
-    save_tensors,
-    write_atomic,
-)
+from equimd.files import load_tensors, save_tensors
+from equimd.run import MODEL_FILE, RUN_FILE, Run, free_name, load_model, save_model
 
 SMALL = ModelConfig(elements=(1, 8), num_features=4, num_layers=1, num_rbf=4, num_readout=4)
 
@@ -67,6 +55,7 @@ def test_an_altered_file_is_refused(model_file: Path) -> None:
 
 def test_a_newer_format_is_refused_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("equimd.run.FORMAT_VERSION", 7)
+    monkeypatch.setattr("equimd.files.TENSORS_VERSION", 7)
     save_tensors(tmp_path / "a", {"x": torch.zeros(2)}, {}, "model")
     Run.create(tmp_path / "run", RunConfig(), {})
     monkeypatch.undo()
@@ -124,35 +113,7 @@ def test_settings_and_hashes_come_back(tmp_path: Path) -> None:
     assert again.info["data"] == {"files": ["a.npz"]}
 
 
-def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.json"
-    write_atomic(path, json.dumps([1]))
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomic(path, json.dumps([2]))
-    assert json.loads(path.read_text()) == [1]
-    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
-
-
 def test_names_of_new_runs_count_up(tmp_path: Path) -> None:
     first = free_name("ethanol", tmp_path)
     first.mkdir()
     assert (first.name, free_name("ethanol", tmp_path).name) == ("ethanol-001", "ethanol-002")
-
-
-def test_the_checksum_sees_names_types_and_values(tmp_path: Path) -> None:
-    from equimd.run import tensor_digest
-
-    base = {"a": torch.arange(4.0), "b": torch.zeros(())}
-    digests = {
-        tensor_digest(base),
-        tensor_digest({**base, "a": torch.arange(4.0).reshape(2, 2)}),
-        tensor_digest({**base, "a": torch.from_numpy(np.arange(4))}),
-        tensor_digest({**base, "b": torch.ones(())}),
-        tensor_digest({"a": base["a"], "c": base["b"]}),
-    }
-    assert len(digests) == 5

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.options import HERE, Options, find_file, peer_python, rmd17_files, say
-from equimd.benchmarks.results import Row, merge, sha256
+from equimd.benchmarks.results import Row, merge
 from equimd.config import SHORT_TRAINING
 from equimd.errors import DataError, MachineError
+from equimd.files import file_digest
 
 PEER = HERE / "peers" / "schnetpack_painn.py"
 MOLECULES = (
@@ -246,7 +247,7 @@ def run(
     if set(options.peers) - {"schnetpack"}:
         say("accuracy: schnetpack is the peer that is trained again; the others stand by their published figures")
     for problem in problems:
-        files = {p.name: sha256(p) for p in (problem.train, *(path for _, path in problem.tests))}
+        files = {p.name: file_digest(p) for p in (problem.train, *(path for _, path in problem.tests))}
 
         def record(new: list[Row], files: dict[str, str] = files) -> None:
             write(merge(options.out / "accuracy.json", "accuracy", new, files), options.out)

@@ -22,7 +22,8 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.calibration import costs, rates, sigmas
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
-from equimd.benchmarks.results import merge, sha256
+from equimd.benchmarks.results import merge
+from equimd.files import file_digest
 
 MOLECULES = ("ethanol", "aspirin", models.ACAC, models.BUNDLED)
 PARTS = ("sigmas", "rates", "costs")
@@ -180,7 +181,7 @@ def _cost_rows(case: models.Case, found: Mapping[str, Any], options: Options) ->
 
 
 def _record(case: models.Case, rows: Sequence[MeasuredRow], options: Options) -> None:
-    hashes = {path.name: sha256(path) for path in models.files(case, options)}
+    hashes = {path.name: file_digest(path) for path in models.files(case, options)}
     merge(options.out / "calibration.json", "calibration", rows, hashes)
 
 

@@ -26,8 +26,9 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.conservation import runs as measured
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
-from equimd.benchmarks.results import merge, sha256
+from equimd.benchmarks.results import merge
 from equimd.data.dataset import Dataset
+from equimd.files import file_digest
 from equimd.tasks.compare.measures import pooled
 
 MOLECULES = ("ethanol", "aspirin")
@@ -75,7 +76,7 @@ def run(
     for case in models.cases(options.molecules):
         runs = {v: models.trained(case, options, options.seeds[0], v) for v in variants}
         found[case.name] = molecule(case, runs, options, parts, size)
-        hashes = {path.name: sha256(path) for path in models.files(case, options)}
+        hashes = {path.name: file_digest(path) for path in models.files(case, options)}
         merge(options.out / "conservation.json", "conservation", rows(case, found[case.name], options), hashes)
     return _write(found, options)
 

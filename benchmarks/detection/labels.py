@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from equimd.benchmarks.options import say
-from equimd.run import write_atomic
+from equimd.files import write_atomic
 from equimd.workers import run_in_processes
 
 

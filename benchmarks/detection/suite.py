@@ -28,7 +28,8 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.detection.runs import DT, QUICK, Bench, Size, measure, prepare, real, record
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
-from equimd.benchmarks.results import merge, sha256
+from equimd.benchmarks.results import merge
+from equimd.files import file_digest
 
 MOLECULES = (models.BUNDLED,)
 PARTS = ("runs", "real")
@@ -137,7 +138,7 @@ def _row(
 def _write(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Path:
     from equimd.benchmarks.detection import report
 
-    hashes = {path.name: sha256(path) for path in models.files(case, options)}
+    hashes = {path.name: file_digest(path) for path in models.files(case, options)}
     merge(options.out / "detection.json", "detection", rows(bench, found, case, options), hashes)
     results = json.loads((options.out / "detection.json").read_text())
     table = options.out / "detection.md"

@@ -18,7 +18,6 @@ wall time. Everyone has real rMD17 frames, batches made beforehand, and the opti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -33,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.options import HERE, Options, rmd17_files, say
-from equimd.benchmarks.results import Row, merge, sha256
+from equimd.benchmarks.results import Row, merge
 from equimd.benchmarks.speed.workers import Worker, prepared
 from equimd.errors import ConfigError, EquimdError
+from equimd.files import file_digest, sha256_of, write_atomic
 
 REPLICAS = 32
 TRAINING = (("ethanol", 10), ("ethanol", 64), ("aspirin", 10))
@@ -167,11 +167,9 @@ def source_digest() -> str:
     """A hash of equimd's own code: measurements of other code are not reused."""
     import equimd
 
-    digest = hashlib.sha256()
-    for folder in (Path(equimd.__file__).parent, HERE):
-        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.cpp")]):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    folders = (Path(equimd.__file__).parent, HERE)
+    paths = [path for f in folders for path in sorted([*f.rglob("*.py"), *f.rglob("*.cpp")])]
+    return sha256_of(path.read_bytes() for path in paths)
 
 
 def kept(name: str, key: dict[str, Any], measure: Any, *, options: Options) -> dict[str, Any]:
@@ -187,9 +185,7 @@ def kept(name: str, key: dict[str, Any], measure: Any, *, options: Options) -> d
     began = time.monotonic()
     found = {"name": name, "key": key, **measure(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     say(f"  {time.monotonic() - began:.0f} s")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(found, indent=1))
-    path.with_suffix(".tmp").replace(path)
+    write_atomic(path, json.dumps(found, indent=1))
     return found
 
 
@@ -243,7 +239,7 @@ def run(
 
     def record(new: list[Row], molecules: tuple[str, ...] = options.molecules) -> None:
         files = [p for m in molecules for p in rmd17_files(options.data, m)[:1]]
-        results = merge(options.out / "speed.json", "speed", new, {f.name: sha256(f) for f in files})
+        results = merge(options.out / "speed.json", "speed", new, {f.name: file_digest(f) for f in files})
         report.write(results, options.out)
 
     if "steps" in parts:

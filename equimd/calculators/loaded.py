@@ -19,9 +19,10 @@ from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.data.store import formula
 from equimd.errors import DataError, UncertaintyError
+from equimd.files import tensor_digest
 from equimd.guard import saved
 from equimd.guard.sigmas import DataSigmas
-from equimd.run import Run, tensor_digest
+from equimd.run import Run
 from equimd.training.loader import sorted_batches
 from equimd.uq.predict import Predictions
 from equimd.uq.predict import predict as predict_raw

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from equimd.data.dataset import Dataset, iterate_blocks, time_index
 from equimd.data.frames import Frames
 from equimd.errors import DataError
+from equimd.files import replacing
 
 _STORE = (".h5", ".hdf5")
 _XYZ = (".xyz", ".extxyz")
@@ -67,27 +67,19 @@ def _write_extxyz(path: Path, data: Dataset) -> None:
     """Frames as extended XYZ: energy, forces, charge, spin, trajectory and time, where there are any."""
     if not len(data):
         raise DataError("no frames to write", where=str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     trajectory, time = data.trajectory, time_index(data)
     several = bool(np.ptp(trajectory))
     row = 0
-    try:
-        with open(work, "w", encoding="utf-8") as out:
-            for block in iterate_blocks(data):
-                for k in range(len(block)):
-                    extra = {}
-                    if several:
-                        extra["trajectory"] = int(trajectory[row])
-                    if time is not None:
-                        extra["time_index"] = int(time[row])
-                    out.write(_xyz_frame(block.take([k]), extra))
-                    row += 1
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(work, path)
-    finally:
-        work.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        for block in iterate_blocks(data):
+            for k in range(len(block)):
+                extra = {}
+                if several:
+                    extra["trajectory"] = int(trajectory[row])
+                if time is not None:
+                    extra["time_index"] = int(time[row])
+                out.write(_xyz_frame(block.take([k]), extra))
+                row += 1
 
 
 def _xyz_frame(frame: Frames, extra: Mapping[str, int]) -> str:

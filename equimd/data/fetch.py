@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -16,22 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from equimd.data.catalogue import RemoteFile
+from equimd.data.readers.npz import embedded_md5, load_arrays, sgdml_md5
 from equimd.errors import DataError, MachineError
+from equimd.files import file_digest, replacing_folder
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 1 << 18
-
-
-def cache_folder() -> Path:
-    """Where fetched data is kept: $EQUIMD_CACHE, else equimd in $XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("EQUIMD_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "equimd"
 
 
 class _KeepTokenHome(urllib.request.HTTPRedirectHandler):
@@ -216,7 +206,7 @@ def verify(file: RemoteFile, path: Path) -> None:
     """
     if file.checksum:
         kind, _, expected = file.checksum.partition(":")
-        found = _digest(path, kind)
+        found = file_digest(path, kind)
         if found != expected:
             raise DataError(
                 f"wrong {kind}: {found}, published is {expected}",
@@ -229,11 +219,6 @@ def verify(file: RemoteFile, path: Path) -> None:
         verify_sgdml(path)
 
 
-def _digest(path: Path, kind: str) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, kind).hexdigest()
-
-
 def verify_sgdml(path: Path) -> bool:
     """Check the MD5 an sGDML npz carries of its own arrays (z, R, E, F). False where it carries none.
 
@@ -241,19 +226,14 @@ def verify_sgdml(path: Path) -> bool:
         DataError: not an npz file, or the arrays are not those the MD5 was made of.
     """
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as data:
-            if "md5" not in data.files:
-                return False
-            expected = str(data["md5"][()]).removeprefix("b'").removesuffix("'")
-            if isinstance(data["md5"][()], bytes):
-                expected = data["md5"][()].decode()
-            total = hashlib.md5()
-            for key in ("z", "R", "E", "F"):
-                total.update(hashlib.md5(np.ascontiguousarray(data[key]).ravel().tobytes()).digest())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"not a complete npz file: {error}", where=str(path)) from error
-    if total.hexdigest() != expected:
-        raise DataError(f"its arrays have MD5 {total.hexdigest()}, the file says {expected}", where=str(path))
+        arrays = load_arrays(path)
+    except DataError as error:
+        raise DataError(f"not a complete npz file: {error.what}", where=str(path)) from error
+    expected, found = embedded_md5(arrays), sgdml_md5(arrays)
+    if not expected:
+        return False
+    if found != expected:
+        raise DataError(f"its arrays have MD5 {found}, the file says {expected}", where=str(path))
     return True
 
 
@@ -266,21 +246,18 @@ def unpack(file: RemoteFile, archive: Path) -> Path:
     folder = archive.with_name(archive.name.split(".")[0])
     if folder.is_dir():
         return folder
-    work = archive.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        if file.unpack == "zip":
-            _unzip(archive, work)
-        else:
-            with tarfile.open(archive) as tar:
-                _untar(tar, work)
-        if file.sgdml:
-            for path in sorted(work.rglob("*.npz")):
-                verify_sgdml(path)
-        os.replace(work, folder)
+        with replacing_folder(folder) as work:
+            if file.unpack == "zip":
+                _unzip(archive, work)
+            else:
+                with tarfile.open(archive) as tar:
+                    _untar(tar, work)
+            if file.sgdml:
+                for path in sorted(work.rglob("*.npz")):
+                    verify_sgdml(path)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"broken archive: {error}", where=str(archive), hint="delete it and fetch again") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
@@ -303,7 +280,6 @@ def _untar(tar: tarfile.TarFile, work: Path) -> None:
 
 def _unzip(archive: Path, work: Path) -> None:
     """The npz files of a zip, flat: published zips also hold what a Mac puts into them."""
-    work.mkdir(parents=True)
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             name = Path(member.filename).name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from equimd.data.dataset import Dataset
 from equimd.data.leakage import time_warnings
 from equimd.errors import ConfigError, DataError
+from equimd.files import write_atomic
 
 FORMAT_VERSION = 1
 Method = Literal["random", "blocks", "trajectory", "files"]
@@ -48,8 +48,7 @@ class Split:
         return len(self.train), len(self.val), len(self.test)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, under a temporary name first."""
-        path = Path(path)
+        """Write as JSON, whole or not at all."""
         content = {
             "format": "equimd-split",
             "format_version": FORMAT_VERSION,
@@ -59,9 +58,7 @@ class Split:
             "warnings": self.warnings,
             **{name: getattr(self, name).tolist() for name in PARTS},
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
+        write_atomic(path, json.dumps(content))
 
     @classmethod
     def load(cls, path: str | Path) -> Split:

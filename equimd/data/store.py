@@ -17,7 +17,6 @@ Layout (format version 1)::
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
 from equimd.errors import DataError, MachineError
+from equimd.files import replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -104,21 +104,13 @@ def write_store(
         time = time_index(data) if time is None else time
     blocks = iterate_blocks(data) if isinstance(data, Dataset) else data
     attributes = {"theory": theory, "license": license, "citation": citation, "command": command, "source": source}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
             digest = _write(file, blocks, trajectory, time, compression, str(path))
             for key, value in {**{k: v for k, v in attributes.items() if v}, **(extra or {})}.items():
                 file.attrs[key] = value
-        with open(temporary, "rb") as done:
-            os.fsync(done.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise MachineError(f"cannot write the store ({error})", where=str(path), hint="is the disk full?") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return digest
 
 

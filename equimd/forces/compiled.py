@@ -8,13 +8,10 @@ molecule are inputs of the graph, so that a model trained further uses the same 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +23,7 @@ from torch import Tensor
 
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
+from equimd.files import cache_folder, file_digest, load_tensors, replacing_folder, save_tensors, sha256_of
 from equimd.forces import force_graph, native, products
 from equimd.forces.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.forces.shared_graph import SharedGraph
@@ -34,7 +32,6 @@ from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
 from equimd.machine import has_compiler, side_by_side
 from equimd.model import Potential, painn
-from equimd.run import load_tensors, save_tensors
 from equimd.uq import posterior as uq_posterior
 
 log = logging.getLogger(__name__)
@@ -57,22 +54,11 @@ def _source_digest() -> str:
     paths = sorted(p for p in folder.iterdir() if p.is_file())
     paths += [Path(str(module.__file__)) for module in (force_graph, products, uq_decision, uq_posterior)]
     paths += native.SOURCES
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return sha256_of(path.read_bytes() for path in paths)
 
 
 #: Of the code as it was imported, whatever happens to the files later.
 SOURCES = _source_digest()
-
-
-def cache_folder() -> Path:
-    """Where artefacts are kept; need not exist yet."""
-    if os.environ.get("EQUIMD_CACHE"):
-        return Path(os.environ["EQUIMD_CACHE"]) / "compiled"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "equimd" / "compiled"
 
 
 def _processor() -> str:
@@ -98,7 +84,7 @@ def artefact_key(model: Potential, inputs: Mapping[str, Tensor], count: int, n_a
         "platform": [platform.system(), _processor()],
         "sources": SOURCES,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_of([json.dumps(content, sort_keys=True)])[:32]
 
 
 class CompiledForces:
@@ -110,7 +96,7 @@ class CompiledForces:
 
     def __init__(self, folder: Path, inputs: Mapping[str, Tensor]) -> None:
         attributes, meta = load_tensors(folder / ONCE_FILE, KIND)
-        if hashlib.sha256((folder / GRAPH_FILE).read_bytes()).hexdigest() != meta["library"]:
+        if file_digest(folder / GRAPH_FILE) != meta["library"]:
             raise RuntimeError(f"{GRAPH_FILE} is damaged")  # loading half a library kills the process
         self._constants = evaluate_once(meta["once"], attributes, inputs)
         self._graph = SharedGraph(folder / GRAPH_FILE, torch.get_num_threads())
@@ -121,7 +107,7 @@ class CompiledForces:
 
 
 def _folder(model: Potential, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:
-    return cache_folder() / artefact_key(model, inputs, batch.num_structures, batch.num_slots)
+    return cache_folder() / "compiled" / artefact_key(model, inputs, batch.num_structures, batch.num_slots)
 
 
 def load(
@@ -154,14 +140,9 @@ def build(
     inputs = graph_inputs(model, batch, decision, limits)
     folder = _folder(model, batch, inputs)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
-            made = Path(scratch) / "artefact"
-            made.mkdir()
+        with replacing_folder(folder) as made:
             _compile(model, batch, decision, inputs, made)
             CompiledForces(made, inputs)  # it loads, else nobody gets to see it
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
         return CompiledForces(folder, inputs)
     except Exception as error:  # whatever a compiler may raise: there is another way to the same result
         log.warning("the potential could not be compiled and runs uncompiled: %s", str(error).splitlines()[0])
@@ -197,5 +178,5 @@ def _compile(
         package = aoti_compile_and_package(program, package_path=str(folder / "graph.pt2"), inductor_configs=options)
     library = _library_of(Path(package))
     (folder / GRAPH_FILE).write_bytes(library)
-    meta = {"once": graph.once, "library": hashlib.sha256(library).hexdigest()}
+    meta = {"once": graph.once, "library": sha256_of([library])}
     save_tensors(folder / ONCE_FILE, graph.attributes, meta, KIND)

@@ -152,7 +152,7 @@ def write_suspects(
     from ase import Atoms
     from ase.io import write
 
-    from equimd.run import write_atomic
+    from equimd.files import write_atomic
 
     out = []
     for f in frames:

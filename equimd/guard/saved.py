@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
+from equimd.files import load_tensors, save_tensors, versions, write_atomic
 from equimd.guard.decision import Screen, StepDecision
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
-from equimd.run import load_tensors, save_tensors, versions, write_atomic
 from equimd.uq.calibration import Recalibration
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from equimd.data.frames import Frames
 from equimd.errors import RunError
+from equimd.files import sha256_of, write_atomic
 from equimd.labels.label import Label
-from equimd.run import write_atomic
 
 
 class LabelStore:
@@ -22,7 +21,7 @@ class LabelStore:
 
     def path(self, frame: Frames) -> Path:
         """Where the label of a frame is, or will be."""
-        name = hashlib.sha256(f"{frame.content_hashes()[0]}|{self.calculator}".encode()).hexdigest()[:32]
+        name = sha256_of([f"{frame.content_hashes()[0]}|{self.calculator}"])[:32]
         return self.folder / f"{name}.npz"
 
     def get(self, frame: Frames) -> Label | None:

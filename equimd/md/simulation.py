@@ -18,12 +18,12 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.errors import RunError
+from equimd.files import load_tensors, save_tensors
 from equimd.guard.flags import SuspectRecorder, write_suspects
 from equimd.guard.judge import Decision, Guard
 from equimd.md.integrators import ForceFunction, Integrator, evaluate
 from equimd.md.state import State, initial_state, kinetic_energy, temperature
 from equimd.md.trajectory import Frame, TrajectoryWriter, trajectory_path
-from equimd.run import load_tensors, save_tensors
 
 RESTART_FILE, SUSPECTS_FILE = "restart.safetensors", "flagged.extxyz"
 KIND = "md-restart"

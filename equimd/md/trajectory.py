@@ -14,7 +14,6 @@ the disk is full, the file on disk is whole and opens. To keep the copying cheap
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from equimd.errors import DataError, MachineError
+from equimd.files import replacing
 from equimd.units import KJ_PER_MOL
 
 if TYPE_CHECKING:
@@ -124,18 +124,12 @@ class TrajectoryWriter:
         """
         if not self.buffer and not self._too_long:
             return
-        temporary = self.path.with_name(f".{self.path.name}.part")
         try:
-            if self.path.exists():
-                shutil.copyfile(self.path, temporary)
-            else:
-                temporary.unlink(missing_ok=True)
-            _append(temporary, self.system, self.buffer, self.written, self.units)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            with replacing(self.path, alone=True) as temporary:
+                if self.path.exists():
+                    shutil.copyfile(self.path, temporary)
+                _append(temporary, self.system, self.buffer, self.written, self.units)
         except (OSError, RuntimeError) as error:  # h5py reports a failed write as either
-            temporary.unlink(missing_ok=True)
             hint = "free some space, then go on with --resume"
             what = f"cannot be written ({error}); its earlier frames are intact"
             raise MachineError(what, where=str(self.path), hint=hint) from None
@@ -183,7 +177,7 @@ def _append(path: Path, system: System, frames: Sequence[Frame], start: int, uni
 
 def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, str]) -> None:
     """The empty groups and data sets of a new file."""
-    from equimd.run import versions
+    from equimd.files import versions
 
     head = file.create_group("h5md")
     head.attrs["version"] = np.array([1, 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +12,10 @@ import numpy as np
 from equimd.calculators import LoadedModel, Prediction
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import DataError, ModelError
+from equimd.files import write_json
 from equimd.guard.sigmas import DataSigmas
 from equimd.guard.sigmas import summary as sigma_summary
-from equimd.run import Run, write_atomic
+from equimd.run import Run
 from equimd.units import KCAL_PER_MOL
 
 if TYPE_CHECKING:
@@ -276,6 +276,6 @@ def finish_run(run: Run, data: Dataset, *, batch_size: int = 50, device: str = "
 
     found = evaluate(load(run.path, device=device), data, batch_size=batch_size)
     summary = found.summary()
-    write_atomic(run.path / "test.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_json(run.path / "test.json", summary)
     plots.parity(found, run.path / "parity.png", title=f"test, {summary['n_frames']} frames")
     return summary

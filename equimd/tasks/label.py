@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from equimd.data.convert import output_format, write_frames
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, time_index
 from equimd.data.frames import Frames
 from equimd.errors import DataError
+from equimd.files import replacing, sha256_of
 from equimd.methods import Method, make_method
 
 _BATCH = 100
@@ -102,7 +101,7 @@ class _Methods:
 
 
 def _key(block: Frames, calculator: str) -> str:
-    return hashlib.sha256(("|".join(block.content_hashes()) + calculator).encode()).hexdigest()[:16]
+    return sha256_of(["|".join(block.content_hashes()), calculator])[:16]
 
 
 def _label_batch(block: Frames, methods: _Methods, path: Path, start: int, keep_going: bool) -> None:
@@ -121,10 +120,8 @@ def _label_batch(block: Frames, methods: _Methods, path: Path, start: int, keep_
             energy[k] = np.nan
             continue
         theory = method.theory
-    part = path.with_name(path.name + ".tmp")
-    with open(part, "wb") as handle:
+    with replacing(path, alone=True) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, energy=energy, forces=forces, theory=np.array(theory))
-    os.replace(part, path)
 
 
 def _attach(data: Dataset, energies: list[np.ndarray], forces: list[np.ndarray], good: np.ndarray) -> ArrayDataset:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from equimd.run import write_atomic
+from equimd.files import write_atomic
 
 if TYPE_CHECKING:
     from ase import Atoms

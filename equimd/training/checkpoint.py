@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equimd.errors import RunError
-from equimd.run import load_tensors, save_tensors
+from equimd.files import load_tensors, save_tensors
 
 
 @dataclass

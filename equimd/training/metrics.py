@@ -18,7 +18,7 @@ from torch import Tensor
 
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
-from equimd.run import write_atomic
+from equimd.files import write_atomic
 from equimd.training.losses import energy_losses, force_losses
 from equimd.training.parallel import ALONE, Processes
 from equimd.units import KCAL_PER_MOL

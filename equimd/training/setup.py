@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from equimd.config import ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
 from equimd.data.split import Split
 from equimd.errors import ConfigError, DataError, ModelError
+from equimd.files import sha256_of
 from equimd.run import Run
 from equimd.training.references import shift_references
 
@@ -83,7 +83,7 @@ class Setup:
         """Names the training: its settings, but those that may change on the way, and its frames."""
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
         text = json.dumps([settings, self.model.config.model_dump(mode="json"), self.hashes], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of([text])
 
     def description(self) -> dict[str, Any]:
         """What the frames are, for run.json: files, counts, units, and one hash over all frames of each part."""
@@ -92,7 +92,7 @@ class Setup:
             "files": {"train": list(c.data), "val": list(c.val_data), "test": list(c.test_data)},
             "frames": {"train": len(self.train), "val": len(self.val), "test": len(self.test) if self.test else 0},
             "units": _units(self.train),
-            "sha256": {k: hashlib.sha256("".join(v).encode()).hexdigest() for k, v in self.hashes.items()},
+            "sha256": {k: sha256_of(v) for k, v in self.hashes.items()},
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from equimd.files import plain
 from equimd.uq.resampling import bootstrap
 from equimd.uq.samples import Samples
 
@@ -153,7 +154,7 @@ def summary(samples: Samples, *, resamples: int = 200, seed: int = 0, level: flo
         samples, ``n_groups``, ``intervals`` {metric: [low, high]} and, for forces, ``per_element`` {symbol: {...}}.
     """
     found: dict[str, Any] = {"n": len(samples), "n_groups": len(np.unique(samples.group))}
-    found |= {name: _finite(metric(samples)) for name, metric in METRICS.items()}
+    found |= {name: plain(metric(samples)) for name, metric in METRICS.items()}
     found["intervals"] = intervals(samples, resamples=resamples, seed=seed, level=level)
     if samples.element.any():
         from ase.data import chemical_symbols
@@ -174,13 +175,9 @@ def intervals(
         return np.array([metric(drawn) for metric in METRICS.values()])
 
     low, high = bootstrap(every, samples.group, resamples=resamples, seed=seed, level=level)
-    return {name: [_finite(float(low[k])), _finite(float(high[k]))] for k, name in enumerate(METRICS)}
+    return {name: [plain(float(low[k])), plain(float(high[k]))] for k, name in enumerate(METRICS)}
 
 
 def _element(samples: Samples) -> dict[str, Any]:
     names = ["zms", *(f"coverage_{level}" for level in LEVELS)]
-    return {"n": len(samples), **{name: _finite(METRICS[name](samples)) for name in names}}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return {"n": len(samples), **{name: plain(METRICS[name](samples)) for name in names}}

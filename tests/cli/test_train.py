@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from equimd.cli.main import app
 from equimd.config import config_keys
 from equimd.errors import RunError
-from equimd.run import Run, load_tensors
+from equimd.files import load_tensors
+from equimd.run import Run
 from tests.training.toy import option_list, toy_file
 
 runner = CliRunner()

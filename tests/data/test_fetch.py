@@ -17,7 +17,7 @@ import pytest
 
 from equimd.data import fetch_omol25
 from equimd.data.catalogue import RemoteFile
-from equimd.data.fetch import cache_folder, download, fetch_files, open_url, verify_sgdml
+from equimd.data.fetch import download, fetch_files, open_url, verify_sgdml
 from equimd.errors import DataError, MachineError
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -252,14 +252,6 @@ def test_the_token_stays_with_its_host(server: Server) -> None:
         thread.join()
     assert other.requests == [("/data.bin", None, None)]
     assert server.requests[-1] == ("/data.bin", None, "Bearer secret")
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("EQUIMD_CACHE", raising=False)
-    assert cache_folder() == tmp_path / "equimd"
-    monkeypatch.setenv("EQUIMD_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
 
 
 def test_omol25_with_a_token(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from equimd.errors import RunError
+from equimd.files import load_tensors
 from equimd.guard.judge import Guard, ScoreRule
 from equimd.guard.limits import Limits
 from equimd.md import trajectory
@@ -20,7 +21,6 @@ from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerl
 from equimd.md.simulation import Output, Simulation
 from equimd.md.state import maxwell_boltzmann
 from equimd.md.trajectory import read
-from equimd.run import load_tensors
 from tests.potentials import methanol
 
 from .runs import SAVE_EVERY, STEPS, make

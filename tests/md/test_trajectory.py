@@ -117,9 +117,9 @@ def test_a_kill_while_writing_leaves_the_file_before_it(tmp_path: Path, monkeypa
     def killed(*args: object) -> None:
         raise Killed
 
-    for name in ("_append", "os.fsync", "os.replace", "shutil.copyfile"):
+    for name in ("equimd.md.trajectory._append", "os.fsync", "os.replace", "shutil.copyfile"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"equimd.md.trajectory.{name}", killed)
+            patch.setattr(name, killed)
             with pytest.raises(Killed):
                 writer.flush()
         check(path, range(10))

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from equimd.errors import ConfigError
-from equimd.run import Run, load_tensors
+from equimd.files import load_tensors
+from equimd.run import Run
 from equimd.training.parallel import LAUNCHED, Processes
 from tests.training.member import CUT
 from tests.training.test_training import go_on, start

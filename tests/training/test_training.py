@@ -15,8 +15,9 @@ import equimd
 from equimd.config import RunConfig
 from equimd.data.dataset import ArrayDataset
 from equimd.errors import ConfigError, DataError, EquimdError, RunError
+from equimd.files import load_tensors
 from equimd.machine import choose_device
-from equimd.run import Run, load_tensors
+from equimd.run import Run
 from equimd.training.compiling import pays_to_compile
 from equimd.training.loop import Trainer
 from equimd.training.schedule import validation_interval

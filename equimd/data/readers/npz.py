@@ -48,6 +48,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def embedded_md5(arrays: Mapping[str, np.ndarray]) -> str:
+    """The checksum that an sGDML file carries of its own arrays, see :func:`sgdml_md5`; empty where there is none."""
+    return _text(arrays["md5"]).removeprefix("b'").removesuffix("'") if "md5" in arrays else ""
+
+
 def sgdml_md5(arrays: Mapping[str, np.ndarray]) -> str:
     """The checksum that sGDML embeds: MD5 over the MD5 digests of raveled z, R, E, F, in this order."""
     total = hashlib.md5(usedforsecurity=False)
@@ -114,8 +119,7 @@ def _verify(arrays: Mapping[str, np.ndarray], where: str) -> None:
     Raises:
         DataError: it differs from that of the arrays.
     """
-    embedded = _text(arrays["md5"])
-    actual = sgdml_md5(arrays)
+    embedded, actual = embedded_md5(arrays), sgdml_md5(arrays)
     if embedded and embedded != actual:
         raise DataError(
             f"the embedded md5 is {embedded}, the data have {actual}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,11 @@ import torch
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import ModelError, UncertaintyError
+from equimd.files import sha256_of, write_json
 from equimd.guard.decision import StepDecision
 from equimd.guard.saved import FOLDER, Calibration, Levels, StatePoint
 from equimd.guard.wording import meaning
-from equimd.run import Run, write_atomic
+from equimd.run import Run
 from equimd.tasks.calibrate import quality
 from equimd.tasks.calibrate.dynamics import (
     Molecule,
@@ -102,7 +101,7 @@ def prepare(
         warnings.append(f"the model was not trained on {', '.join(strangers[:5])}: calibrated for them all the same")
     temperature = settings.temperature if settings.temperature is not None else temperature_of(held_out)
     no_halt = "not asked for" if not settings.halt else NO_TEMPERATURE if temperature is None else None
-    digests = {name: hashlib.sha256("".join(h).encode()).hexdigest() for name, h in hashes.items()}
+    digests = {name: sha256_of(h) for name, h in hashes.items()}
     return Prepared(
         run, model, meta["sha256"], train, held_out, test, parts, settings, temperature, no_halt, seen.compositions,
         digests, warnings,
@@ -256,6 +255,6 @@ def save(done: Calibrating) -> Path:
     from equimd.tasks.calibrate import plots
 
     folder = done.prepared.run.path / FOLDER
-    write_atomic(folder / PARTITION_FILE, json.dumps(done.prepared.parts.to_json()) + "\n")
+    write_json(folder / PARTITION_FILE, done.prepared.parts.to_json(), indent=None)
     plots.draw(done, folder)
     return done.calibration.save(done.prepared.run.path)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 COLOURS = ("#0b62a4", "#d95f02", "#5b8c3a", "#7b4ea3")
 SYMLOG_FROM = 20.0  # meV/atom: above it the energy axis is logarithmic
-
-
-def plain(value: Any) -> Any:
-    """``value`` in JSON's own types; what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _error(key: str) -> Callable[[Mapping[str, Any]], str]:

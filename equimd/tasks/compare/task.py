@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from equimd.calculators import LoadedModel, load
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError, DataError, RunError
+from equimd.files import versions, write_json
 from equimd.forces.forcefield import Compile
 from equimd.md.observables import bond_stability
 from equimd.md.trajectory import read, trajectory_path
-from equimd.run import versions, write_atomic
 from equimd.tasks.compare import table
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, pooled, rms, step_times
 from equimd.tasks.evaluate import evaluate
@@ -113,7 +112,7 @@ def compare(contenders: Sequence[Contender], out: Path, data: Dataset | None = N
         "versions": versions(),
         "models": models,
     }
-    write_atomic(out / JSON_FILE, json.dumps(table.plain(found), indent=2, allow_nan=False) + "\n")
+    write_json(out / JSON_FILE, found)
     table.plot(found, out / PLOT_FILE)
     return found
 

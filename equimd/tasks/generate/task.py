@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.errors import DataError
+from equimd.files import sha256_of
 from equimd.tasks.generate.sampling import load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.trajectory import Trajectory, load_trajectory, run_trajectory, save_trajectory
@@ -46,7 +46,7 @@ def check_temperature(config: GenerationSettings, trajectories: list[Trajectory]
 
 def _fingerprint(config: GenerationSettings, atoms: Atoms) -> str:
     settings = json.dumps({**config.model_dump(), "molecule": ""}, sort_keys=True).encode()
-    return hashlib.sha256(settings + atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()[:12]
+    return sha256_of([settings, atoms.numbers.tobytes(), atoms.positions.tobytes()])[:12]
 
 
 def _worker(config: GenerationSettings, atoms: Atoms, index: int, path: Path) -> None:

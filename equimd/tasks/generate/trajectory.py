@@ -8,7 +8,6 @@ conformers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equimd.errors import DataError
+from equimd.files import replacing
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Baoab, broken_bonds, relax
 from equimd.tasks.generate.settings import GenerationSettings
@@ -122,12 +122,8 @@ def _temperature_error(config: GenerationSettings, dof: int, frames: int) -> flo
 
 def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Write a finished trajectory: whole or not at all."""
-    part = path.with_name(path.name + ".tmp")
-    with open(part, "wb") as handle:
+    with replacing(path, alone=True) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **asdict(trajectory))  # type: ignore[arg-type]
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, path)
 
 
 def load_trajectory(path: Path) -> Trajectory:

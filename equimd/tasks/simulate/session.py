@@ -7,7 +7,6 @@ what :mod:`equimd.md.simulation` writes. A run is gone on with from these alone.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from equimd.calculators import LoadedModel
 from equimd.data.batch import DENSE_MAX_ATOMS
 from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
+from equimd.files import file_digest, write_atomic
 from equimd.forces.forcefield import ForceField
 from equimd.guard import saved
 from equimd.guard.judge import Guard
@@ -29,7 +29,7 @@ from equimd.md.equilibration import Equilibrated
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom
-from equimd.run import Run, free_name, write_atomic
+from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
 from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
 from equimd.tasks.simulate.start import START_FILE, Start, read_start, relax, with_velocities
@@ -186,7 +186,7 @@ def _calibration_sha256(settings: SimulationSettings, watch: Watch) -> str | Non
     """Of the file that says everything about the thresholds, and by their hash about the arrays."""
     if watch.rule is None:
         return None
-    return hashlib.sha256((Path(settings.run) / saved.FOLDER / saved.JSON_FILE).read_bytes()).hexdigest()
+    return file_digest(Path(settings.run) / saved.FOLDER / saved.JSON_FILE)
 
 
 def default_folder(settings: SimulationSettings) -> Path:

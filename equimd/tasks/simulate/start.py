@@ -14,9 +14,9 @@ from torch import Tensor
 from equimd.data.readers.structures import read_structures
 from equimd.data.system import System
 from equimd.errors import DataError
+from equimd.files import load_tensors, save_tensors
 from equimd.guard.limits import Limits
 from equimd.md.state import maxwell_boltzmann, remove_momentum
-from equimd.run import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ase import Atoms

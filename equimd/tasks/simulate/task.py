@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +12,11 @@ from typing import Any
 
 import torch
 
+from equimd.files import replacing, versions, write_json
 from equimd.guard.flags import SuspectFrame
 from equimd.md.simulation import SUSPECTS_FILE, Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
-from equimd.run import versions, write_atomic
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import Progress
 from equimd.tasks.simulate.session import Session
@@ -48,7 +46,7 @@ def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> 
         torch.set_num_threads(before)
     interrupted = simulation.state.step < until and any(simulation.state.active)
     summary = _summary(session, simulation, folder, interrupted, progress.rates(simulation))
-    write_atomic(folder / SUMMARY_FILE, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+    write_json(folder / SUMMARY_FILE, summary)
     paths = _paths(simulation, folder)
     plot.simulation(paths, folder / PLOT_FILE, rule=session.watch.rule, halts=simulation.suspects.halts)
     if session.settings.extxyz:
@@ -149,15 +147,6 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write_extxyz(path: Path, session: Session) -> Path:
     """A trajectory as extended XYZ beside it: energies, forces, momenta and the observables of each frame."""
     from ase import Atoms
@@ -169,26 +158,21 @@ def write_extxyz(path: Path, session: Session) -> Path:
     cell = None if system.cell is None else system.cell.cpu().numpy()
     charge_spin = {k: getattr(start, k) for k in ("charge", "spin") if getattr(start, k)}
     out = path.with_suffix(".extxyz")
-    temporary = out.with_name(f".{out.name}.part")
     total = len(read_columns(path).step)
-    try:
-        with temporary.open("w") as file:
-            for first in range(0, total, BLOCK):
-                part, frames = read(path, slice(first, first + BLOCK)), []
-                for k in range(len(part)):
-                    atoms = Atoms(part.numbers, part.positions[k], masses=part.masses, cell=cell, pbc=system.pbc)
-                    atoms.set_velocities(part.velocities[k] / fs)
-                    energy = float(part.observables["potential_energy"][k])
-                    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
-                    atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **charge_spin}
-                    for name, values in part.observables.items():
-                        if name != "potential_energy":
-                            atoms.info[name] = float(values[k])
-                    frames.append(atoms)
-                write(file, frames, format="extxyz")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out, alone=True) as temporary, temporary.open("w") as file:
+        for first in range(0, total, BLOCK):
+            part, frames = read(path, slice(first, first + BLOCK)), []
+            for k in range(len(part)):
+                atoms = Atoms(part.numbers, part.positions[k], masses=part.masses, cell=cell, pbc=system.pbc)
+                atoms.set_velocities(part.velocities[k] / fs)
+                energy = float(part.observables["potential_energy"][k])
+                atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
+                atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **charge_spin}
+                for name, values in part.observables.items():
+                    if name != "potential_energy":
+                        atoms.info[name] = float(values[k])
+                frames.append(atoms)
+            write(file, frames, format="extxyz")
     return out
 
 

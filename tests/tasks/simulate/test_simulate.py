@@ -17,9 +17,9 @@ from ase.units import fs
 from typer.testing import CliRunner, Result
 
 from equimd.cli.main import app
+from equimd.files import load_tensors
 from equimd.md import trajectory
 from equimd.md.trajectory import read
-from equimd.run import load_tensors
 from equimd.tasks.simulate import session
 from tests.training.test_training import start
 from tests.training.toy import WATER, toy_config, toy_file
