@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from equimd.cli.options import choices
+from equimd.md.ensembles import DEFAULT, ENSEMBLES, FRICTION, TAU
+
 if TYPE_CHECKING:
     from equimd.guard.saved import Calibration
     from equimd.tasks.calibrate.stages import Prepared
@@ -35,9 +38,9 @@ def calibrate(
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="K; by default what the data say they were sampled at")
     ] = None,
-    ensemble: Annotated[Literal["langevin", "nose-hoover", "nve"], typer.Option("--ensemble")] = "langevin",
-    friction: Annotated[float, typer.Option("--friction", help="of langevin, 1/fs")] = 0.01,
-    tau: Annotated[float, typer.Option("--tau", help="period of the nose-hoover thermostat, fs")] = 50.0,
+    ensemble: Annotated[str, typer.Option("--ensemble", metavar=choices(ENSEMBLES))] = DEFAULT,
+    friction: Annotated[float, typer.Option("--friction", help="of langevin, 1/fs")] = FRICTION.default,
+    tau: Annotated[float, typer.Option("--tau", help=TAU.description)] = TAU.default,
     dt: Annotated[float, typer.Option("--dt", help="time step, fs")] = 0.5,
     score_every: Annotated[int, typer.Option("--score-every", min=1, help="steps between two scores")] = 1,
     blocks: Annotated[
@@ -79,11 +82,12 @@ def calibrate(
         import torch
 
         torch.set_num_threads(threads)
-    settings = CalibrationSettings(
-        false_alarm_rate=false_alarm_rate, false_halt_rate=false_halt_rate, run_length=run_length,
-        temperature=temperature, ensemble=ensemble, friction=friction, tau=tau, dt=dt, score_every=score_every,
-        blocks=blocks, halt=halt, seed=seed,
-    )  # fmt: skip
+    given = {
+        "false_alarm_rate": false_alarm_rate, "false_halt_rate": false_halt_rate, "run_length": run_length,
+        "temperature": temperature, "ensemble": ensemble, "friction": friction, "tau": tau, "dt": dt,
+        "score_every": score_every, "blocks": blocks, "halt": halt, "seed": seed,
+    }  # fmt: skip
+    settings = CalibrationSettings.parse(given, where="command line")
 
     def frames(names: list[str], part: str):  # type: ignore[no-untyped-def]
         found = [part_name(n, part) for n in names]

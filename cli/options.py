@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
+
+from equimd.registry import Registry
 
 if typing.TYPE_CHECKING:
     from equimd.config import Settings
@@ -24,6 +26,17 @@ def option_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple and parts[-1] is Ellipsis:
         return list[str]
     return annotation
+
+
+def choices(names: Iterable[str]) -> str:
+    """How an option shows that it takes one of these: ``<langevin|nose-hoover|nve>``."""
+    return f"<{'|'.join(names)}>"
+
+
+def registry_of(annotation: Any) -> Registry[Any] | None:
+    """The table whose names a setting takes."""
+    checks = (getattr(data, "func", None) for data in getattr(annotation, "__metadata__", ()))
+    return next((owner for c in checks if isinstance(owner := getattr(c, "__self__", None), Registry)), None)
 
 
 def shown(default: Any) -> str:
@@ -45,8 +58,11 @@ def setting_option(cls: type[Settings], key: str, kinds: Mapping[str, Any] | Non
         kinds: types that typer should parse an option as, by key, where not the setting's own.
     """
     field = cls.model_fields[key]
-    kind = (kinds or {}).get(key) or option_type(typing.get_type_hints(cls, include_extras=True)[key])
+    annotation = typing.get_type_hints(cls, include_extras=True)[key]
+    kind, table = (kinds or {}).get(key) or option_type(annotation), registry_of(annotation)
+    metavar = None if table is None else choices(table)
     name = f"--{key.replace('_', '-')}"
     names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
-    option = typer.Option(*names, help=f"{field.description}{shown(field.default)}", show_default=False)
+    help = f"{field.description}{shown(field.default)}"
+    option = typer.Option(*names, help=help, metavar=metavar, show_default=False)
     return keyword(key, Annotated[kind | None, option])

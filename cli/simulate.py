@@ -10,6 +10,7 @@ import typer
 
 from equimd.cli.options import keyword, setting_option
 from equimd.errors import EXIT_HALTED, EXIT_INTERRUPTED, EXIT_OK
+from equimd.md.ensembles import further_options
 from equimd.tasks.simulate.settings import SimulationSettings
 
 _HELP = """Molecular dynamics that halts or flags the frame whose predicted force error exceeds a calibrated threshold.
@@ -129,6 +130,10 @@ simulate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             setting_option(SimulationSettings, key, {"time": str, "equilibrate": str, "uq_threshold": str})
             for key in SimulationSettings.model_fields
             if key not in ("run", "structure")
+        ),
+        *(
+            keyword(key, Annotated[float | None, typer.Option(f"--{key.replace('_', '-')}", help=option.description)])
+            for key, option in further_options(SimulationSettings.model_fields).items()
         ),
         keyword(
             "out",

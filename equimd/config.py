@@ -19,13 +19,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
+    def known_keys(cls) -> tuple[str, ...]:
+        """Every key that may be given."""
+        return tuple(cls.model_fields)
+
+    @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str | None = None, base: Self | None = None) -> Self:
         """Settings from a mapping of keys (hyphens or underscores), over those of ``base``.
 
         Raises:
             ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
         """
-        given = {known_key(key, cls.model_fields, where=where): value for key, value in values.items()}
+        known = cls.known_keys()
+        given = {known_key(key, known, where=where): value for key, value in values.items()}
         try:
             return cls.model_validate({**(base.model_dump() if base else {}), **given})
         except ValidationError as error:

@@ -18,7 +18,7 @@ SOURCES = ("equimd", "cli", "benchmarks")
 # Each part may import those before it and itself, nothing after it; parts on one line do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("units", "files", "progress", "interrupts", "chemistry"),
+    ("registry", "units", "files", "progress", "interrupts", "chemistry"),
     ("config", "machine", "workers"),
     ("data",),
     ("model",),

@@ -18,8 +18,9 @@ from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Guard
 from equimd.guard.limits import Limits
+from equimd.md.ensembles import ENSEMBLES
 from equimd.md.equilibration import Equilibrated
-from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.integrators import Integrator, Langevin
 from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
@@ -38,7 +39,7 @@ class Dynamics:
     """One kind of run.
 
     Attributes:
-        ensemble: ``nve``, equilibrated by a Langevin bath first, or ``nose-hoover``.
+        ensemble: constant energy is equilibrated by a Langevin bath first, a thermostat is not.
         temperature: K. steps: of 0.5 fs. replicas: different starts and velocities.
         dtype: of the model. save_every: steps between two frames.
     """
@@ -53,15 +54,20 @@ class Dynamics:
     compile: Compile = "on"
 
     @property
+    def constant_energy(self) -> bool:
+        """Whether there is no thermostat."""
+        return ENSEMBLES[self.ensemble].constant_energy
+
+    @property
     def equilibration(self) -> int:
         """Steps before step 0, not more than after it."""
-        return min(round(1e3 * EQUILIBRATION_PS / DT), self.steps) if self.ensemble == "nve" else 0
+        return min(round(1e3 * EQUILIBRATION_PS / DT), self.steps) if self.constant_energy else 0
 
     def integrator(self, dof: int) -> Integrator:
-        if self.ensemble == "nose-hoover":
-            return NoseHoover(DT, self.temperature, dof)
-        before = Langevin(DT, self.temperature, FRICTION, self.seed)
-        return Equilibrated(before, VelocityVerlet(DT), self.equilibration)
+        main = ENSEMBLES[self.ensemble].make(DT, temperature=self.temperature, dof=dof, seed=self.seed)
+        if not self.constant_energy:
+            return main
+        return Equilibrated(Langevin(DT, self.temperature, FRICTION, self.seed), main, self.equilibration)
 
 
 def net(model: Potential, data: Dataset) -> dict[str, float]:
@@ -104,7 +110,7 @@ def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> S
             kind.temperature,
             seed=kind.seed,
             replicas=range(kind.replicas),
-            bath=kind.ensemble == "nve",
+            bath=kind.constant_energy,
         )
         simulation = Simulation.start(
             system,
@@ -163,7 +169,7 @@ def judge(simulation: Simulation, data: Dataset, kind: Dynamics, folder: Path) -
         if len(positions):
             stable_positions.append(positions)
     out: dict[str, Any] = {"replicas": replicas, "length_ps": 1e-3 * DT * kind.steps}
-    if kind.ensemble == "nose-hoover" and sum(map(len, stable_positions)):
+    if not kind.constant_energy and sum(map(len, stable_positions)):
         out["h"] = h_error(np.concatenate(stable_positions), data)
     return out
 

@@ -23,7 +23,8 @@ from equimd.guard.judge import Guard
 from equimd.guard.limits import Limits
 from equimd.guard.score import score_function
 from equimd.guard.thresholds import HaltThreshold, ScoreMatch, block_maxima, compare_scores, halt_threshold
-from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.ensembles import ENSEMBLES
+from equimd.md.integrators import Integrator
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann, temperature
 from equimd.model import Potential
@@ -59,11 +60,10 @@ def start_rows(n_frames: int, blocks: int) -> np.ndarray:
 
 def make_integrator(settings: CalibrationSettings, temperature_K: float, dof: int) -> Integrator:
     """The integrator that is simulated with."""
-    if settings.ensemble == "langevin":
-        return Langevin(settings.dt, temperature_K, settings.friction, settings.seed + SEED_OFFSET)
-    if settings.ensemble == "nose-hoover":
-        return NoseHoover(settings.dt, temperature_K, dof, tau=settings.tau)
-    return VelocityVerlet(settings.dt)
+    ensemble = ENSEMBLES[settings.ensemble]
+    return ensemble.make(
+        settings.dt, temperature=temperature_K, dof=dof, seed=settings.seed + SEED_OFFSET, settings=settings
+    )
 
 
 def same_system(frames: Frames) -> list[np.ndarray]:
@@ -114,7 +114,7 @@ class Molecule:
         """Ready for the first step."""
         reference = self.positions[0]
         limits = Limits.from_reference(self.system, reference)
-        bath = settings.ensemble == "langevin"
+        bath = ENSEMBLES[settings.ensemble].bath
         dof = degrees_of_freedom(self.system, reference, bath=bath)
         velocities = maxwell_boltzmann(
             self.system,

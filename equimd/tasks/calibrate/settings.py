@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from pydantic import Field, model_validator
 
-from equimd.config import Settings
 from equimd.errors import ConfigError
 from equimd.guard.thresholds import needed
+from equimd.md.ensembles import DEFAULT, FRICTION, TAU, EnsembleName, EnsembleSettings
 
 #: Independent starts for the halt threshold: 9 would do for a rate of 10 %, 19 narrow the interval of the realised one.
 DEFAULT_BLOCKS = 19
@@ -17,7 +16,7 @@ DEFAULT_BLOCKS = 19
 ERROR_COVERAGE = 0.9
 
 
-class CalibrationSettings(Settings):
+class CalibrationSettings(EnsembleSettings):
     """Rates, and the dynamics they are for.
 
     Raises:
@@ -29,9 +28,9 @@ class CalibrationSettings(Settings):
     false_halt_rate: float = Field(0.1, description="probability that an ordinary run is halted")
     run_length: int = Field(10_000, description="steps of such a run")
     temperature: float | None = Field(None, description="K; by default what the data say they were sampled at")
-    ensemble: Literal["langevin", "nose-hoover", "nve"] = Field("langevin", description="of such a run")
-    friction: float = Field(0.01, description="of langevin, 1/fs")
-    tau: float = Field(50.0, description="period of the nose-hoover thermostat, fs")
+    ensemble: EnsembleName = Field(DEFAULT, description="of such a run")
+    friction: float = Field(FRICTION.default, description="of langevin, 1/fs")
+    tau: float = Field(TAU.default, description=TAU.description)
     dt: float = Field(0.5, description="time step, fs")
     score_every: int = Field(1, description="steps between two scores")
     blocks: int = Field(DEFAULT_BLOCKS, ge=1, description="independent runs of the model for the halt threshold")

@@ -17,6 +17,7 @@ from equimd.files import sha256_of, write_json
 from equimd.guard.decision import StepDecision
 from equimd.guard.saved import FOLDER, Calibration, Levels, StatePoint
 from equimd.guard.wording import meaning
+from equimd.md.ensembles import ENSEMBLES
 from equimd.run import Run
 from equimd.tasks.calibrate import quality
 from equimd.tasks.calibrate.dynamics import (
@@ -208,7 +209,7 @@ def _halt(
 
 def _state_point(prepared: Prepared) -> StatePoint:
     s = prepared.settings
-    friction = s.friction if s.ensemble == "langevin" else None
+    friction = s.friction if ENSEMBLES[s.ensemble].has_friction else None
     return StatePoint(prepared.temperature, s.ensemble, s.dt, friction, s.score_every)
 
 

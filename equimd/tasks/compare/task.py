@@ -14,6 +14,7 @@ from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError, DataError, RunError
 from equimd.files import versions, write_json
 from equimd.forces.forcefield import Compile
+from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import bond_stability
 from equimd.md.trajectory import read, trajectory_path
 from equimd.tasks.compare import table
@@ -51,8 +52,9 @@ def prepare(runs: Sequence[str], settings: SimulationSettings, data: Dataset | N
         DataError, ModelError, RunError: of the structure or a model, as for a simulation.
     """
     names = unique_names(runs)
-    if settings.ensemble != "nve":
-        raise ConfigError(f"ensemble {settings.ensemble} keeps no energy", hint="nve")
+    if not ENSEMBLES[settings.ensemble].constant_energy:
+        hint = ", ".join(name for name, ensemble in ENSEMBLES.items() if ensemble.constant_energy)
+        raise ConfigError(f"ensemble {settings.ensemble} keeps no energy", hint=hint)
     found = []
     for name, run in zip(names, runs, strict=True):
         ready = session.prepare(settings.model_copy(update={"run": run, "uq_threshold": "off"}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equimd.data.system import System
+from equimd.md.ensembles import ENSEMBLES
 
 if TYPE_CHECKING:
     from equimd.tasks.simulate.settings import SimulationSettings
@@ -48,7 +49,7 @@ def time_step_warning(system: System, dt: float) -> str | None:
 
 def ensemble_warnings(settings: SimulationSettings, direct: bool) -> list[str]:
     """On constant energy: with direct forces there is none, and from a minimum half the temperature is lost."""
-    if settings.ensemble != "nve":
+    if not ENSEMBLES[settings.ensemble].constant_energy:
         return []
     out = []
     if direct:

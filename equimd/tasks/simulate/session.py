@@ -25,8 +25,9 @@ from equimd.guard import saved
 from equimd.guard.judge import Guard
 from equimd.guard.limits import Limits
 from equimd.machine import choose_device
+from equimd.md.ensembles import ENSEMBLES
 from equimd.md.equilibration import Equilibrated
-from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
+from equimd.md.integrators import Integrator, Langevin
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom
 from equimd.run import Run, free_name
@@ -102,7 +103,7 @@ def prepare(settings: SimulationSettings) -> Session:
         start, warnings = relax(start, structures, model)
     else:
         warnings = []
-    bath = settings.ensemble == "langevin" or settings.equilibration_steps > 0
+    bath = ENSEMBLES[settings.ensemble].bath or settings.equilibration_steps > 0
     first = settings.first_replica
     replicas = range(first, first + settings.replicas)
     start, note = with_velocities(start, settings.temperature, seed=settings.seed, replicas=replicas, bath=bath)
@@ -157,7 +158,7 @@ def _assemble(
         compile=settings.compile,
         steps=settings.n_steps + settings.equilibration_steps,
     )
-    dof = degrees_of_freedom(system, reference, bath=settings.ensemble == "langevin")
+    dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
     too_large = checks.time_step_warning(system, settings.dt)
     direct = potential.force_head is not None
@@ -170,13 +171,7 @@ def _assemble(
 
 def _integrator(settings: SimulationSettings, dof: int) -> Integrator:
     s = settings
-    main: Integrator
-    if s.ensemble == "nve":
-        main = VelocityVerlet(s.dt)
-    elif s.ensemble == "langevin":
-        main = Langevin(s.dt, s.temperature, s.friction, s.seed)
-    else:
-        main = NoseHoover(s.dt, s.temperature, dof, tau=s.tau)
+    main = ENSEMBLES[s.ensemble].make(s.dt, temperature=s.temperature, dof=dof, seed=s.seed, settings=s)
     if not s.equilibration_steps:
         return main
     return Equilibrated(Langevin(s.dt, s.temperature, s.friction, s.seed), main, s.equilibration_steps)

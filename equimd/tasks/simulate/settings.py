@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from equimd.config import Settings, known_key, read_config
+from equimd.config import known_key, read_config
 from equimd.errors import ConfigError
+from equimd.md.ensembles import DEFAULT, FRICTION, TAU, EnsembleName, EnsembleSettings, further_options
 
 DEFAULT_STEPS = 10_000
 TIME_UNITS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3}  # in ps
@@ -43,18 +44,18 @@ def _threshold_text(value: object) -> object:
 Threshold = Annotated[str, BeforeValidator(_threshold_text)]
 
 
-class SimulationSettings(Settings):
+class SimulationSettings(EnsembleSettings):
     """Every setting of a simulation and its default."""
 
     run: str = Field("", description="run folder of the model")
     structure: str = Field("", description="start geometry: xyz, extxyz, or anything ASE reads")
-    ensemble: Literal["langevin", "nose-hoover", "nve"] = Field(
-        "langevin", description="constant temperature with noise or without, or constant energy"
+    ensemble: EnsembleName = Field(
+        DEFAULT, description="constant temperature with noise or without, or constant energy"
     )
     temperature: float = Field(300.0, ge=0, allow_inf_nan=False, description="K: of the bath and of start velocities")
     dt: float = Field(0.5, gt=0, allow_inf_nan=False, description="time step, fs")
-    friction: float = Field(0.01, ge=0, allow_inf_nan=False, description="of langevin, 1/fs; 0.01 is 10/ps")
-    tau: float = Field(50.0, gt=0, allow_inf_nan=False, description="period of the nose-hoover thermostat, fs")
+    friction: float = FRICTION.setting()
+    tau: float = TAU.setting()
     steps: int | None = Field(None, ge=0, description=f"length of the run ({DEFAULT_STEPS} where --time is not given)")
     time: Picoseconds | None = Field(None, ge=0, allow_inf_nan=False, description="the same in ps, or 500fs, 1ns")
     replicas: int = Field(1, ge=1, le=100_000, description="copies that run at once, each with its own random numbers")
@@ -109,7 +110,7 @@ def parse_settings(
         ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
     """
     hint = "`equimd simulate --template` lists all keys"
-    known = SimulationSettings.model_fields
+    known = SimulationSettings.known_keys()
     given = {known_key(key, known, where=where, hint=hint): value for key, value in values.items()}
     for name, other in (("steps", "time"), ("time", "steps")):
         if given.get(name) is not None and other not in given:
@@ -130,7 +131,9 @@ def settings_text(settings: SimulationSettings | None = None) -> str:
     import yaml
 
     settings, lines = settings or SimulationSettings(), []
-    for key, field in SimulationSettings.model_fields.items():
+    described = {key: field.description for key, field in SimulationSettings.model_fields.items()}
+    described |= {key: further_options(described)[key].description for key in settings.model_extra or {}}
+    for key, description in described.items():
         value = yaml.safe_dump(getattr(settings, key), default_flow_style=True, width=1000).removesuffix("\n...\n")
-        lines.append(f"{f'{key}: {value}'.strip():<40}  # {field.description}")
+        lines.append(f"{f'{key}: {value}'.strip():<40}  # {description}")
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ import torch
 
 from equimd.files import replacing, versions, write_json
 from equimd.guard.flags import SuspectFrame
+from equimd.md.ensembles import ENSEMBLES
 from equimd.md.simulation import SUSPECTS_FILE, Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
@@ -109,7 +110,7 @@ def _summary(
         "n_replicas": len(state),
         "n_atoms": session.system.n_atoms,
         "degrees_of_freedom": session.dof,
-        "conserved_quantity": CONSERVED[s.ensemble],
+        "conserved_quantity": ENSEMBLES[s.ensemble].conserved,
         "compiled": bool(session.forces.compiled),
         "uncertainty": {**session.watch.about, **_exact_share(session)},
         "warnings": session.warnings,
@@ -118,13 +119,6 @@ def _summary(
         "versions": versions(),
         **found,
     }
-
-
-CONSERVED = {
-    "nve": "total energy",
-    "langevin": "total energy minus the heat from the bath",
-    "nose-hoover": "total energy and that of the thermostat chain",
-}
 
 
 def _exact_share(session: Session) -> dict[str, float]:

@@ -137,9 +137,8 @@ def state_point_warnings(calibration: Calibration, settings: SimulationSettings,
         differs.append((point.ensemble, settings.ensemble))
     if abs(point.dt_fs - settings.dt) > 1e-9:
         differs.append((f"time steps of {point.dt_fs:g} fs", f"{settings.dt:g} fs"))
-    both_langevin = point.ensemble == settings.ensemble == "langevin"
-    friction = point.friction_per_fs
-    if both_langevin and friction is not None and abs(friction - settings.friction) > 1e-9:
+    friction = point.friction_per_fs  # None in ensembles without
+    if point.ensemble == settings.ensemble and friction is not None and abs(friction - settings.friction) > 1e-9:
         differs.append((f"a friction of {friction:g}/fs", f"{settings.friction:g}/fs"))
     if differs:
         then, now = (", ".join(side) for side in zip(*differs, strict=True))

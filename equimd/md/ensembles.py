@@ -1,0 +1,165 @@
+"""The ensembles that molecular dynamics samples: each is one entry of one table.
+
+Settings, commands, checks, dynamics and summaries read the table; an entry of one's own is added from outside the
+package (docs/extending.md). The table is read without importing torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+
+from equimd.config import Settings
+from equimd.registry import Registry, resolve
+
+if TYPE_CHECKING:
+    from equimd.md.integrators import Integrator
+
+
+@dataclass(frozen=True)
+class EnsembleOption:
+    """A number that ensembles may take: a setting of `simulate` and `calibrate`, and an argument of the integrator.
+
+    Attributes:
+        name: of the setting and the argument.
+        unit: of its value; ``description``: for help texts, with the unit.
+        zero: whether it may be zero; it is never negative.
+    """
+
+    name: str
+    default: float
+    unit: str
+    description: str
+    zero: bool = True
+
+    def setting(self) -> Any:
+        """The field of a settings class."""
+        least, above = (0.0, None) if self.zero else (None, 0.0)
+        return Field(self.default, ge=least, gt=above, allow_inf_nan=False, description=self.description)
+
+    def check(self, value: Any) -> float:
+        """The value, where it is one.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return TypeAdapter(Annotated[float, self.setting()]).validate_python(value)
+
+
+#: What an integrator may be told beside the time step and its options: K, degrees of freedom, seed of the noise.
+Condition = Literal["temperature", "dof", "seed"]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One way to make time steps, and what it samples.
+
+    Attributes:
+        integrator: subclass of :class:`~equimd.md.integrators.Integrator`, or ``"module:Class"``. It is made with
+            ``dt`` (fs), the ``conditions`` and the ``options`` as keyword arguments.
+        conserved: name of the quantity that exact integration would keep.
+        conditions: which of temperature (K), dof and seed it is told; one without temperature has constant energy.
+        options: further settings it is told.
+    """
+
+    integrator: type[Integrator] | str
+    conserved: str
+    conditions: tuple[Condition, ...] = ()
+    options: tuple[EnsembleOption, ...] = ()
+
+    @property
+    def bath(self) -> bool:
+        """Whether momentum is exchanged with a bath (see :func:`~equimd.md.state.degrees_of_freedom`)."""
+        return bool(resolve(self.integrator).bath)
+
+    @property
+    def constant_energy(self) -> bool:
+        """Whether there is no thermostat."""
+        return "temperature" not in self.conditions
+
+    @property
+    def has_friction(self) -> bool:
+        """Whether a threshold calibrated in it holds for one friction alone."""
+        return FRICTION in self.options
+
+    def make(self, dt: float, *, temperature: float, dof: int, seed: int, settings: object = None) -> Integrator:
+        """The integrator.
+
+        Args:
+            dt: fs. temperature: K. dof: degrees of freedom. seed: of the noise.
+            settings: has options as attributes; those it lacks are at their defaults.
+
+        Raises:
+            ConfigError: values the integrator refuses.
+        """
+        given = {"temperature": temperature, "dof": dof, "seed": seed}
+        told = {name: given[name] for name in self.conditions}
+        more = {option.name: getattr(settings, option.name, option.default) for option in self.options}
+        return resolve(self.integrator)(dt=dt, **told, **more)
+
+
+FRICTION = EnsembleOption("friction", 0.01, "1/fs", "of langevin, 1/fs; 0.01 is 10/ps")
+TAU = EnsembleOption("tau", 50.0, "fs", "period of the nose-hoover thermostat, fs", zero=False)
+
+ENSEMBLES: Registry[Ensemble] = Registry(
+    "ensemble",
+    "ENSEMBLES",
+    {
+        "langevin": Ensemble(
+            "equimd.md.integrators:Langevin",
+            "total energy minus the heat from the bath",
+            ("temperature", "seed"),
+            (FRICTION,),
+        ),
+        "nose-hoover": Ensemble(
+            "equimd.md.integrators:NoseHoover",
+            "total energy and that of the thermostat chain",
+            ("temperature", "dof"),
+            (TAU,),
+        ),
+        "nve": Ensemble("equimd.md.integrators:VelocityVerlet", "total energy"),
+    },
+)
+DEFAULT = "langevin"
+#: A setting that names one of them.
+EnsembleName = Annotated[str, AfterValidator(ENSEMBLES.check)]
+
+
+def further_options(fields: Container[str]) -> dict[str, EnsembleOption]:
+    """Options of ensembles that are not among the fields of a settings class: those of extensions."""
+    found = {option.name: option for ensemble in ENSEMBLES.values() for option in ensemble.options}
+    return {name: option for name, option in found.items() if name not in fields}
+
+
+class EnsembleSettings(Settings):
+    """Settings with a field ``ensemble``: options that an extension's ensemble takes may be given beside the fields.
+
+    Those of the ensemble that is chosen are attributes, at their defaults where they are not given; others mean nothing
+    and are dropped.
+    """
+
+    if TYPE_CHECKING:  # a field of each class, in the place that it has there
+        ensemble: EnsembleName
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def known_keys(cls) -> tuple[str, ...]:
+        fields = cls.model_fields
+        return (*fields, *further_options(fields))
+
+    @model_validator(mode="after")
+    def _options(self) -> Self:
+        fields, extra = type(self).model_fields, self.model_extra
+        if extra is None:
+            return self
+        if extra and (unknown := extra.keys() - further_options(fields).keys()):
+            raise ValueError(f"there is no setting '{min(unknown)}'")
+        chosen = {o.name: o for o in ENSEMBLES[self.ensemble].options if o.name not in fields}
+        values = {name: option.check(extra.get(name, option.default)) for name, option in chosen.items()}
+        extra.clear()
+        extra.update(values)
+        return self
