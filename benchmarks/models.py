@@ -29,7 +29,7 @@ from equimd.errors import MachineError
 if TYPE_CHECKING:
     from equimd.data.dataset import Dataset
     from equimd.data.system import System
-    from equimd.model import Potential
+    from equimd.model.painn.potential import Potential
 
 ACAC, BUNDLED = "acac", "bundled"
 

@@ -28,7 +28,7 @@ from equimd.guard.score import StepScore
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.decision import StepDecision
 from equimd.guard.score import StepScore
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.run import Run
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.task import calibrate, prepare

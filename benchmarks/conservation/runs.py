@@ -25,10 +25,9 @@ from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
 from equimd.md.trajectory import trajectory_path
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.tasks.compare import measures
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, rms
-from equimd.uq.features import double_precision
 
 DT, EQUILIBRATION_PS, FRICTION = 0.5, 2.0, 0.01  # fs, ps, 1/fs
 BINS = 500  # of h(r)
@@ -90,7 +89,7 @@ def step_times(
 def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> Simulation:
     """Run, or go on with, or look at, the dynamics in a folder of its own; frames are in its trajectories."""
     if kind.dtype == "float64":
-        model = double_precision(model)
+        model = model.converted(torch.float64)
     starts = data.frames(np.linspace(0, len(data) - 1, kind.replicas).round().astype(np.int64))
     system, positions = System.build(starts.numbers[0]), torch.from_numpy(starts.positions.copy())
     dof = degrees_of_freedom(system, positions[0], bath=False)

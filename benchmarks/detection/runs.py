@@ -25,7 +25,7 @@ from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.tasks.calibrate.quality import BAD_QUANTILE
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.uq import metrics

@@ -54,6 +54,11 @@ class Batch:
     def num_structures(self) -> int:
         return len(self.n_atoms)
 
+    @property
+    def real(self) -> Tensor:
+        """(N,) bool: the slots that hold an atom."""
+        return self.atomic_numbers > 0
+
     @classmethod
     def from_frames(
         cls,

@@ -31,7 +31,8 @@ from equimd.guard import decision as uq_decision
 from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
 from equimd.machine import has_compiler, side_by_side
-from equimd.model import Potential, painn
+from equimd.model import painn
+from equimd.model.painn.potential import Potential
 from equimd.uq import posterior as uq_posterior
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from equimd.data.batch import Batch
 from equimd.forces import native, products
 from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
-from equimd.model import Network, Potential, batch_arguments
+from equimd.model.painn.potential import Network, Potential, batch_arguments
 from equimd.uq.posterior import LastLayer
 
 

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from equimd.data.batch import Batch
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
+from equimd.model.interface import CHUNK, Model
 from equimd.uq.calibration import FORMS, Recalibration
-from equimd.uq.features import CHUNK, design_rows
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated, Predictions
 
@@ -186,10 +185,10 @@ class StepDecision:
         """(A,) bool: cleared by the screen. What is not a number is not quiet."""
         return screen < self.level
 
-    def force_sigma(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Tensor:
+    def force_sigma(self, model: Model, batch: Batch, *, chunk: int = CHUNK) -> Tensor:
         """Exact sqrt(trace C_i) of each slot (N,) of a batch, eV/Angstrom, 0 in padded ones."""
         layer = self.calibrated.layer
-        rows = design_rows(model, batch, width=layer.forces.width, chunk=chunk)
+        rows = model.rows(batch, width=layer.forces.width, chunk=chunk)
         variance = layer.forces.variance(rows.forces).mean(-1)
         distance = layer.distance(rows.energy, batch.n_atoms)[batch.batch]
         return force_sigma(self.calibrated.forces, variance, distance, batch.atomic_numbers)

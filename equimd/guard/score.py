@@ -15,7 +15,7 @@ from equimd.data.system import System
 from equimd.errors import UncertaintyError
 from equimd.guard.decision import StepDecision
 from equimd.guard.judge import ScoreFunction
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.uq.rows import BATCH_SIZE
 
 SCORE_NAME, SCORE_UNIT = "force sigma", "eV/A"

@@ -1,5 +1,1 @@
-"""The equivariant potential."""
-
-from equimd.model.painn.potential import Network, Output, Potential, batch_arguments
-
-__all__ = ["Network", "Output", "Potential", "batch_arguments"]
+"""What the rest of equimd needs of a potential (``interface``), and the one that it trains (``painn``)."""

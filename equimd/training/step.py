@@ -22,8 +22,8 @@ from torch.func import functional_call
 
 from equimd.data.batch import Batch
 from equimd.machine import has_compiler
-from equimd.model import Network, Potential, batch_arguments
 from equimd.model.painn.network import learning_rate_factors
+from equimd.model.painn.potential import Network, Potential, batch_arguments
 from equimd.training.compiling import compiled, pad_batch
 from equimd.training.losses import Loss, energy_losses, force_losses
 from equimd.training.parallel import ALONE, Processes

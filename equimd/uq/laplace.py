@@ -25,8 +25,7 @@ from torch import Tensor
 
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
-from equimd.uq.features import CHUNK
+from equimd.model.interface import CHUNK, Model
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 from equimd.uq.rows import BATCH_SIZE, LABELS, LAYER, Progress, RowLoader, RowModel, rows_are_cheap
 
@@ -249,7 +248,7 @@ class EnergyForceLaplace(FullLLLaplace):
 
 
 def fit_posterior(
-    model: Potential,
+    model: Model,
     data: Dataset,
     *,
     targets: str,
@@ -271,7 +270,7 @@ def fit_posterior(
     Raises:
         UncertaintyError: no labels, an energy-only model, or a singular posterior.
     """
-    rows = RowModel(model, targets, all_layers=all_layers, chunk=chunk).to(device)
+    rows = RowModel(model, targets, all_layers=all_layers, chunk=chunk, device=device)
     fitted = EnergyForceLaplace(rows)
     fitted.fit(RowLoader(data, rows, batch_size=batch_size, device=device, progress=progress))
     fitted.sigma_noise = (
@@ -285,7 +284,7 @@ def fit_posterior(
 
 
 def fit_last_layers(
-    model: Potential,
+    model: Model,
     data: Dataset,
     *,
     use_forces: bool = True,
@@ -308,11 +307,11 @@ def fit_last_layers(
     Returns:
         The arrays, and the fitted posteriors by name (``energy``, ``forces``; the same object for conservative models).
     """
-    if model.config.energy_only and use_forces:
+    if not model.has_forces and use_forces:
         RowModel(model, "both")  # raises, and says why
     if all_layers is None:
         all_layers = rows_are_cheap(data)
-    direct = model.force_head is not None
+    direct = not model.conservative
     passes = ["energy", "forces"] if direct else ["both" if use_forces else "energy"]
     total = (1 + len(passes)) * len(data)
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
-from equimd.uq.features import CHUNK, Rows, design_rows, double_precision, energy_rows, projected_rows
+from equimd.model.interface import CHUNK, Model, Rows
 
 FLOAT32_NOISE = 1e-6  # of the features, relative: what single precision leaves of them
 
@@ -102,7 +101,7 @@ class FeatureDistance:
     @classmethod
     def fit(
         cls,
-        model: Potential,
+        model: Model,
         data: Dataset,
         *,
         batch_size: int = 64,
@@ -114,8 +113,8 @@ class FeatureDistance:
         Raises:
             UncertaintyError: fewer than two frames.
         """
-        model = double_precision(model).to(device)
-        p = model.config.num_readout
+        model = model.converted(torch.float64, device)
+        p = len(model.energy_weights)
         count, square = 0, 0.0
         mean, scatter = torch.zeros(p, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64)
         mean, scatter = mean.to(device), scatter.to(device)
@@ -145,7 +144,7 @@ class FeatureDistance:
 
 
 def _features(
-    model: Potential,
+    model: Model,
     data: Dataset,
     batch_size: int,
     device: str | torch.device,
@@ -157,8 +156,8 @@ def _features(
         order = np.lexsort((block.n_atoms, block.pbc.any(1)))
         for start in range(0, len(order), batch_size):
             frames = block.take(order[start : start + batch_size])
-            batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64, device=device)
-            yield energy_rows(model, batch) / batch.n_atoms[:, None]
+            batch = Batch.from_frames(frames, model.cutoff, dtype=torch.float64, device=device)
+            yield model.features(batch) / batch.n_atoms[:, None]
             done += len(frames)
             if progress:
                 progress(done, len(data))
@@ -207,9 +206,9 @@ class LastLayer:
     forces: Posterior
     distance: FeatureDistance
 
-    def raw(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> RawUncertainty:
-        """The exact variances, at the cost of a derivative a feature for a conservative model."""
-        return self.of_rows(design_rows(model, batch, width=self.forces.width, chunk=chunk), batch)
+    def raw(self, model: Model, batch: Batch, *, chunk: int = CHUNK) -> RawUncertainty:
+        """The exact variances, from the rows of energies and forces."""
+        return self.of_rows(model.rows(batch, width=self.forces.width, chunk=chunk), batch)
 
     def of_rows(self, rows: Rows, batch: Batch) -> RawUncertainty:
         """The exact variances of a batch whose rows are known."""
@@ -219,13 +218,13 @@ class LastLayer:
             self.distance(rows.energy, batch.n_atoms),
         )
 
-    def scores(self, model: Potential, batch: Batch, directions: Tensor | None = None) -> Scores:
+    def scores(self, model: Model, batch: Batch, directions: Tensor | None = None) -> Scores:
         """Energy sigma and feature distance, from a forward pass; with k ``directions`` (p, k) the rank-k force score
         too, from one vectorised reverse pass."""
         if directions is None:
-            features, force_std = energy_rows(model, batch), None
+            features, force_std = model.features(batch), None
         else:
-            features, rows = projected_rows(model, batch, directions, chunk=directions.shape[1])
+            features, rows = model.rows(batch, directions=directions, chunk=directions.shape[1])
             force_std = rows.double().square().sum((1, 2)).sqrt()
         return Scores(self.energy.variance(features).sqrt(), self.distance(features, batch.n_atoms), force_std)
 

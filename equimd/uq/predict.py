@@ -13,9 +13,8 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
+from equimd.model.interface import CHUNK, Model
 from equimd.uq.calibration import Recalibration
-from equimd.uq.features import CHUNK, design_rows, real_atoms
 from equimd.uq.posterior import LastLayer, RawUncertainty
 from equimd.uq.rows import BATCH_SIZE
 from equimd.uq.samples import Samples
@@ -80,7 +79,7 @@ class Predictions:
 
 
 def predict(
-    model: Potential,
+    model: Model,
     layer: LastLayer,
     data: Dataset,
     *,
@@ -103,7 +102,7 @@ def predict(
 
 
 def predict_each(
-    model: Potential,
+    model: Model,
     layers: Sequence[LastLayer],
     data: Dataset,
     *,
@@ -135,12 +134,12 @@ def _joined(blocks: list[list[np.ndarray]]) -> Predictions:
 
 
 def _predict_batch(
-    model: Potential, layers: Sequence[LastLayer], frames: Frames, chunk: int, device: str | torch.device
+    model: Model, layers: Sequence[LastLayer], frames: Frames, chunk: int, device: str | torch.device
 ) -> list[tuple[np.ndarray, ...]]:
     """For each layer columns of :class:`Predictions` of one batch, those of energies (B, ...) and of atoms (M, ...)."""
-    batch = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype, device=device)
-    rows = design_rows(model, batch, width=max(layer.forces.width for layer in layers), chunk=chunk)
-    out, real, atoms = model(batch), real_atoms(batch), frames.numbers > 0
+    batch = Batch.from_frames(frames, model.cutoff, dtype=model.dtype, device=device)
+    rows = model.rows(batch, width=max(layer.forces.width for layer in layers), chunk=chunk)
+    out, real, atoms = model.evaluate(batch), batch.real, frames.numbers > 0
     raws = [layer.of_rows(rows, batch) for layer in layers]
     return [
         (
@@ -207,7 +206,7 @@ class Calibrated:
     energy: Recalibration
     forces: Recalibration
 
-    def __call__(self, model: Potential, batch: Batch, *, chunk: int = CHUNK) -> Uncertainty:
+    def __call__(self, model: Model, batch: Batch, *, chunk: int = CHUNK) -> Uncertainty:
         """The exact calibrated uncertainties of a batch."""
         return self.apply(self.layer.raw(model, batch, chunk=chunk), batch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
-from equimd.uq.features import CHUNK, design_rows, double_precision, energy_rows, real_atoms
+from equimd.model.interface import CHUNK, Model
 
 BATCH_SIZE = 16  # the Jacobian of 16 small molecules still fits the processor's cache, 8 features at a time
 LABELS = "labels"
@@ -41,45 +40,52 @@ class RowModel(nn.Module):
         targets: what is regressed on: ``both`` energies and forces (conservative models), ``energy`` alone, or
             ``forces`` alone (of a direct model: the channels under its force head).
         all_layers: False takes phi alone. A direct head has the channels under it, whatever this says.
-        chunk: features of one reverse pass.
+        chunk: features of one reverse pass. device: where to compute; None: where the model does.
 
     Raises:
         UncertaintyError: the model has no such rows.
     """
 
-    def __init__(self, model: Potential, targets: str, *, all_layers: bool = True, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        model: Model,
+        targets: str,
+        *,
+        all_layers: bool = True,
+        chunk: int = CHUNK,
+        device: str | torch.device | None = None,
+    ) -> None:
         super().__init__()
-        if model.config.energy_only and targets != "energy":
+        if not model.has_forces and targets != "energy":
             raise UncertaintyError(
                 "the model was trained on energies alone: there are no forces to be sure or unsure of",
                 hint="train with forces",
             )
-        if targets == "both" and model.force_head is not None:
+        if targets == "both" and not model.conservative:
             raise UncertaintyError("energies and forces of a direct model have different last layers")
-        self.potential = double_precision(model)
+        self.potential = model.converted(torch.float64, device)
         self.targets, self.chunk = targets, chunk
-        direct = targets == "forces" and model.force_head is not None
-        name = "force_head.last_layer" if direct else "last_layer"
-        trained = cast("Tensor", self.potential.get_submodule(name).weight)
-        self.width = model.num_pooled if all_layers and not direct else trained.shape[1]
+        direct = targets == "forces" and not model.conservative
+        trained = self.potential.force_weights if direct else self.potential.energy_weights
+        self.width = model.num_pooled if all_layers and not direct else len(trained)
         self.linear = nn.Linear(self.width, 1, bias=False).to(trained)
         with torch.no_grad():
-            self.linear.weight.zero_()[:, : trained.shape[1]] = trained
+            self.linear.weight.zero_()[0, : len(trained)] = trained
 
     def forward(self, data: dict[str, Any]) -> Tensor:
         """(B, 1) interaction energies: what laplace-torch looks at once, for the number of outputs."""
-        return self.linear(self._own(energy_rows(self.potential, data["batch"]))).detach()
+        return self.linear(self._own(self.potential.features(data["batch"]))).detach()
 
     def design(self, data: dict[str, Any]) -> Tensor:
         """Rows (rows, weights) in the order of the labels: energies, then the components of the real atoms' forces."""
         batch, (with_energy, with_forces) = data["batch"], data["kinds"]
         parts = []
         if with_forces:
-            rows = design_rows(self.potential, batch, width=self.width, chunk=self.chunk)
+            rows = self.potential.rows(batch, width=self.width, chunk=self.chunk)
             parts = [rows.energy] if with_energy else []
-            parts.append(rows.forces[real_atoms(batch)].flatten(0, 1))
+            parts.append(rows.forces[batch.real].flatten(0, 1))
         else:
-            parts.append(energy_rows(self.potential, batch))
+            parts.append(self.potential.features(batch))
         return torch.cat([self._own(part) for part in parts])
 
     def _own(self, rows: Tensor) -> Tensor:
@@ -138,7 +144,7 @@ class RowLoader:
 
     def _rows(self, frames: Frames, kinds: tuple[bool, bool]) -> dict[str, Any]:
         potential = self.model.potential
-        batch = Batch.from_frames(frames, potential.config.cutoff, dtype=torch.float64, device=self.device)
+        batch = Batch.from_frames(frames, potential.cutoff, dtype=torch.float64, device=self.device)
         parts = []
         if kinds[0]:
             energy = torch.from_numpy(frames.energy).to(batch.positions.device)

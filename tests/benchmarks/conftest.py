@@ -10,7 +10,7 @@ import pytest
 from equimd.benchmarks import kept, models
 from equimd.data.dataset import ArrayDataset
 from equimd.guard.saved import Calibration
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file, toy_frames

@@ -15,7 +15,7 @@ from equimd.calculators import LoadedModel
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
 from equimd.errors import ConfigError, ModelError
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.uq.predict import Predictions
 from tests.uq.conftest import CUTOFF, build_model, random_frames
 

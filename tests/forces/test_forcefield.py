@@ -15,7 +15,7 @@ from equimd.forces.forcefield import ForceField, block_size
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from tests.potentials import METHANOL, METHANOL_POSITIONS
 
 CELL = np.array([[7.0, 0.0, 0.0], [1.0, 7.5, 0.0], [0.0, 0.5, 8.0]])

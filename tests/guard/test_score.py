@@ -16,7 +16,7 @@ from equimd.guard.decision import StepDecision
 from equimd.guard.judge import Guard, ScoreRule
 from equimd.guard.score import StepScore, score_function
 from equimd.md.state import initial_state
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from tests.potentials import METHANOL, METHANOL_POSITIONS
 from tests.uq.calibrated import fit, screened
 from tests.uq.conftest import build_model

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from equimd.data.batch import Batch
-from equimd.model import Potential
 from equimd.model.painn import edges
-from equimd.model.painn.potential import batch_arguments
+from equimd.model.painn.potential import Potential, batch_arguments
 from equimd.model.painn.reference import ReferencePotential
 from tests.model.test_reference import CASES, assert_same, build, molecules
 

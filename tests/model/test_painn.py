@@ -12,7 +12,6 @@ from e3nn import o3
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.model import Potential
 from equimd.model.painn.network import (
     Coupling,
     couplings,
@@ -22,6 +21,7 @@ from equimd.model.painn.network import (
     tensor_linear,
     tensors,
 )
+from equimd.model.painn.potential import Potential
 
 
 def small(**settings: object) -> Potential:

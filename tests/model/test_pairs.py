@@ -9,9 +9,9 @@ import torch
 
 from equimd.data.batch import Batch
 from equimd.machine import has_compiler
-from equimd.model import Potential
 from equimd.model.painn.graph import dense_graph, pair_graph
 from equimd.model.painn.pairs import message
+from equimd.model.painn.potential import Potential
 from equimd.model.painn.reference import ReferencePotential
 from tests.model.test_reference import CASES, assert_same, build, compare, molecules
 

@@ -10,7 +10,8 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.errors import EXIT_USAGE, ModelError
-from equimd.model import Output, Potential, batch_arguments
+from equimd.model.interface import NetworkOutput
+from equimd.model.painn.potential import Potential, batch_arguments
 
 SMALL = {"num_features": 8, "num_layers": 2, "num_rbf": 6, "num_readout": 5, "cutoff": 4.0}
 
@@ -46,7 +47,7 @@ def test_shapes_and_precision(frames, dtype, forces, neighbors) -> None:
     assert out["forces"].dtype == model.dtype == getattr(torch, dtype)
     assert out["features"].shape == (2, model.num_pooled)
     network = model.network(batch.positions, **batch_arguments(batch))
-    assert isinstance(network, Output)
+    assert isinstance(network, NetworkOutput)
     if forces == "direct":
         assert network.vectors.shape == (*batch.positions.shape, SMALL["num_readout"])
         forces_from_vectors = model.force_head.last_layer(network.vectors).squeeze(-1)

@@ -9,7 +9,7 @@ import torch
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.model.painn.reference import ReferencePotential
 
 ROUNDING = 1e-10  # relative to the largest value of each tensor, float64

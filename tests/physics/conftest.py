@@ -13,7 +13,7 @@ import torch
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 
 CUTOFF = 3.5  # Angstrom; below the size of the test structures, so that the cutoff matters
 ELEMENTS = (1, 6, 7, 8)

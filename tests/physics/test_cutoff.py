@@ -8,7 +8,7 @@ import torch
 
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.model import batch_arguments
+from equimd.model.painn.potential import batch_arguments
 from equimd.model.painn.radial import polynomial_cutoff
 
 SCALING = 0.15  # relative deviation from the power law that the envelope prescribes near its end

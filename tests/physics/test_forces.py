@@ -80,7 +80,7 @@ def test_direct_forces_are_not_the_slope(make_case, make_frames) -> None:
         batch = case.batch(frames)
 
         def field(x: torch.Tensor, case=case, batch=batch) -> torch.Tensor:
-            from equimd.model import batch_arguments
+            from equimd.model.painn.potential import batch_arguments
 
             out = case.model.network(x, **batch_arguments(batch))
             if out.direct_forces is not None:

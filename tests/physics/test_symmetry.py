@@ -74,7 +74,7 @@ def test_vector_features_under_the_direct_head_turn(dtype, make_case, make_frame
     case, frames, matrix = make_case(dtype, "direct"), make_frames(6), rotation(2)
 
     def vectors(frames):
-        from equimd.model import batch_arguments
+        from equimd.model.painn.potential import batch_arguments
 
         batch = case.batch(frames)
         return case.model.network(batch.positions, **batch_arguments(batch)).vectors.detach()

@@ -14,7 +14,7 @@ import torch
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.machine import has_compiler
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.training import step as step_module
 from equimd.training.compiling import pad_batch
 from equimd.training.losses import Loss

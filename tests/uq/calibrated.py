@@ -13,7 +13,7 @@ from equimd.data.store import formula
 from equimd.guard.decision import Screen, StepDecision, exact_scores
 from equimd.guard.saved import Calibration, Levels, StatePoint
 from equimd.guard.thresholds import error_bound, flag_threshold, halt_threshold
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.run import Run
 from equimd.uq.calibration import fit_form
 from equimd.uq.laplace import fit_last_layers

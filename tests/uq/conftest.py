@@ -14,7 +14,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.model import Potential, batch_arguments
+from equimd.model.painn.potential import Potential, batch_arguments
 
 CUTOFF = 3.5
 ELEMENTS = (1, 6, 8)

@@ -13,7 +13,6 @@ from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.guard.decision import Screen, StepDecision, exact_scores, force_sigma
 from equimd.uq.calibration import FORMS, Recalibration
-from equimd.uq.features import energy_rows, real_atoms
 from tests.uq.calibrated import fit, screened
 from tests.uq.conftest import build_model, random_frames
 
@@ -98,7 +97,7 @@ def test_exact_scores_are_the_largest_calibrated_sigma(model, parts, frames, to_
     sigma = decision.force_sigma(model, batch)
     expected = calibrated(model, batch).force_std
     np.testing.assert_allclose(sigma.numpy(), expected, rtol=1e-10)
-    assert (sigma[~real_atoms(batch)] == 0).all()
+    assert (sigma[~batch.real] == 0).all()
     score, atoms = exact_scores(calibrated, predictions)
     first = np.searchsorted(predictions.frame, 4)
     n = int((predictions.frame == 4).sum())
@@ -114,7 +113,7 @@ def test_the_decision_does_not_turn_with_the_molecule(model, parts, frames, to_b
     turned = Frames(**{**vars(frames), "positions": frames.positions @ rotation.T})
     a, b = (to_batch(f) for f in (frames, turned))
     torch.testing.assert_close(decision.force_sigma(model, b), decision.force_sigma(model, a), rtol=1e-9, atol=0)
-    screens = [decision.screened(energy_rows(model, x), x.n_atoms) for x in (a, b)]
+    screens = [decision.screened(model.features(x), x.n_atoms) for x in (a, b)]
     torch.testing.assert_close(screens[1], screens[0], rtol=1e-9, atol=0)
 
 

@@ -10,7 +10,6 @@ from scipy.stats import multivariate_normal
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.uq.features import design_rows, real_atoms
 from equimd.uq.laplace import EnergyForceLaplace, fit_last_layers, fit_posterior
 from equimd.uq.rows import RowLoader, RowModel
 
@@ -203,7 +202,7 @@ def test_unlabelled_frames_are_refused(conservative, make_frames) -> None:
 
 
 def test_energy_only_models_are_refused(conservative, dataset) -> None:
-    from equimd.model import Potential
+    from equimd.model.painn.potential import Potential
 
     model = Potential(conservative.config.model_copy(update={"energy_only": True}))
     with pytest.raises(UncertaintyError, match="energies alone"):
@@ -243,13 +242,13 @@ def test_memory_does_not_hold_the_data(conservative, frames) -> None:
 def test_the_force_covariance_is_laplace_torch_functional_variance(model, frames, dataset, to_batch) -> None:
     layer, fitted = fit_last_layers(model, dataset)
     batch = to_batch(frames)
-    rows = design_rows(model, batch)
+    rows = model.rows(batch)
     raw = layer.raw(model, batch)
     expected = fitted["forces"].functional_variance(rows.forces)
     torch.testing.assert_close(raw.force_covariance, expected, rtol=1e-8, atol=1e-10 * float(expected.max()))
     energy = fitted["energy"].functional_variance(rows.energy.unsqueeze(1)).flatten()
     torch.testing.assert_close(raw.energy_variance, energy, rtol=1e-8, atol=0)
-    assert not raw.force_covariance[~real_atoms(batch)].any()
+    assert not raw.force_covariance[~batch.real].any()
 
 
 def test_costly_rows_leave_the_last_layer_alone(conservative, make_frames) -> None:

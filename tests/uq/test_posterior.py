@@ -9,7 +9,6 @@ import torch
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.uq.features import design_rows, double_precision, energy_rows
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 
@@ -89,7 +88,7 @@ def test_single_precision_models(make_model, dataset, frames, to_batch) -> None:
     assert single.dtype == torch.float32
     found = layer.raw(single, to_batch(frames, dtype=torch.float32))
     assert found.force_covariance.dtype == torch.float64
-    reference = layer.raw(double_precision(single), to_batch(frames))
+    reference = layer.raw(single.converted(torch.float64), to_batch(frames))
     torch.testing.assert_close(found.force_variance, reference.force_variance, rtol=5e-3, atol=1e-8)
 
 
@@ -117,7 +116,7 @@ def test_feature_distance_is_the_mahalanobis_distance(conservative, frames, make
     many = make_frames((5,) * 40, seed=2)
     many = Frames(**{**vars(many), "numbers": np.repeat(many.numbers[:1], 40, 0)})  # one composition
     distance = FeatureDistance.fit(conservative, ArrayDataset(many), batch_size=7)
-    phi = energy_rows(conservative, to_batch(many)).numpy()[:, :10]
+    phi = conservative.features(to_batch(many)).numpy()[:, :10]
     centered = phi - phi.mean(0)
     covariance = centered.T @ centered / len(phi)
     expected = np.einsum("mp,pq,mq->m", centered, np.linalg.inv(covariance), centered) / 10
@@ -166,4 +165,4 @@ def test_rows_of_padded_slots_are_zero(model, frames, to_batch) -> None:
     batch = to_batch(frames)
     padded = batch.atomic_numbers == 0
     assert padded.any()
-    assert not design_rows(model, batch).forces[padded].any()
+    assert not model.rows(batch).forces[padded].any()

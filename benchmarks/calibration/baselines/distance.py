@@ -19,8 +19,7 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import ModelError
-from equimd.model import Potential
-from equimd.uq.features import double_precision
+from equimd.model.painn.potential import Potential
 from equimd.uq.posterior import FLOAT32_NOISE, FeatureDistance
 from equimd.uq.predict import Predictions
 
@@ -78,7 +77,7 @@ def _of_frames(model: Potential, frames: Frames) -> Tensor:
 
 def gaussians(model: Potential, train: Dataset) -> Method:
     """Squared distance of an atom's features to those of its element in training, over p; the mean for the energy."""
-    began, precise = time.monotonic(), double_precision(model)
+    began, precise = time.monotonic(), model.converted(torch.float64)
     found: dict[int, list[Tensor]] = {}
     for block in iterate_blocks(train):
         features, numbers = _of_frames(precise, block), block.numbers[block.numbers > 0]

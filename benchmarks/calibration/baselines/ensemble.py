@@ -15,7 +15,7 @@ from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.calculators import LoadedModel
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.uq.predict import Predictions
 
 

@@ -15,7 +15,7 @@ import torch
 
 from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.data.dataset import Dataset
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Predictions, predict_each

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from e3nn import o3
@@ -12,27 +12,14 @@ from torch.nn import functional as F  # noqa: N812
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.errors import ModelError
+from equimd.model.differentiable import DifferentiableModel
+from equimd.model.interface import CHUNK, NetworkOutput, Rows
 from equimd.model.painn.graph import Graph, dense_graph, edge_graph, pair_graph
 from equimd.model.painn.network import PaiNN, initialize, scalar_linear, scalars, tensor_linear, tensors
+from equimd.model.painn.tangents import feature_slopes
 
 MAX_CHARGE = 10  # charges -10..10 and multiplicities 0 (not stated)..11 have an embedding
 MAX_SPIN = 11
-
-
-class Output(NamedTuple):
-    """What the network says of a batch, before reference energies.
-
-    Attributes:
-        energy: (B,) interaction energy, eV, model dtype.
-        features: (B, p) pooled features phi; energy = last_layer(phi).
-        vectors: (N, 3, C) equivariant features under the direct force head; None for conservative models.
-        direct_forces: (N, 3) eV/Angstrom from the direct head, zero in padded slots; None for conservative models.
-    """
-
-    energy: Tensor
-    features: Tensor
-    vectors: Tensor | None
-    direct_forces: Tensor | None
 
 
 class DirectForceHead(nn.Module):
@@ -56,17 +43,16 @@ class DirectForceHead(nn.Module):
         return channels, self.last_layer(channels).squeeze(-1)
 
 
-class Potential(nn.Module):
-    """A PaiNN potential: ``forward`` for use, ``network`` for whoever differentiates or compiles it.
+class Potential(DifferentiableModel):
+    """A PaiNN potential: ``evaluate`` for use, ``network`` for whoever differentiates or compiles it.
 
     E = last_layer(phi) + sum_i E0(Z_i), phi = scale * sum_i h_i. ``last_layer`` is a plain ``nn.Linear`` without
     bias: the energy is linear in its weights, so the posterior over them is exact. ``scale`` (eV) is the data's force
-    scale, so
-    that training does not depend on units.
+    scale, so that training does not depend on units. To phi come the pooled scalars of every layer: ``features``.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config.elements, config.cutoff)
         self.config = config
         direct = config.forces == "direct"
         f, p = config.num_features, config.num_readout
@@ -86,9 +72,7 @@ class Potential(nn.Module):
         self.force_head = DirectForceHead(f, p) if direct else None
         initialize(self)
         self.to(getattr(torch, config.dtype))
-        self.register_buffer("atomic_energies", torch.zeros(119, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.atomic_energies: Tensor
         self.scale: Tensor
 
     @property
@@ -97,9 +81,26 @@ class Potential(nn.Module):
         return self.config.num_readout + self.config.num_layers * self.config.num_features
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and activations; energies come out in float64."""
-        return self.last_layer.weight.dtype
+    def has_forces(self) -> bool:
+        """Not after a training on energies alone."""
+        return not self.config.energy_only
+
+    @property
+    def conservative(self) -> bool:
+        return self.force_head is None
+
+    @property
+    def sees_charge_spin(self) -> bool:
+        return self.state_embedding is not None
+
+    @property
+    def force_weights(self) -> Tensor:
+        return self.energy_weights if self.force_head is None else self.force_head.last_layer.weight.detach()[0]
+
+    @property
+    def pair_channels(self) -> int:
+        """The message of a pair: a scalar and two weights of tensors, F channels each."""
+        return 3 * self.config.num_features
 
     def network(
         self,
@@ -115,7 +116,7 @@ class Potential(nn.Module):
         spin: Tensor | None = None,
         pair_kernels: bool = False,
         edge_blocks: bool = False,
-    ) -> Output:
+    ) -> NetworkOutput:
         """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`.
 
         ``pair_kernels``: sum messages of a dense layout by the native kernels of :mod:`equimd.model.painn.pairs`.
@@ -129,12 +130,7 @@ class Potential(nn.Module):
             raise ModelError("a batch without padding needs its edges", where="edge_index")
         else:
             graph = edge_graph(positions, edge_index, edge_shifts, blocks=edge_blocks)
-        state = None
-        if self.state_embedding is not None:
-            if charge is None or spin is None:
-                raise ModelError("the model embeds charge and multiplicity: both are needed", where="charge, spin")
-            q, m = charge + MAX_CHARGE, spin + 2 * MAX_CHARGE + 1
-            state = (self.state_embedding(q) + self.state_embedding(m)).index_select(0, structure)
+        state = self.embedded_state(charge, spin, structure)
         layers, v = self.backbone(atomic_numbers, graph, state)
         s = layers[-1]
         scale = self.scale.to(s.dtype)
@@ -151,61 +147,41 @@ class Potential(nn.Module):
         # apart from phi, so that a graph that needs the energy alone leaves them out
         features = torch.cat([phi, pooled(torch.cat([x * real for x in layers], -1))], -1)
         if self.force_head is None:
-            return Output(energy, features, None, None)
+            return NetworkOutput(energy, features)
         vectors, forces = self.force_head(s, v[0])
-        return Output(energy, features, vectors * (real * scale).unsqueeze(-1), forces * real * scale)
+        return NetworkOutput(energy, features, vectors * (real * scale).unsqueeze(-1), forces * real * scale)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Energies and forces of a batch.
+    def embedded_state(self, charge: Tensor | None, spin: Tensor | None, structure: Tensor) -> Tensor | None:
+        """(N, F) embedding of the charge and multiplicity (B,) of each atom's structure; None of a model without."""
+        if self.state_embedding is None:
+            return None
+        if charge is None or spin is None:
+            raise ModelError("the model embeds charge and multiplicity: both are needed", where="charge, spin")
+        q, m = charge + MAX_CHARGE, spin + 2 * MAX_CHARGE + 1
+        return (self.state_embedding(q) + self.state_embedding(m)).index_select(0, structure)
 
-        Returns:
-            ``energy`` (B,) float64, total, eV; ``forces`` (N, 3) eV/Angstrom in the model dtype, zero in padded slots;
-            ``features`` (B, P), eV: phi, and the pooled scalars of every layer.
+    def outputs(self, positions: Tensor, batch: Batch, *, once: bool = False) -> NetworkOutput:
+        """:meth:`network` of a batch; ``once``, messages over an edge list are summed in blocks."""
+        return self.network(positions, **batch_arguments(batch), edge_blocks=once)
 
-        Raises:
-            ModelError: elements the model was not trained on, charges or multiplicities outside its embedding.
-        """
+    def rows(
+        self, batch: Batch, *, width: int | None = None, directions: Tensor | None = None, chunk: int = CHUNK
+    ) -> Rows:
+        """Energy rows and force rows; those of small molecules from :mod:`equimd.model.painn.tangents`, all coordinates
+        at once in forward mode, of others and in few directions from reverse passes."""
+        if not self.conservative or not batch.num_slots or directions is not None:
+            return super().rows(batch, width=width, directions=directions, chunk=chunk)
         self.check(batch)
-        conservative = self.force_head is None and not self.config.energy_only
-        positions = batch.positions.to(self.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() or conservative):
-            if conservative:
-                positions = positions.detach().requires_grad_(True)
-            out = self.network(positions, **batch_arguments(batch), edge_blocks=not self.training)
-            if conservative:
-                (gradient,) = torch.autograd.grad(out.energy.sum(), positions, create_graph=self.training)
-                forces = -gradient
-            else:
-                forces = out.direct_forces if out.direct_forces is not None else torch.full_like(positions, torch.nan)
-        energy = out.energy.double() + self.reference_energy(batch)
-        if not self.training:
-            energy, forces, features = energy.detach(), forces.detach(), out.features.detach()
-        else:
-            features = out.features
-        return {"energy": energy, "forces": forces, "features": features}
-
-    def reference_energy(self, batch: Batch) -> Tensor:
-        """(B,) float64: sum of the atomic reference energies of each structure, eV."""
-        e0 = self.atomic_energies[batch.atomic_numbers]
-        return e0.new_zeros(batch.num_structures).index_add(0, batch.batch, e0)
+        features, slopes = feature_slopes(self, batch)
+        return Rows(features, slopes.neg_())
 
     def check(self, batch: Batch) -> None:
         """Refuse what the model cannot answer for.
 
         Raises:
-            ModelError: as in :meth:`forward`.
+            ModelError: elements it was not trained on, charges or multiplicities outside its embedding.
         """
-        if self.config.elements:
-            known = torch.zeros(119, dtype=torch.bool, device=batch.atomic_numbers.device)
-            known[[0, *self.config.elements]] = True
-            if not bool(known[batch.atomic_numbers].all()):
-                from ase.data import chemical_symbols
-
-                unseen = sorted({int(z) for z in batch.atomic_numbers[~known[batch.atomic_numbers]]})
-                raise ModelError(
-                    "elements the model never saw: " + ", ".join(chemical_symbols[z] for z in unseen),
-                    hint="it knows " + ", ".join(chemical_symbols[z] for z in self.config.elements),
-                )
+        super().check(batch)
         if self.state_embedding is not None:
             q, m = batch.charge, batch.spin
             if len(q) and (int(q.abs().max()) > MAX_CHARGE or int(m.max()) > MAX_SPIN or int(m.min()) < 0):

@@ -12,7 +12,7 @@ The equations are those of :mod:`equimd.model.painn.network`, differentiated.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from e3nn import o3
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from equimd.data.batch import Batch
 from equimd.machine import side_by_side
-from equimd.model import Potential
 from equimd.model.painn.graph import dense_graph
 from equimd.model.painn.network import NORM_EPS, Message, Update, scalar_linear, tensor_linear
-from equimd.model.painn.potential import MAX_CHARGE
 from equimd.model.painn.radial import polynomial_cutoff
+
+if TYPE_CHECKING:
+    from equimd.model.painn.potential import Potential
 
 #: Bytes of one scalar feature of all tangents that are propagated together: its dozen neighbours then fit the cache.
 CACHE_BYTES = 1 << 19
@@ -211,9 +212,8 @@ class _UpdateTangent:
 
 def _embedded(model: Potential, batch: Batch) -> Tensor:
     s = model.backbone.embedding(batch.atomic_numbers)
-    if model.state_embedding is not None:
-        q, m = batch.charge + MAX_CHARGE, batch.spin + 2 * MAX_CHARGE + 1
-        s = s + (model.state_embedding(q) + model.state_embedding(m)).index_select(0, batch.batch)
+    state = model.embedded_state(batch.charge, batch.spin, batch.batch)
+    s = s if state is None else s + state
     return s.view(batch.num_structures, batch.num_slots, -1)
 
 

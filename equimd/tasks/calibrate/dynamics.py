@@ -27,7 +27,7 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.integrators import Integrator
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann, temperature
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.tasks.calibrate.settings import CalibrationSettings
 
 Progress = Callable[[int, int], None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from equimd.data.dataset import Dataset
 from equimd.guard.saved import Calibration
-from equimd.model import Potential
+from equimd.model.painn.potential import Potential
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
 from equimd.tasks.calibrate.frames import Partition

@@ -42,11 +42,10 @@ from equimd.tasks.calibrate.frames import (
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.sigmas import Part, Recalibrated, Scored, recalibrate, set_screen, set_thresholds
 from equimd.tasks.calibrate.stages import Calibrating, Prepared
-from equimd.uq.features import design_rows, double_precision
 from equimd.uq.predict import Predictions, predict
 
 if TYPE_CHECKING:
-    from equimd.model import Potential
+    from equimd.model.painn.potential import Potential
     from equimd.uq.posterior import LastLayer
 
 Progress = Callable[[str, int, int], None]
@@ -129,14 +128,12 @@ def estimate(prepared: Prepared) -> dict[str, float]:
         call()
         return min(timeit.repeat(call, number=1, repeat=repeat))
 
-    double = double_precision(model)
+    double = model.converted(torch.float64)
     batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64)
     single = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype)
     found = {
-        "posterior": seconds(lambda: design_rows(double, batch), 1) * len(prepared.train) / len(rows),
-        "held-out frames": seconds(lambda: design_rows(model, single), 1)
-        * (len(prepared.held_out) + n_test)
-        / len(rows),
+        "posterior": seconds(lambda: double.rows(batch), 1) * len(prepared.train) / len(rows),
+        "held-out frames": seconds(lambda: model.rows(single), 1) * (len(prepared.held_out) + n_test) / len(rows),
     }
     if prepared.no_halt is None:
         starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])

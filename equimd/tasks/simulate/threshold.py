@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from equimd.data.system import System
     from equimd.guard.decision import StepDecision
     from equimd.guard.saved import Calibration
-    from equimd.model import Potential
+    from equimd.model.painn.potential import Potential
     from equimd.tasks.simulate.settings import SimulationSettings
 
 

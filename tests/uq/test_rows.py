@@ -10,9 +10,8 @@ import torch
 
 from equimd.config import ModelConfig
 from equimd.errors import UncertaintyError
-from equimd.model import Potential
 from equimd.model.painn import tangents
-from equimd.uq.features import design_rows, double_precision, energy_rows, projected_rows, real_atoms
+from equimd.model.painn.potential import Potential
 
 LAYOUTS = ["dense", "vesin"]
 
@@ -20,7 +19,7 @@ LAYOUTS = ["dense", "vesin"]
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_energies_and_forces_are_linear_in_the_last_layer(model, frames, to_batch, layout) -> None:
     batch = to_batch(frames, layout)
-    out, rows = model(batch), design_rows(model, batch)
+    out, rows = model(batch), model.rows(batch)
     head = model.last_layer if model.force_head is None else model.force_head.last_layer
     weight, p = model.last_layer.weight.detach()[0], model.config.num_readout
     energy = rows.energy[:, :p] @ weight + model.reference_energy(batch)
@@ -31,43 +30,43 @@ def test_energies_and_forces_are_linear_in_the_last_layer(model, frames, to_batc
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rows_one_structure_and_one_feature_at_a_time(model, frames, to_batch, regression, layout) -> None:
     batch, expected = to_batch(frames, layout), regression(model)
-    rows = design_rows(model, batch, chunk=3)
-    real = rows.forces[real_atoms(batch)].flatten(0, 1).numpy()
+    rows = model.rows(batch, chunk=3)
+    real = rows.forces[batch.real].flatten(0, 1).numpy()
     np.testing.assert_allclose(rows.energy.numpy(), expected.energy, rtol=0, atol=1e-12)
     np.testing.assert_allclose(real, expected.force, rtol=0, atol=1e-12)
-    assert not rows.forces[~real_atoms(batch)].any()
+    assert not rows.forces[~batch.real].any()
 
 
 def test_jacobian_is_the_derivative_of_the_features(conservative, frames, to_batch) -> None:
     batch, step = to_batch(frames.take([2])), 1e-4
-    rows = design_rows(conservative, batch).forces
+    rows = conservative.rows(batch).forces
     for atom, axis in [(0, 0), (3, 2)]:
         moved = []
         for sign in (1, -1):
             positions = batch.positions.clone()
             positions[atom, axis] += sign * step
-            moved.append(energy_rows(conservative, replace(batch, positions=positions))[0])
+            moved.append(conservative.features(replace(batch, positions=positions))[0])
         torch.testing.assert_close(rows[atom, axis], -(moved[0] - moved[1]) / (2 * step), rtol=0, atol=1e-6)
 
 
 def test_projected_rows_are_rows_times_directions(model, frames, to_batch) -> None:
     batch = to_batch(frames)
-    exact = design_rows(model, batch)
+    exact = model.rows(batch)
     for width in (10, exact.forces.shape[-1]):  # of the first features, and of all
         directions = torch.randn(width, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        features, rows = projected_rows(model, batch, directions, chunk=3)
+        features, rows = model.rows(batch, directions=directions, chunk=3)
         torch.testing.assert_close(rows, exact.forces[..., :width] @ directions, rtol=0, atol=1e-12)
         torch.testing.assert_close(features, exact.energy)
 
 
 def test_directions_of_another_width_are_refused(conservative, frames, to_batch) -> None:
     with pytest.raises(UncertaintyError, match="26 features"):
-        projected_rows(conservative, to_batch(frames), torch.zeros(27, 2))
+        conservative.rows(to_batch(frames), directions=torch.zeros(27, 2))
 
 
 def test_few_columns_are_the_first_ones(conservative, frames, to_batch) -> None:
     batch = to_batch(frames, "vesin")
-    narrow, whole = design_rows(conservative, batch, width=10), design_rows(conservative, batch)
+    narrow, whole = conservative.rows(batch, width=10), conservative.rows(batch)
     assert narrow.forces.shape[-1] == 10
     torch.testing.assert_close(narrow.forces, whole.forces[..., :10], rtol=0, atol=1e-12)
     assert torch.equal(narrow.energy, whole.energy)
@@ -76,8 +75,8 @@ def test_few_columns_are_the_first_ones(conservative, frames, to_batch) -> None:
 def test_the_double_precision_copy_leaves_the_model_alone(make_model, frames, to_batch) -> None:
     single = make_model("conservative", "float32")
     before = {name: value.clone() for name, value in single.state_dict().items()}
-    double = double_precision(single)
-    energy_rows(double, to_batch(frames))
+    double = single.converted(torch.float64)
+    double.features(to_batch(frames))
     assert double.dtype == torch.float64
     assert single.dtype == torch.float32
     assert all(p.requires_grad for p in single.parameters())
@@ -88,14 +87,14 @@ def test_the_double_precision_copy_leaves_the_model_alone(make_model, frames, to
 
 def test_works_where_gradients_are_off(conservative, frames, to_batch) -> None:
     with torch.no_grad():
-        rows = design_rows(conservative, to_batch(frames))
+        rows = conservative.rows(to_batch(frames))
     assert not rows.forces.requires_grad
     assert rows.forces.any()
 
 
 def test_a_single_atom_has_no_force_rows(conservative, make_frames, to_batch) -> None:
     for layout in LAYOUTS:
-        rows = design_rows(conservative, to_batch(make_frames((1, 1)), layout))
+        rows = conservative.rows(to_batch(make_frames((1, 1)), layout))
         assert not rows.forces.any()
         assert torch.isfinite(rows.energy).all()
 
@@ -107,12 +106,12 @@ def test_forward_and_reverse_mode_agree(settings, cache, frames, to_batch, monke
     config = ModelConfig(**{"num_features": 8, "num_layers": 3, "num_rbf": 8, "num_readout": 10} | settings, cutoff=3.5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        model = double_precision(Potential(config))
+        model = Potential(config).converted(torch.float64)
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     batch = replace(to_batch(frames), charge=torch.arange(8) - 3, spin=torch.arange(8) % 3)
-    features, reverse = projected_rows(model, batch, None)
-    rows = design_rows(model, batch)
+    features, reverse = model.rows(batch, directions=torch.eye(model.num_pooled, dtype=torch.float64))
+    rows = model.rows(batch)
     assert reverse.abs().max() > 0.01
     torch.testing.assert_close(rows.energy, features, rtol=0, atol=1e-10)
     torch.testing.assert_close(rows.forces, reverse, rtol=0, atol=1e-10 * float(reverse.abs().max()))
@@ -125,7 +124,7 @@ def test_rows_do_not_depend_on_the_number_of_threads(conservative, frames, to_ba
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(design_rows(conservative, batch).forces)
+            found.append(conservative.rows(batch).forces)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
