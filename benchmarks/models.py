@@ -29,7 +29,7 @@ from equimd.errors import MachineError
 if TYPE_CHECKING:
     from equimd.data.dataset import Dataset
     from equimd.data.system import System
-    from equimd.model.painn.potential import Potential
+    from equimd.model.interface import Model
 
 ACAC, BUNDLED = "acac", "bundled"
 
@@ -121,14 +121,14 @@ def trained(case: Case, options: Options, seed: int, variant: str = "conservativ
     return run
 
 
-def load_model(run: Path) -> Potential:
+def load_model(run: Path) -> Model:
     """The potential of a run, best weights by validation."""
     from equimd.run import Run
 
     return Run.open(run).load_model()[0]
 
 
-def predicted(model: Potential, system: System, positions: np.ndarray) -> np.ndarray:
+def predicted(model: Model, system: System, positions: np.ndarray) -> np.ndarray:
     """(k, n, 3) the model's forces on positions (k, n, 3) of one molecule, eV/Angstrom and Angstrom."""
     import torch
 

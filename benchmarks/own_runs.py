@@ -28,7 +28,7 @@ from equimd.guard.score import StepScore
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class OwnRuns:
         return OwnRuns(**arrays, stopped=stopped)
 
 
-def run(model: Potential, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> OwnRuns:
+def run(model: Model, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> OwnRuns:
     """All runs, one from each start frame, ``plan.replicas`` at a time; what is in the folder is not made again."""
     mark = fingerprint({**asdict(plan), "starts": starts.content_hashes(), "level": decision.level})
     folder = folder / mark
@@ -122,9 +122,7 @@ def run(model: Potential, decision: StepDecision, starts: Frames, plan: Plan, fo
     return OwnRuns.concatenate([_batch(model, decision, starts.take(rows), rows, plan, folder) for rows in batches])
 
 
-def _batch(
-    model: Potential, decision: StepDecision, starts: Frames, rows: np.ndarray, plan: Plan, folder: Path
-) -> OwnRuns:
+def _batch(model: Model, decision: StepDecision, starts: Frames, rows: np.ndarray, plan: Plan, folder: Path) -> OwnRuns:
     replicas = tuple(int(plan.first + r) for r in rows)
     system = System.build(starts.numbers[0])
     positions = torch.from_numpy(starts.positions.copy())
@@ -167,7 +165,7 @@ class _Segment:
 
     def __init__(
         self,
-        model: Potential,
+        model: Model,
         decision: StepDecision,
         system: System,
         plan: Plan,

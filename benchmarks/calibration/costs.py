@@ -23,7 +23,7 @@ from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.decision import StepDecision
 from equimd.guard.score import StepScore
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.task import calibrate, prepare
@@ -58,7 +58,7 @@ def measure(
 
 
 def _mode(
-    model: Potential, system: System, decisions: Mapping[str, StepDecision], positions: Tensor, mode: Compile
+    model: Model, system: System, decisions: Mapping[str, StepDecision], positions: Tensor, mode: Compile
 ) -> dict[str, float]:
     plain = ForceField(model, system, compile=mode)
     calls: dict[str, Callable[[Tensor], object]] = {"plain": plain}
@@ -81,16 +81,16 @@ def _decided(field: ForceField, score: StepScore) -> Callable[[Tensor], object]:
     return call
 
 
-def _rank(model: Potential, layer: LastLayer, frames: Any, positions: Tensor) -> dict[str, float]:
+def _rank(model: Model, layer: LastLayer, frames: Any, positions: Tensor) -> dict[str, float]:
     """The rank-8 force score, and the exact covariance, eager, by themselves."""
-    first = Batch.from_frames(frames.take([0]), model.config.cutoff, dtype=model.dtype)
+    first = Batch.from_frames(frames.take([0]), model.cutoff, dtype=model.dtype)
     directions = layer.forces.directions(RANK)
 
     def batch(x: Tensor) -> Batch:
         return replace(first, positions=x[0].to(model.dtype))
 
     calls: dict[str, Callable[[Tensor], object]] = {
-        "plain": lambda x: model(batch(x)),
+        "plain": lambda x: model.evaluate(batch(x)),
         "rank": lambda x: layer.scores(model, batch(x), directions),
         "exact": lambda x: layer.raw(model, batch(x)),
     }

@@ -179,8 +179,8 @@ def expected_auroc(scores: np.ndarray, forces: Samples, part: Part, limit: float
 def step_ratios(model: Any, methods: Sequence[Method], data: Dataset) -> dict[str, float]:
     """Cost of energy, forces and uncertainty over that of energy and forces: batches of 16, eager, interleaved."""
     frames = data.frames(np.arange(min(TIMED_FRAMES, len(data))))
-    batch = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype)
-    calls = {"plain": lambda: model(batch), **{m.name: (lambda m=m: m.step(batch)) for m in methods}}
+    batch = Batch.from_frames(frames, model.cutoff, dtype=model.dtype)
+    calls = {"plain": lambda: model.evaluate(batch), **{m.name: (lambda m=m: m.step(batch)) for m in methods}}
     return interleaved(calls, TIMED_ROUNDS)
 
 

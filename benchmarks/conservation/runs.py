@@ -25,7 +25,7 @@ from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
 from equimd.md.trajectory import trajectory_path
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.tasks.compare import measures
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, rms
 
@@ -69,7 +69,7 @@ class Dynamics:
         return Equilibrated(Langevin(DT, self.temperature, FRICTION, self.seed), main, self.equilibration)
 
 
-def net(model: Potential, data: Dataset) -> dict[str, float]:
+def net(model: Model, data: Dataset) -> dict[str, float]:
     """Root mean squared net force (meV/Angstrom) and torque (meV) of a molecule: zero for what has an energy."""
     block = data.frames()
     system = System.build(block.numbers[0])
@@ -78,7 +78,7 @@ def net(model: Potential, data: Dataset) -> dict[str, float]:
 
 
 def step_times(
-    potentials: Mapping[str, Potential], data: Dataset, steps: int, modes: Sequence[Compile]
+    potentials: Mapping[str, Model], data: Dataset, steps: int, modes: Sequence[Compile]
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of an NVE step of one molecule, by mode and variant."""
     frame = data.frames([0])
@@ -86,7 +86,7 @@ def step_times(
     return measures.step_times(potentials, system, positions, steps, modes, dt=DT)
 
 
-def simulate(model: Potential, data: Dataset, kind: Dynamics, folder: Path) -> Simulation:
+def simulate(model: Model, data: Dataset, kind: Dynamics, folder: Path) -> Simulation:
     """Run, or go on with, or look at, the dynamics in a folder of its own; frames are in its trajectories."""
     if kind.dtype == "float64":
         model = model.converted(torch.float64)

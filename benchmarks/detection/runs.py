@@ -25,7 +25,7 @@ from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.tasks.calibrate.quality import BAD_QUANTILE
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.uq import metrics
@@ -74,7 +74,7 @@ class Rule:
 class Bench:
     """A calibrated model, ready to be run."""
 
-    model: Potential
+    model: Model
     calibration: Calibration
     data: Dataset
     tau: float
@@ -108,7 +108,7 @@ def prepare(case: models.Case, options: Options, seed: int, size: Size) -> Bench
     return Bench(model, calibration, held.tests[case.split], tau, seed)
 
 
-def max_errors(model: Potential, data: Dataset) -> np.ndarray:
+def max_errors(model: Model, data: Dataset) -> np.ndarray:
     """(N,) largest force error on an atom of each frame, eV/Angstrom."""
     system = System.build(data.frames([0]).numbers[0])
     parts = []

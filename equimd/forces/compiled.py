@@ -31,8 +31,7 @@ from equimd.guard import decision as uq_decision
 from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
 from equimd.machine import has_compiler, side_by_side
-from equimd.model import painn
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import CompilableModel
 from equimd.uq import posterior as uq_posterior
 
 log = logging.getLogger(__name__)
@@ -50,10 +49,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def _source_digest() -> str:
-    """Of the files that a graph is traced from."""
-    folder = Path(str(painn.__file__)).parent
-    paths = sorted(p for p in folder.iterdir() if p.is_file())
-    paths += [Path(str(module.__file__)) for module in (force_graph, products, uq_decision, uq_posterior)]
+    """Of the files that a graph is traced from, besides the model's."""
+    paths = [Path(str(module.__file__)) for module in (force_graph, products, uq_decision, uq_posterior)]
     paths += native.SOURCES
     return sha256_of(path.read_bytes() for path in paths)
 
@@ -72,10 +69,10 @@ def _processor() -> str:
     return "\n".join([platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *told])
 
 
-def artefact_key(model: Potential, inputs: Mapping[str, Tensor], count: int, n_atoms: int) -> str:
+def artefact_key(model: CompilableModel, inputs: Mapping[str, Tensor], count: int, n_atoms: int) -> str:
     """The hash that names an artefact."""
     content = {
-        "config": model.config.model_dump(mode="json", exclude={"elements"}),
+        "model": model.graph_key(),
         "dtype": str(model.dtype),
         "inputs": {k: (list(v.shape), str(v.dtype)) for k, v in inputs.items()},
         "block": [count, n_atoms],
@@ -107,12 +104,12 @@ class CompiledForces:
         return side_by_side(self._graph, [[positions, *self._constants] for positions in blocks])
 
 
-def _folder(model: Potential, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:
+def _folder(model: CompilableModel, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:
     return cache_folder() / "compiled" / artefact_key(model, inputs, batch.num_structures, batch.num_slots)
 
 
 def load(
-    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+    model: CompilableModel, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
 ) -> CompiledForces | None:
     """The artefact from the cache; None if there is none. A broken one is removed.
 
@@ -132,7 +129,7 @@ def load(
 
 
 def build(
-    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+    model: CompilableModel, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
 ) -> CompiledForces | None:
     """Compile and put into the cache; None, with one line of notice, where that is not possible."""
     if not has_compiler():
@@ -161,7 +158,7 @@ def _library_of(package: Path) -> bytes:
 
 
 def _compile(
-    model: Potential, batch: Batch, decision: StepDecision | None, inputs: Mapping[str, Tensor], folder: Path
+    model: CompilableModel, batch: Batch, decision: StepDecision | None, inputs: Mapping[str, Tensor], folder: Path
 ) -> None:
     from torch._inductor import aoti_compile_and_package
 
@@ -175,7 +172,7 @@ def _compile(
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph.each, (positions, *constants))
-        options = OPTIONS | native.inductor_options(model.dtype, model.config.lmax)
+        options = OPTIONS | native.inductor_options(model.graph_kernels())
         package = aoti_compile_and_package(program, package_path=str(folder / "graph.pt2"), inductor_configs=options)
     library = _library_of(Path(package))
     (folder / GRAPH_FILE).write_bytes(library)

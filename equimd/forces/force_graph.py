@@ -12,25 +12,24 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch.func import functional_call
 
 from equimd.data.batch import Batch
 from equimd.forces import native, products
 from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
-from equimd.model.painn.potential import Network, Potential, batch_arguments
+from equimd.model.interface import CompilableModel
 from equimd.uq.posterior import LastLayer
 
 
 def graph_inputs(
-    model: Potential, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
+    model: CompilableModel, batch: Batch, decision: StepDecision | None = None, limits: Limits | None = None
 ) -> dict[str, Tensor]:
     """Everything a graph reads besides positions, for a batch in the dense layout."""
-    tensors = {f"model.{k}": v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = {f"model.{k}": v for k, v in model.graph_tensors().items()}
     tensors |= {"numbers": batch.atomic_numbers, "charge": batch.charge, "spin": batch.spin}
     tensors["reference"] = model.reference_energy(batch)
     tensors["bounds"] = _bounds(limits, batch.num_slots).to(batch.positions.device)
@@ -43,30 +42,27 @@ def graph_inputs(
 
 
 def force_function(
-    model: Potential, batch: Batch, decision: StepDecision | None = None
+    model: CompilableModel, batch: Batch, decision: StepDecision | None = None
 ) -> Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, ...]]:
     """A pure function of positions (A, n, 3), float64, and of :func:`graph_inputs`.
 
     Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, p), eV; whether each frame is
     sound (A,) bool; and with a decision its screen (A,) float64, eV/Angstrom.
     """
-    network, conservative = Network(model), model.force_head is None
-    count, n = batch.num_structures, batch.num_slots
+    conservative, count, n = model.conservative, batch.num_structures, batch.num_slots
 
     def function(positions: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         centred = positions.detach() - positions.detach().mean(1, keepdim=True)
         x = centred.to(model.dtype).reshape(count * n, 3)
-        arguments = batch_arguments(batch)
-        arguments |= {"atomic_numbers": inputs["numbers"], "charge": inputs["charge"], "spin": inputs["spin"]}
-        arguments["pair_kernels"] = native.POSSIBLE and n > 1
-        weights = {k: v for k, v in inputs.items() if k.startswith("model.")}
+        given = replace(batch, atomic_numbers=inputs["numbers"], charge=inputs["charge"], spin=inputs["spin"])
+        weights = {k.removeprefix("model."): v for k, v in inputs.items() if k.startswith("model.")}
         with torch.set_grad_enabled(conservative):
             x = x.requires_grad_(conservative)
-            out = functional_call(network, weights, (x,), arguments)
+            out = model.graph_outputs(weights, x, given, native=native.POSSIBLE)
             if conservative:
                 forces = -torch.autograd.grad(out.energy.sum(), x)[0]
             else:
-                forces = out.direct_forces
+                forces = cast("Tensor", out.direct_forces)
         energy = out.energy.detach().double() + inputs["reference"]
         features, forces = out.features.detach(), forces.detach().double().view(count, n, 3)
         result = (energy, forces, features, _sound(positions.detach(), energy, forces, inputs["bounds"]))

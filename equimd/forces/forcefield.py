@@ -32,7 +32,7 @@ from equimd.forces.compiled import CompiledForces, build, load
 from equimd.forces.skin import SkinList
 from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
-from equimd.model.painn.potential import Potential, batch_arguments
+from equimd.model.interface import CompilableModel, Model
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +46,16 @@ COMPILE_SECONDS = 60.0  # what compiling takes; two to three times less on an id
 SAVED = 0.6  # at least this part of the time of an eager call is saved by the compiled one
 
 
-def block_size(n_atoms: int, num_features: int, itemsize: int) -> int:
-    """Replicas evaluated at once in the dense layout: their messages (n^2 pairs, 3 F channels) fit the cache."""
-    return max(1, CACHE_BYTES // (n_atoms * n_atoms * 3 * num_features * itemsize))
+def block_size(n_atoms: int, pair_channels: int, itemsize: int) -> int:
+    """Replicas evaluated at once in the dense layout: what the model holds for their n^2 pairs fits the cache."""
+    return max(1, CACHE_BYTES // (n_atoms * n_atoms * pair_channels * itemsize))
 
 
-def compiled_block_size(count: int, n_atoms: int, num_features: int, itemsize: int, threads: int = 1) -> int:
+def compiled_block_size(count: int, n_atoms: int, pair_channels: int, itemsize: int, threads: int = 1) -> int:
     """Replicas of one compiled call: a power of two that fits the cache, keeps all threads busy, and leaves few places
     of the last one empty."""
     pairs = max(1, n_atoms * (n_atoms - 1) // 2)
-    largest = max(1, COMPILED_BYTES // (pairs * 3 * num_features * itemsize))
+    largest = max(1, COMPILED_BYTES // (pairs * pair_channels * itemsize))
     sizes = [1 << k for k in range(min(largest, count).bit_length())]
     return min(sizes, key=lambda b: math.ceil(math.ceil(count / b) / threads) * (b + CALL_COST / n_atoms))
 
@@ -85,7 +85,7 @@ class ForceField:
 
     def __init__(
         self,
-        model: Potential,
+        model: Model,
         system: System,
         *,
         charge: int = 0,
@@ -97,13 +97,13 @@ class ForceField:
         compile: Compile = "auto",
         steps: int | None = None,
     ) -> None:
-        if model.config.energy_only:
+        if not model.has_forces:
             raise ModelError(
                 "the model was trained on energies alone: its forces are unreliable", hint="train with a forces weight"
             )
         self.model, self.system, self.features, self.decision = model, system, features, decision
         self.limits = limits
-        self.device = model.last_layer.weight.device
+        self.device = model.device
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
         self.compile: Compile = compile
@@ -157,15 +157,16 @@ class ForceField:
 
     def _begin(self, positions: Tensor) -> None:
         """Decide how this and all later calls are computed."""
-        n, width = self.system.n_atoms, self.model.config.num_features
+        n, width = self.system.n_atoms, self.model.pair_channels
         itemsize = torch.finfo(self.model.dtype).bits // 8
         given, count = self.block, len(positions)
         self.block = given or compiled_block_size(count, n, width, itemsize, torch.get_num_threads())
-        if self.compile != "off" and self.device.type == "cpu":
-            self._compiled = load(self.model, self._batch(self.block), self.decision, self.limits)
+        if self.compile != "off" and self.device.type == "cpu" and isinstance(self.model, CompilableModel):
+            wanted = self.model, self._batch(self.block), self.decision, self.limits
+            self._compiled = load(*wanted)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
                 log.info("compiling the potential for blocks of %d x %d atoms, once", self.block, n)
-                self._compiled = build(self.model, self._batch(self.block), self.decision, self.limits)
+                self._compiled = build(*wanted)
         self.compiled = self._compiled is not None
         if not self.compiled:
             self.block = given or block_size(n, width, itemsize)
@@ -202,21 +203,12 @@ class ForceField:
         return energy, forces, extras
 
     def _compute(self, positions: Tensor, batch: Batch | None = None) -> Forces:
-        """One eager call of the network."""
+        """One eager call of the model."""
         batch = self._batch(len(positions)) if batch is None else batch
         centred = positions.detach() - positions.detach().mean(1, keepdim=True)
         x = centred.to(self.device, self.model.dtype).reshape(-1, 3)
-        conservative = self.model.force_head is None
-        with torch.set_grad_enabled(conservative):
-            x = x.requires_grad_(conservative)
-            out = self.model.network(x, **batch_arguments(batch), edge_blocks=True)
-            if out.direct_forces is None:
-                (gradient,) = torch.autograd.grad(out.energy.sum(), x)
-                forces = -gradient
-            else:
-                forces = out.direct_forces
-        energy = out.energy.detach().to(positions.device, torch.float64) + self.reference
-        features = out.features.detach()
+        out = self.model.evaluate(replace(batch, positions=x))
+        energy, forces, features = out["energy"].to(positions.device), out["forces"], out["features"]
         extras = {"features": features.to(positions.device)} if self.features else {}
         if self.decision is not None:
             extras["screen"] = self.decision.screened(features, batch.n_atoms).to(positions.device)
@@ -251,7 +243,7 @@ class ForceField:
         return spread(energy), spread(forces), {k: spread(v) for k, v in extras.items()}
 
     def _make_list(self, positions: Tensor) -> SkinList:
-        return SkinList.make(positions, self._batch(len(positions)), self.model.config.cutoff)
+        return SkinList.make(positions, self._batch(len(positions)), self.model.cutoff)
 
     def arrays(self) -> dict[str, Tensor]:
         """What a restart needs to compute the same bits again: whether compiled and in which blocks, and the positions
@@ -268,7 +260,7 @@ class ForceField:
         if "mode" in arrays:
             compiled, self.block = (int(x) for x in arrays["mode"])
             self._compiled = None
-            if compiled:
+            if compiled and isinstance(self.model, CompilableModel):
                 wanted = self.model, self._batch(self.block), self.decision, self.limits
                 self._compiled = load(*wanted) or build(*wanted)
             self.compiled = self._compiled is not None

@@ -1,35 +1,6 @@
-// The operators of a compiled force graph that have kernels of their own, as C functions of torch's ahead-of-time
-// interface: tensors come as handles, results are made here, anything but 0 is an error. equimd/md/native.py puts this
-// behind products.cpp and pairs.cpp into the library that torch makes of the graph.
-namespace {
-
-using equimd_pairs::S;
-constexpr int64_t L = equimd_pairs::L, M = equimd_pairs::M;
-
-// the data and the sizes of a tensor whose last index runs fastest
-bool dense(AtenTensorHandle tensor, S*& data, int64_t*& sizes) {
-    int64_t *strides, dimensions, step = 1;
-    void* place;
-    if (aoti_torch_get_sizes(tensor, &sizes) || aoti_torch_get_strides(tensor, &strides) ||
-        aoti_torch_get_dim(tensor, &dimensions) || aoti_torch_get_data_ptr(tensor, &place)) return false;
-    data = (S*)place;
-    for (int64_t k = dimensions - 1; k >= 0; step *= sizes[k--])
-        if (sizes[k] != 1 && strides[k] != step) return false;
-    return true;
-}
-
-// a new tensor (a, b, c, d), or (a, b, c) if d is 0, of the precision of another
-S* made(AtenTensorHandle like, int64_t a, int64_t b, int64_t c, int64_t d, AtenTensorHandle* out) {
-    const int64_t sizes[4] = {a, b, c, d}, strides[4] = {b * c * d, c * d, d, 1}, three[3] = {b * c, c, 1};
-    int32_t dtype;
-    void* place;
-    if (aoti_torch_get_dtype(like, &dtype) ||
-        aoti_torch_empty_strided(d ? 4 : 3, sizes, d ? strides : three, dtype, aoti_torch_device_type_cpu(), 0, out) ||
-        aoti_torch_get_data_ptr(*out, &place)) return nullptr;
-    return (S*)place;
-}
-
-}  // namespace
+// The packed product as a C function of torch's ahead-of-time interface: tensors come as handles, results are made here,
+// anything but 0 is an error. equimd/forces/native.py puts this behind products.cpp into the library that torch makes of
+// the graph.
 
 AOTITorchError aoti_torch_cpu_packed_product(
     AtenTensorHandle x, AtenTensorHandle packed, int64_t offset, int64_t columns, AtenTensorHandle* out) {
@@ -48,57 +19,5 @@ AOTITorchError aoti_torch_cpu_packed_product(
     if (single) product((const float*)from, strides[0], (const float*)weights + offset, (float*)to, m, k, columns);
     else if (halved) product((const double*)from, strides[0], (const float*)weights + offset, (double*)to, m, k, columns);
     else product((const double*)from, strides[0], (const double*)weights + offset, (double*)to, m, k, columns);
-    return 0;
-}
-
-// The sums over pairs, as equimd/model/pairs.py names them. A graph of forces takes no derivatives along directions.
-
-AOTITorchError aoti_torch_cpu_gather(AtenTensorHandle x, AtenTensorHandle* xd, AtenTensorHandle w, AtenTensorHandle* wd,
-                                     AtenTensorHandle y, AtenTensorHandle* yd, AtenTensorHandle* out) {
-    S *xs, *ws, *ys;
-    int64_t *xn, *wn, *yn;
-    if (xd || wd || yd || !dense(x, xs, xn) || !dense(w, ws, wn) || !dense(y, ys, yn)) return 1;
-    S* to = made(x, xn[0], xn[1], 1 + M, xn[3], out);
-    if (!to) return 1;
-    auto run = xn[2] > 1 + L ? equimd_pairs::gather_all<true, false> : equimd_pairs::gather_all<false, false>;
-    run(xs, nullptr, ws, nullptr, ys, nullptr, to, xn[0], xn[1], xn[3], 1);
-    return 0;
-}
-
-AOTITorchError aoti_torch_cpu_sender(AtenTensorHandle g, AtenTensorHandle w, AtenTensorHandle* wd, AtenTensorHandle y,
-                                     AtenTensorHandle* yd, AtenTensorHandle* out) {
-    S *gs, *ws, *ys;
-    int64_t *gn, *wn, *yn;
-    if (wd || yd || !dense(g, gs, gn) || !dense(w, ws, wn) || !dense(y, ys, yn)) return 1;
-    const bool vv = wn[2] > 1 + L;
-    S* to = made(g, gn[0], gn[1], 1 + L + (vv ? M : 0), gn[3], out);
-    if (!to) return 1;
-    auto run = vv ? equimd_pairs::sender_all<true, false> : equimd_pairs::sender_all<false, false>;
-    run(gs, ws, nullptr, ys, nullptr, to, gn[0], gn[1], gn[3], 1);
-    return 0;
-}
-
-AOTITorchError aoti_torch_cpu_filter(AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle* xd, AtenTensorHandle y,
-                                     AtenTensorHandle* yd, AtenTensorHandle* out) {
-    S *gs, *xs, *ys;
-    int64_t *gn, *xn, *yn;
-    if (xd || yd || !dense(g, gs, gn) || !dense(x, xs, xn) || !dense(y, ys, yn)) return 1;
-    const bool vv = xn[2] > 1 + L;
-    S* to = made(g, yn[0], yn[1], 1 + L + (vv ? L : 0), gn[3], out);
-    if (!to) return 1;
-    auto run = vv ? equimd_pairs::filter_all<true, false> : equimd_pairs::filter_all<false, false>;
-    run(gs, xs, nullptr, ys, nullptr, to, gn[0], gn[1], gn[3], 1);
-    return 0;
-}
-
-AOTITorchError aoti_torch_cpu_harmonic(
-    AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* out) {
-    S *gs, *xs, *ws;
-    int64_t *gn, *xn, *wn;
-    if (!dense(g, gs, gn) || !dense(x, xs, xn) || !dense(w, ws, wn)) return 1;
-    S* to = made(g, wn[0], wn[1], M, 0, out);
-    if (!to) return 1;
-    (xn[2] > 1 + L ? equimd_pairs::harmonic_all<true> : equimd_pairs::harmonic_all<false>)(
-        gs, xs, ws, to, gn[0], gn[1], gn[3], 1);
     return 0;
 }

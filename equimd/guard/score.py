@@ -15,7 +15,7 @@ from equimd.data.system import System
 from equimd.errors import UncertaintyError
 from equimd.guard.decision import StepDecision
 from equimd.guard.judge import ScoreFunction
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.uq.rows import BATCH_SIZE
 
 SCORE_NAME, SCORE_UNIT = "force sigma", "eV/A"
@@ -32,12 +32,10 @@ class StepScore:
         exact_count: rows whose exact covariance was computed so far, of ``count`` in all.
     """
 
-    def __init__(
-        self, decision: StepDecision, model: Potential, system: System, *, charge: int = 0, spin: int = 0
-    ) -> None:
-        if model.config.energy_only:
+    def __init__(self, decision: StepDecision, model: Model, system: System, *, charge: int = 0, spin: int = 0) -> None:
+        if not model.has_forces:
             raise UncertaintyError("the model was trained on energies alone: its forces have no uncertainty")
-        self.device = model.last_layer.weight.device
+        self.device = model.device
         calibrated = decision.calibrated
         layer = calibrated.layer.to(self.device)
         self.decision = replace(decision, calibrated=replace(calibrated, layer=layer))
@@ -88,12 +86,12 @@ class StepScore:
             charge=np.full(count, self.charge),
             spin=np.full(count, self.spin),
         )
-        batch = Batch.from_frames(frames, self.model.config.cutoff, dtype=self.model.dtype, device=self.device)
+        batch = Batch.from_frames(frames, self.model.cutoff, dtype=self.model.dtype, device=self.device)
         return self.decision.force_sigma(self.model, batch).reshape(count, -1).to(positions.device)
 
 
 def score_function(
-    decision: StepDecision, model: Potential, system: System, *, charge: int = 0, spin: int = 0
+    decision: StepDecision, model: Model, system: System, *, charge: int = 0, spin: int = 0
 ) -> ScoreFunction:
     """The score of a guard's rule, ``ScoreRule(score_function(...), decision.check(threshold), "halt")``.
 

@@ -133,7 +133,7 @@ def evaluate(
     """
     if not len(data):
         raise DataError("no frames to evaluate on", where=data.info.path)
-    if unseen := set(data.elements) - set(model.config.elements):
+    if unseen := set(data.elements) - set(model.potential.elements):
         raise ModelError(*_unseen(unseen, model), where=data.info.path)
     known = set(model.run.hashes("train")) | set(model.run.hashes("val")) if model.run else set()
     parts: list[tuple[np.ndarray, ...]] = []
@@ -235,7 +235,7 @@ def write_evaluated(path: Path, data: Dataset, found: Evaluation, known: Uncerta
 def _unseen(elements: set[int], model: LoadedModel) -> tuple[str]:
     from ase.data import chemical_symbols
 
-    known = ", ".join(chemical_symbols[z] for z in model.config.elements)
+    known = ", ".join(chemical_symbols[z] for z in model.potential.elements)
     return (
         f"elements the model never saw: {', '.join(chemical_symbols[z] for z in sorted(elements))} (it knows {known})",
     )

@@ -209,8 +209,8 @@ def test_the_key_tells_what_code_depends_on() -> None:
 
 def test_blocks_leave_few_places_empty() -> None:
     """Nor threads without a block."""
-    assert compiled_block_size(2, 9, 128, 4) == 2 and compiled_block_size(2, 9, 128, 4, threads=2) == 1
-    assert compiled_block_size(1, 9, 128, 4) == 1
-    assert compiled_block_size(32, 9, 128, 4) == 4
-    assert compiled_block_size(9, 9, 128, 4) in (1, 2)
-    assert compiled_block_size(32, 21, 128, 4) == 1
+    assert compiled_block_size(2, 9, 3 * 128, 4) == 2 and compiled_block_size(2, 9, 3 * 128, 4, threads=2) == 1
+    assert compiled_block_size(1, 9, 3 * 128, 4) == 1
+    assert compiled_block_size(32, 9, 3 * 128, 4) == 4
+    assert compiled_block_size(9, 9, 3 * 128, 4) in (1, 2)
+    assert compiled_block_size(32, 21, 3 * 128, 4) == 1

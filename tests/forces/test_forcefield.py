@@ -163,6 +163,6 @@ def test_what_the_model_cannot_answer_is_refused() -> None:
 
 
 def test_blocks_fit_the_cache() -> None:
-    assert block_size(9, 128, 4) == 8
-    assert block_size(21, 128, 4) == 1
-    assert block_size(200, 128, 8) == 1
+    assert block_size(9, 3 * 128, 4) == 8
+    assert block_size(21, 3 * 128, 4) == 1
+    assert block_size(200, 3 * 128, 8) == 1

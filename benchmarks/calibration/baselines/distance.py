@@ -19,7 +19,8 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import ModelError
-from equimd.model.painn.potential import Potential
+from equimd.model.differentiable import all_pairs
+from equimd.model.interface import Model
 from equimd.uq.posterior import FLOAT32_NOISE, FeatureDistance
 from equimd.uq.predict import Predictions
 
@@ -30,20 +31,20 @@ def _isotropic(base: Predictions, energy: np.ndarray, atoms: np.ndarray) -> Pred
     return replace(base, energy_variance=energy, force_covariance=atoms[:, None, None] * np.eye(3))
 
 
-def mahalanobis(model: Potential, distance: FeatureDistance) -> Method:
+def mahalanobis(model: Model, distance: FeatureDistance) -> Method:
     """The feature distance u of the molecule as variance of its energy and of every force."""
 
     def of(data: Dataset, base: Predictions) -> Predictions:
         return _isotropic(base, base.distance, base.distance[base.frame])
 
     def step(batch: Batch) -> object:
-        out = model(batch)
+        out = model.evaluate(batch)
         return out, distance(out["features"], batch.n_atoms)
 
     return Method("mahalanobis", "feature distance (Mahalanobis)", of, step)
 
 
-def atom_features(model: Potential, batch: Batch) -> Tensor:
+def atom_features(model: Model, batch: Batch) -> Tensor:
     """(N, p) features phi of each atom before pooling: every atom taken as a structure of its own.
 
     Raises:
@@ -52,30 +53,28 @@ def atom_features(model: Potential, batch: Batch) -> Tensor:
     if batch.num_slots:
         raise ModelError("atomic features need a batch without padding", hint="neighbors='torch'")
     n, where = len(batch.atomic_numbers), batch.batch
-    with torch.no_grad():
-        features = model.network(
-            batch.positions.to(model.dtype),
-            batch.atomic_numbers,
-            torch.arange(n),
-            n,
-            edge_index=batch.edge_index,
-            edge_shifts=batch.edge_shifts,
-            charge=batch.charge[where],
-            spin=batch.spin[where],
-        ).features
-    return features[:, : model.config.num_readout]
+    alone = replace(
+        batch,
+        batch=torch.arange(n, device=where.device),
+        n_atoms=torch.ones_like(where),
+        charge=batch.charge[where],
+        spin=batch.spin[where],
+        cell=batch.cell[where],
+        pbc=batch.pbc[where],
+    )
+    return model.features(alone)[:, : len(model.energy_weights)]
 
 
-def _of_frames(model: Potential, frames: Frames) -> Tensor:
+def _of_frames(model: Model, frames: Frames) -> Tensor:
     parts = []
     for start in range(0, len(frames), BATCH):
         part = frames.take(np.arange(start, min(start + BATCH, len(frames))))
-        batch = Batch.from_frames(part, model.config.cutoff, dtype=model.dtype, neighbors="torch")
+        batch = Batch.from_frames(part, model.cutoff, dtype=model.dtype, neighbors="torch")
         parts.append(atom_features(model, batch))
     return torch.cat(parts).double()
 
 
-def gaussians(model: Potential, train: Dataset) -> Method:
+def gaussians(model: Model, train: Dataset) -> Method:
     """Squared distance of an atom's features to those of its element in training, over p; the mean for the energy."""
     began, precise = time.monotonic(), model.converted(torch.float64)
     found: dict[int, list[Tensor]] = {}
@@ -107,16 +106,11 @@ def gaussians(model: Potential, train: Dataset) -> Method:
 
     def step(batch: Batch) -> object:
         edges = _without_padding(batch)
-        return model(batch), distances(atom_features(model, edges), edges.atomic_numbers)
+        return model.evaluate(batch), distances(atom_features(model, edges), edges.atomic_numbers)
 
     return Method("gmm", "atomic features, a Gaussian an element", of, step, time.monotonic() - began)
 
 
 def _without_padding(batch: Batch) -> Batch:
     """All pairs within each structure as an edge list, for structures of one size."""
-    n, count = batch.num_slots, batch.num_structures
-    if not n:
-        return batch
-    pairs = (~torch.eye(n, dtype=torch.bool)).nonzero().T
-    offset = torch.arange(count).repeat_interleave(pairs.shape[1]) * n
-    return replace(batch, num_slots=0, edge_index=pairs.repeat(1, count) + offset)
+    return replace(batch, num_slots=0, edge_index=all_pairs(batch)) if batch.num_slots else batch

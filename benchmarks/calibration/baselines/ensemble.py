@@ -15,11 +15,11 @@ from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.calculators import LoadedModel
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.uq.predict import Predictions
 
 
-def fit(members: Sequence[Potential]) -> Method:
+def fit(members: Sequence[Model]) -> Method:
     """An ensemble of trained models.
 
     Raises:
@@ -33,7 +33,7 @@ def fit(members: Sequence[Potential]) -> Method:
         return predict(loaded, data, base)
 
     def step(batch: object) -> object:
-        return [model(batch) for model in members]  # type: ignore[arg-type]
+        return [model.evaluate(batch) for model in members]  # type: ignore[arg-type]
 
     return Method(f"ensemble-{len(members)}", f"ensemble of {len(members)}", of, step, trainings=len(members))
 

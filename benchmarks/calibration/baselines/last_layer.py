@@ -15,7 +15,7 @@ import torch
 
 from equimd.benchmarks.calibration.baselines.method import Method
 from equimd.data.dataset import Dataset
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Predictions, predict_each
@@ -27,13 +27,13 @@ NAMES = {
 }
 
 
-def fit(model: Potential, train: Dataset, kind: str = "all") -> tuple[Method, LastLayer]:
+def fit(model: Model, train: Dataset, kind: str = "all") -> tuple[Method, LastLayer]:
     """The method, of ``NAMES``, and the posterior it uses."""
     (method,), (layer,) = fit_each(model, train, [kind])
     return method, layer
 
 
-def fit_each(model: Potential, train: Dataset, kinds: Sequence[str]) -> tuple[list[Method], list[LastLayer]]:
+def fit_each(model: Model, train: Dataset, kinds: Sequence[str]) -> tuple[list[Method], list[LastLayer]]:
     """Several of them, and their posteriors; the rows of a data set are computed once for all."""
     layers, seconds = [], []
     for kind in kinds:
@@ -48,7 +48,7 @@ def fit_each(model: Potential, train: Dataset, kinds: Sequence[str]) -> tuple[li
     def method(k: int) -> Method:
         def step(batch: object) -> object:
             with torch.no_grad():
-                return model(batch), layers[k].raw(model, batch)  # type: ignore[arg-type]
+                return model.evaluate(batch), layers[k].raw(model, batch)  # type: ignore[arg-type]
 
         return Method(*NAMES[kinds[k]], lambda data, base=None: said(data)[k], step, seconds[k])
 

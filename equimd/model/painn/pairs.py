@@ -30,6 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equimd.model.interface import GraphKernels
+
 _SCALARS = {torch.float32: "float", torch.float64: "double"}
 _FOLDER = Path(__file__).parent
 _LIBRARY = torch.library.Library("equimd", "FRAGMENT")
@@ -38,6 +40,12 @@ _LIBRARY = torch.library.Library("equimd", "FRAGMENT")
 def kernel_source(dtype: torch.dtype, lmax: int) -> str:
     """C++ of the kernels for one precision and lmax; wants ``<cstdint>`` before it."""
     return f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{(_FOLDER / 'pairs.cpp').read_text()}"
+
+
+def graph_kernels(dtype: torch.dtype, lmax: int) -> GraphKernels:
+    """The operators for compiled graphs of forces."""
+    shims = (_FOLDER / "pairs_shims.cpp").read_text()
+    return GraphKernels([gather, sender, filter_, harmonic], kernel_source(dtype, lmax), shims)
 
 
 @functools.cache

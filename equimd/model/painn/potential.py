@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.errors import ModelError
 from equimd.model.differentiable import DifferentiableModel
-from equimd.model.interface import CHUNK, NetworkOutput, Rows
+from equimd.model.interface import CHUNK, GraphKernels, NetworkOutput, Rows
+from equimd.model.painn import pairs
 from equimd.model.painn.graph import Graph, dense_graph, edge_graph, pair_graph
 from equimd.model.painn.network import PaiNN, initialize, scalar_linear, scalars, tensor_linear, tensors
 from equimd.model.painn.tangents import feature_slopes
 
 MAX_CHARGE = 10  # charges -10..10 and multiplicities 0 (not stated)..11 have an embedding
 MAX_SPIN = 11
+_FILES = sorted(path for path in Path(__file__).parent.iterdir() if path.is_file())
+#: Of the code of this package as it was imported, whatever happens to the files later.
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 
 class DirectForceHead(nn.Module):
@@ -174,6 +182,26 @@ class Potential(DifferentiableModel):
         self.check(batch)
         features, slopes = feature_slopes(self, batch)
         return Rows(features, slopes.neg_())
+
+    def graph_tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers by name."""
+        return {k: v.detach() for k, v in [*self.named_parameters(), *self.named_buffers()]}
+
+    def graph_outputs(
+        self, tensors: Mapping[str, Tensor], positions: Tensor, batch: Batch, *, native: bool
+    ) -> NetworkOutput:
+        """:meth:`network` as a pure function; ``native``, with the kernels of :mod:`equimd.model.painn.pairs`."""
+        arguments = {**batch_arguments(batch), "pair_kernels": native and batch.num_slots > 1}
+        weights = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        return cast("NetworkOutput", functional_call(Network(self), weights, (positions,), arguments))
+
+    def graph_key(self) -> dict[str, Any]:
+        """Settings that the code depends on, and the digest of the sources."""
+        return {"config": self.config.model_dump(mode="json", exclude={"elements"}), "sources": SOURCES}
+
+    def graph_kernels(self) -> GraphKernels:
+        """Of the messages over pairs."""
+        return pairs.graph_kernels(self.dtype, self.config.lmax)
 
     def check(self, batch: Batch) -> None:
         """Refuse what the model cannot answer for.

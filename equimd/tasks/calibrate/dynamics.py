@@ -27,7 +27,7 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.integrators import Integrator
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann, temperature
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.tasks.calibrate.settings import CalibrationSettings
 
 Progress = Callable[[int, int], None]
@@ -79,7 +79,7 @@ def same_system(frames: Frames) -> list[np.ndarray]:
 class Molecule:
     """Runs of one molecule: its start frames (R, n, 3), and which of all runs they are."""
 
-    model: Potential
+    model: Model
     system: System
     positions: torch.Tensor
     charge: int
@@ -87,9 +87,9 @@ class Molecule:
     replicas: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: Potential, frames: Frames, rows: np.ndarray) -> Molecule:
+    def of(cls, model: Model, frames: Frames, rows: np.ndarray) -> Molecule:
         n = int(frames.n_atoms[rows[0]])
-        device = model.last_layer.weight.device
+        device = model.device
         cell, pbc = frames.cell[rows[0]], frames.pbc[rows[0]]
         system = System.build(frames.numbers[rows[0], :n], cell=cell if pbc.any() else None, pbc=pbc, device=device)
         positions = torch.from_numpy(frames.positions[rows, :n].copy()).to(device)
@@ -137,7 +137,7 @@ class Molecule:
 
 
 def run_own_dynamics(
-    model: Potential,
+    model: Model,
     decision: StepDecision,
     starts: Frames,
     settings: CalibrationSettings,

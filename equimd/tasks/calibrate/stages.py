@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from equimd.data.dataset import Dataset
 from equimd.guard.saved import Calibration
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
 from equimd.tasks.calibrate.frames import Partition
@@ -25,7 +25,7 @@ class Prepared:
     """
 
     run: Run
-    model: Potential
+    model: Model
     model_sha256: str
     train: Dataset
     held_out: Dataset

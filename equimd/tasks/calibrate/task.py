@@ -45,7 +45,7 @@ from equimd.tasks.calibrate.stages import Calibrating, Prepared
 from equimd.uq.predict import Predictions, predict
 
 if TYPE_CHECKING:
-    from equimd.model.painn.potential import Potential
+    from equimd.model.interface import Model
     from equimd.uq.posterior import LastLayer
 
 Progress = Callable[[str, int, int], None]
@@ -76,7 +76,7 @@ def prepare(
         DataError: the training frames are not to be found.
     """
     model, meta = run.load_model()
-    if model.config.energy_only:
+    if not model.has_forces:
         raise UncertaintyError(
             "the model was trained on energies alone: there are no forces to be sure or unsure of",
             where=str(run.path),
@@ -108,10 +108,10 @@ def prepare(
     )  # fmt: skip
 
 
-def _check_elements(model: Potential, *parts: Dataset | None) -> None:
+def _check_elements(model: Model, *parts: Dataset | None) -> None:
     from ase.data import chemical_symbols
 
-    unseen = {z for part in parts if part is not None for z in part.elements} - set(model.config.elements)
+    unseen = {z for part in parts if part is not None for z in part.elements} - set(model.elements)
     if unseen:
         raise ModelError(f"elements the model never saw: {', '.join(chemical_symbols[z] for z in sorted(unseen))}")
 
@@ -129,8 +129,8 @@ def estimate(prepared: Prepared) -> dict[str, float]:
         return min(timeit.repeat(call, number=1, repeat=repeat))
 
     double = model.converted(torch.float64)
-    batch = Batch.from_frames(frames, model.config.cutoff, dtype=torch.float64)
-    single = Batch.from_frames(frames, model.config.cutoff, dtype=model.dtype)
+    batch = Batch.from_frames(frames, model.cutoff, dtype=torch.float64)
+    single = Batch.from_frames(frames, model.cutoff, dtype=model.dtype)
     found = {
         "posterior": seconds(lambda: double.rows(batch), 1) * len(prepared.train) / len(rows),
         "held-out frames": seconds(lambda: model.rows(single), 1) * (len(prepared.held_out) + n_test) / len(rows),

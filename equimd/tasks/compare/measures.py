@@ -20,7 +20,7 @@ from equimd.md.observables import bond_stability, linear_drift
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
 from equimd.md.trajectory import read
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 
 POINTS = 200  # of a curve in a plot
 MIN_FRAMES = 8  # of a drift
@@ -45,7 +45,7 @@ def rms(values: np.ndarray) -> float:
 
 
 def step_times(
-    potentials: Mapping[str, Potential],
+    potentials: Mapping[str, Model],
     system: System,
     positions: Tensor,
     steps: int,

@@ -59,7 +59,7 @@ def prepare(runs: Sequence[str], settings: SimulationSettings, data: Dataset | N
     for name, run in zip(names, runs, strict=True):
         ready = session.prepare(settings.model_copy(update={"run": run, "uq_threshold": "off"}))
         model = load(run, device=str(ready.system.masses.device))
-        unseen = set(data.elements) - set(model.config.elements) if data is not None else set()
+        unseen = set(data.elements) - set(model.potential.elements) if data is not None else set()
         if unseen:
             raise DataError(f"holds elements that {run} never saw: {sorted(unseen)}", where="--data")
         found.append(Contender(name, model, ready))
@@ -123,7 +123,7 @@ def _about(c: Contender) -> dict[str, Any]:
     return {
         "name": c.name,
         "run": c.session.settings.run,
-        "forces": "conservative" if c.model.potential.force_head is None else "direct",
+        "forces": "conservative" if c.model.potential.conservative else "direct",
         "model_sha256": c.session.identity["model_sha256"],
     }
 
