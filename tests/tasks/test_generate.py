@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from equimd.data import open_dataset
+from equimd.data.system import System
 from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
-from equimd.tasks.generate.sampling import Baoab, broken_bonds, load_molecule, relax
+from equimd.tasks.generate.sampling import Sampler, broken_bonds, load_molecule, relax
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import Trajectory, check_temperature, generate, run_trajectories
 from equimd.units import ACCELERATION, KB
@@ -33,6 +34,11 @@ class Springs:
     label = propagate
 
 
+def hydrogen(n: int) -> System:
+    """Atoms of unit mass."""
+    return System.build(np.ones(n), masses=np.ones(n))
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An aluminium trimer, which EMT treats in no time, in the working folder."""
@@ -44,7 +50,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_positions_and_velocities_are_at_the_stated_temperature_with_a_long_step() -> None:
     n = 40
-    md = Baoab(Springs(), np.zeros((n, 3)), np.ones(n), 300.0, 1.0, 0.05, np.random.default_rng(0))
+    md = Sampler(Springs(), hydrogen(n), np.zeros((n, 3)), 300.0, 1.0, 0.05, seed=0)
     for _ in range(500):
         md.step()
     kinetic, potential = [], []
@@ -58,7 +64,7 @@ def test_positions_and_velocities_are_at_the_stated_temperature_with_a_long_step
 
 def test_without_friction_energy_is_conserved() -> None:
     rng = np.random.default_rng(1)
-    md = Baoab(Springs(), rng.normal(size=(5, 3)) * 0.1, np.ones(5), 300.0, 0.05, 1e-12, rng)
+    md = Sampler(Springs(), hydrogen(5), rng.normal(size=(5, 3)) * 0.1, 300.0, 0.05, 1e-12, seed=1)
 
     def total() -> float:
         return Springs().propagate(md.positions)[0] + 0.5 * float((md.velocities**2).sum()) / ACCELERATION

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from equimd.data import open_dataset
+from equimd.data.system import System
 from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
-from equimd.tasks.generate.sampling import Baoab, bonds, load_molecule
+from equimd.tasks.generate.sampling import Sampler, bonds, load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import generate
 from equimd.tasks.generate.torsions import TorsionMoves, dihedral, torsions, turned
@@ -49,6 +50,11 @@ class Chain:
         return energy, -self.differences.T @ (pull[:, None] * d)
 
     label = propagate
+
+
+def carbon(mass: float) -> System:
+    """The chain's atoms, with masses of the test's own."""
+    return System.build(CARBON, masses=np.full(4, mass))
 
 
 def _exact_trans(temperature: float) -> float:
@@ -98,7 +104,7 @@ def test_a_turn_moves_one_side_rigidly_by_the_angle() -> None:
 
 def test_turns_alone_give_the_boltzmann_distribution_of_the_torsion() -> None:
     temperature = 500.0
-    md = Baoab(Chain(), CHAIN, np.ones(4), temperature, 1.0, 0.01, np.random.default_rng(0))
+    md = Sampler(Chain(), carbon(1.0), CHAIN, temperature, 1.0, 0.01, seed=0)
     moves = TorsionMoves(torsions(CARBON, CHAIN), md, 0)
     path = []
     for _ in range(8000):
@@ -120,8 +126,8 @@ def _assert_trans(path: list[np.ndarray], temperature: float) -> None:
 def test_md_with_turns_crosses_a_barrier_that_md_does_not() -> None:
     temperature, friction, dt, steps = 300.0, 0.02, 2.0, 8000
 
-    def dynamics() -> Baoab:
-        return Baoab(Chain(), CHAIN, np.full(4, 12.0), temperature, dt, friction, np.random.default_rng(1))
+    def dynamics() -> Sampler:
+        return Sampler(Chain(), carbon(12.0), CHAIN, temperature, dt, friction, seed=1)
 
     md = dynamics()
     moves = TorsionMoves(torsions(CARBON, CHAIN), md, 4)
@@ -155,7 +161,7 @@ def test_a_turn_to_where_the_method_fails_is_refused(broken: str) -> None:
                 raise DataError("no convergence")
             return float("nan"), np.full_like(x, np.nan)
 
-    md = Baoab(Fails(), CHAIN, np.ones(4), 300.0, 1.0, 0.01, np.random.default_rng(0))
+    md = Sampler(Fails(), carbon(1.0), CHAIN, 300.0, 1.0, 0.01, seed=0)
     before = md.positions
     assert not TorsionMoves(torsions(CARBON, CHAIN), md, 0).attempt()
     np.testing.assert_array_equal(md.positions, before)

@@ -1,13 +1,19 @@
-"""Sampling a molecule with a reference method: where it starts from, the integrator, and whether it holds together."""
+"""Sampling a molecule with a reference method: where it starts from, its dynamics, and whether it holds together."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from equimd.data.system import System
 from equimd.errors import DataError
+from equimd.md.integrators import Langevin
+from equimd.md.state import initial_state, maxwell_boltzmann
 from equimd.methods import Method
 from equimd.units import ACCELERATION, KB
 
@@ -72,71 +78,84 @@ def relax(method: Method, positions: np.ndarray, fmax: float = 0.02, steps: int 
     raise DataError(f"the structure did not relax to {fmax} eV/A in {steps} steps", hint="start from a better geometry")
 
 
-class Baoab:
-    """Langevin dynamics with the centre of mass at rest, so 3n-3 degrees of freedom.
+class Sampler:
+    """Langevin dynamics of one open molecule by a reference method, seen from its centre of mass.
 
-    One step: half kick (B), half drift (A), friction and noise (O), half drift, half kick.
+    The integrator moves the centre of mass, too; nothing else depends on it, and what is left has 3n-3 degrees of
+    freedom.
+
+    Args:
+        system: of n atoms. positions: (n, 3) Angstrom.
+        temperature: K. time_step: fs. friction: 1/fs.
+        seed, replica: which random numbers.
     """
 
     def __init__(
         self,
         method: Method,
+        system: System,
         positions: np.ndarray,
-        masses: np.ndarray,
         temperature: float,
         time_step: float,
         friction: float,
-        rng: np.random.Generator,
+        *,
+        seed: int,
+        replica: int = 0,
     ) -> None:
-        self.method, self.rng, self.dt = method, rng, time_step
-        self.mass = masses[:, None].astype(np.float64)
-        self.kt = KB * temperature
-        self.sigma = np.sqrt(self.kt * ACCELERATION / self.mass)
-        self.keep = float(np.exp(-friction * time_step))
-        self.positions = positions - self._mean(positions)
-        self.velocities = self._noise()
-        self.dof = 3 * len(positions) - 3
-        self._accept(*method.propagate(self.positions))
+        self.method, self.system = method, system
+        self.rng = np.random.default_rng([seed, replica])
+        self.dof, self._kt = 3 * system.n_atoms - 3, KB * temperature
+        self._masses = system.masses.numpy()
+        self._half = 0.5 * time_step * ACCELERATION / self._masses[:, None]
+        self._integrator = Langevin(time_step, temperature, friction, seed)
+        x = torch.from_numpy(self._from_centre(positions))[None]
+        v = maxwell_boltzmann(system, x, temperature, seed=seed, replicas=[replica], bath=True)
+        self._state = self._integrator.begin(system, initial_state(x, v, *self._forces(x), [replica]))
 
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray((self.mass * values).sum(0) / self.mass.sum())
+    def _forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        energy, forces = self.method.propagate(positions.numpy()[0])
+        return torch.from_numpy(np.array([energy], np.float64)), torch.from_numpy(np.array(forces[None], np.float64))
 
-    def _noise(self) -> np.ndarray:
-        """Velocities of the canonical distribution, given that the centre of mass rests."""
-        v = self.sigma * self.rng.standard_normal(self.mass.shape[:1] + (3,))
-        return np.asarray(v - self._mean(v))
+    def _from_centre(self, values: np.ndarray) -> np.ndarray:
+        """Positions or velocities (n, 3), less those of the centre of mass."""
+        return values - self._masses @ values / self._masses.sum()
 
-    def _accept(self, energy: float, forces: np.ndarray) -> None:
-        self.energy = energy
-        a = forces * (ACCELERATION / self.mass)
-        self.acceleration = a - self._mean(a)
+    @property
+    def positions(self) -> np.ndarray:
+        """(n, 3) Angstrom."""
+        return self._from_centre(self._state.positions.numpy()[0])
+
+    @property
+    def velocities(self) -> np.ndarray:
+        """(n, 3) Angstrom/fs."""
+        return self._from_centre(self._state.velocities.numpy()[0])
+
+    @property
+    def energy(self) -> float:
+        """eV."""
+        return float(self._state.energy)
 
     def step(self) -> float:
-        """Move by one step; returns the kinetic temperature (K) of the velocities in its middle."""
-        half = 0.5 * self.dt
-        self.velocities += half * self.acceleration
-        self.positions = self.positions + half * self.velocities
-        self.velocities = self.keep * self.velocities + np.sqrt(1 - self.keep**2) * self._noise()
-        kinetic = float((self.mass * self.velocities**2).sum()) / ACCELERATION
-        self.positions = self.positions + half * self.velocities
-        self._accept(*self.method.propagate(self.positions))
-        self.velocities = self.velocities + half * self.acceleration
-        return kinetic / (self.dof * KB)
+        """Move by one step; returns the kinetic temperature (K) of the velocities in its middle, which has no bias."""
+        self._state = self._integrator.propose(self.system, self._state, self._forces)
+        middle = self._state.velocities.numpy()[0] - self._half * self._state.forces.numpy()[0]
+        momentum = self._masses @ middle
+        twice = float(self._masses @ (middle * middle).sum(1) - momentum @ momentum / self._masses.sum())
+        return twice / (ACCELERATION * self.dof * KB)
 
     def metropolis(self, trial: np.ndarray) -> bool:
         """Go to ``trial`` positions (n, 3) with probability min(1, exp(-dE/kT)), velocities as they are.
 
         Positions the method fails on, such as clashing atoms, are refused. Returns whether it went there.
         """
-        trial = trial - self._mean(trial)
+        x = torch.from_numpy(self._from_centre(trial))[None]
         try:
-            energy, forces = self.method.propagate(trial)
+            energy, forces = self._forces(x)
         except DataError:
             return False
-        if not energy - self.energy <= self.kt * self.rng.standard_exponential():  # refuses nan too
+        if not float(energy) - self.energy <= self._kt * self.rng.standard_exponential():  # refuses nan too
             return False
-        self.positions = trial
-        self._accept(energy, forces)
+        self._state = replace(self._state, positions=x, energy=energy, forces=forces)
         return True
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equimd.tasks.generate.sampling import Baoab, bonds
+from equimd.tasks.generate.sampling import Sampler, bonds
 
 #: Bonds shorter than this part of the sum of covalent radii are double or conjugated, and are left as they are:
 #: C=C 0.88, C=N 0.87, amide C-N 0.92, against phenol C-O 0.96 and C-C 1.0.
@@ -98,7 +98,7 @@ class TorsionMoves:
         accepted: how many of them were accepted.
     """
 
-    def __init__(self, found: Sequence[Torsion], md: Baoab, every: int) -> None:
+    def __init__(self, found: Sequence[Torsion], md: Sampler, every: int) -> None:
         """``every``: steps of MD between attempts, 0 for none."""
         self._found, self._md, self._every = found, md, every
         self._steps = self.attempts = self.accepted = 0

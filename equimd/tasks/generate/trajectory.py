@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.files import replacing
 from equimd.methods import make_method
-from equimd.tasks.generate.sampling import Baoab, broken_bonds, relax
+from equimd.tasks.generate.sampling import Sampler, broken_bonds, relax
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.torsions import TorsionMoves, torsions
 
@@ -57,11 +58,13 @@ def run_trajectory(
         raise DataError("generate runs open molecules; this structure is periodic", where=config.molecule)
     method = make_method(config.calculator, atoms, config.charge, config.spin)
     start = relax(method, atoms.positions)
-    rng = np.random.default_rng([config.seed, index])
     masses = atoms.get_masses()
     if config.hydrogen_mass:
         masses[atoms.numbers == 1] = config.hydrogen_mass
-    md = Baoab(method, start, masses, config.temperature, config.time_step, config.friction, rng)
+    system = System.build(atoms.numbers, masses=masses)
+    md = Sampler(
+        method, system, start, config.temperature, config.time_step, config.friction, seed=config.seed, replica=index
+    )
     turn = _turner(config, atoms, start, md)
     _advance(md, turn, round(config.equilibration / config.time_step))
     turn.attempts = turn.accepted = 0
@@ -85,7 +88,7 @@ def run_trajectory(
     )  # fmt: skip
 
 
-def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Baoab) -> TorsionMoves:
+def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Sampler) -> TorsionMoves:
     """The turns of single bonds of a trajectory.
 
     Raises:
@@ -101,7 +104,7 @@ def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Bao
     return TorsionMoves(found, md, every)
 
 
-def _advance(md: Baoab, turn: TorsionMoves, steps: int) -> float:
+def _advance(md: Sampler, turn: TorsionMoves, steps: int) -> float:
     """Go on by ``steps`` steps, with the turns that fall due; the mean kinetic temperature, K (nan for no step)."""
     total = 0.0
     for _ in range(steps):
