@@ -1,0 +1,1 @@
+"""The golden record: what the whole package answered before it was moved about, and that it still does."""
