@@ -15,12 +15,13 @@ from ase import Atoms
 
 import equimd
 from equimd.cli.main import app as app
-from equimd.md.forcefield import ForceField
-from equimd.md.guard import Guard, ScoreRule
-from equimd.md.limits import Limits
-from equimd.md.score import score_function
-from equimd.md.state import State, System
-from equimd.uq.asked import parse_threshold, resolve
+from equimd.data.system import System
+from equimd.forces.forcefield import ForceField
+from equimd.guard.asked import parse_threshold, resolve
+from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.limits import Limits
+from equimd.guard.score import score_function
+from equimd.md.state import State
 
 
 def thresholds(run: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from tests.golden.shell import Shell
-from tests.train.toy import WATER, springs, toy_frames
+from tests.training.toy import WATER, springs, toy_frames
 
 SAVED = Path(__file__).parent / "saved"
 
