@@ -56,6 +56,10 @@ class ModelError(EquimdError):
     """A structure the model cannot answer for, such as an element it never saw."""
 
 
+class ConformanceError(EquimdError):
+    """A model that breaks the contract of :mod:`equimd.model.interface`; ``where`` names the part."""
+
+
 class UncertaintyError(EquimdError):
     """An uncertainty that cannot be had: a singular posterior, too few frames, a rate that so few runs cannot state."""
 

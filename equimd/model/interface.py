@@ -10,6 +10,9 @@ What makes a potential one that can know its errors is a linear last layer over 
     F = -dE/dx = J w, J = -dphi/dx       conservative: force rows J (N, 3, P), eV/Angstrom
     F_i = V_i w'                         direct: equivariant channels V (N, 3, q) under a last layer of their own
 
+Energies and forces are continuous when an atom crosses the cutoff, and no rotation, reflection, translation or order of
+the atoms changes energies and features; forces and force rows turn along.
+
 Units are eV and Angstrom; shapes are those of :mod:`equimd.data.batch`: B structures in N node slots. A model takes
 both layouts of a batch, dense and edges, open and (with edges) periodic.
 """
