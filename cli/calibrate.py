@@ -9,6 +9,7 @@ import typer
 
 from equimd.cli.options import choices
 from equimd.md.ensembles import DEFAULT, ENSEMBLES, FRICTION, TAU
+from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
     from equimd.guard.saved import Calibration
@@ -69,7 +70,7 @@ def calibrate(
         equimd calibrate runs/aspirin --data held_out.xyz --temperature 500 --blocks 99
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
-    from equimd.cli.common import ProgressBar, echo_json, log, warn
+    from equimd.cli.common import echo_json, log, warn
     from equimd.config import parse_config
     from equimd.run import Run
     from equimd.tasks.calibrate.frames import part_name
@@ -104,7 +105,7 @@ def calibrate(
     for text in prepared.warnings:
         warn(text)
     _announce(prepared)
-    bar = ProgressBar()
+    bar = CountedProgress()
     done = work(prepared, lambda stage, n, total: bar(n, total, stage))
     bar.close()
     folder = save(done)
@@ -122,8 +123,8 @@ def calibrate(
 def _announce(prepared: Prepared) -> None:
     """The parts of the frames, and how long it will take about."""
     from equimd.cli.common import log
+    from equimd.progress import duration
     from equimd.tasks.calibrate.task import estimate
-    from equimd.training.progress import duration
 
     sizes, how = prepared.parts.sizes, {"trajectory": "whole trajectories", "blocks": "contiguous in time"}
     log(

@@ -30,7 +30,6 @@ import errno
 import json
 import os
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -83,43 +82,6 @@ def log(message: str = "", *, end: str = "\n") -> None:
 def warn(message: str) -> None:
     """Print a warning to stderr."""
     log(f"warning: {message}")
-
-
-class ProgressBar:
-    """A progress bar on stderr; where that is no terminal, a line every ten per cent."""
-
-    def __init__(self, unit: str = "") -> None:
-        self._unit, self._started, self._last, self._name = unit, time.monotonic(), -1.0, ""
-        self._live = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, name: str = "") -> None:
-        if name != self._name:
-            self._finish_line()
-            self._name, self._started, self._last = name, time.monotonic(), -1.0
-        share = done / total if total else 0.0
-        now = time.monotonic()
-        if self._live and (now - self._last > 0.1 or done == total):
-            self._last = now
-            filled = round(24 * share)
-            left = (now - self._started) / share * (1 - share) if share > 0.01 else 0.0
-            text = f"{name} [{'#' * filled}{'.' * (24 - filled)}] {self._amount(done, total)}"
-            log(f"\r{text}{f', {left:.0f} s left' if left > 1 else ''}".ljust(79), end="")
-        elif not self._live and (share - self._last >= 0.1 or (done == total and self._last < 1)):
-            self._last = share
-            log(f"{name} {self._amount(done, total)}".strip())
-
-    def _amount(self, done: int, total: int) -> str:
-        if self._unit == "B":
-            return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-        return f"{done:,} of {total:,} {self._unit}"
-
-    def _finish_line(self) -> None:
-        if self._live and self._last >= 0:
-            log()
-
-    def close(self) -> None:
-        self._finish_line()
-        self._last = -1.0
 
 
 def echo_json(obj: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.common import ProgressBar, echo_json, log, sub_app, warn
+from equimd.cli.common import echo_json, log, sub_app, warn
 from equimd.errors import EXIT_USAGE, DataError
+from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
     from equimd.data.catalogue import Collection
@@ -121,7 +122,7 @@ def fetch(
 
     found, entry = catalogue.find(collection, item)
     folder = to or cache_folder() / found.name
-    bar = ProgressBar("B")
+    bar = CountedProgress("B")
 
     def progress(name: str, done: int, total: int) -> None:
         bar(done, total, name)
@@ -347,7 +348,7 @@ def generate(
         "hydrogen_mass": hydrogen_mass,
     }  # fmt: skip
     config = GenerationSettings.parse(given, where="command line")
-    bar = ProgressBar("frames")
+    bar = CountedProgress("frames")
     try:
         done = make(config, out, jobs=jobs, progress=bar)
     finally:
@@ -400,7 +401,7 @@ def label(
     data = open_dataset(list(files), check_units=False)  # energies it may have are not used
     if data.info.units.length != "Angstrom":
         warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
-    bar = ProgressBar("frames")
+    bar = CountedProgress("frames")
     try:
         done = compute(data, out, calculator=calculator, keep_going=keep_going, progress=bar)
     finally:

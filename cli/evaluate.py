@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
+from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
     from equimd.calculators import LoadedModel
@@ -96,10 +97,9 @@ def evaluate(
 
 def _uncertainties(model: LoadedModel, frames: Dataset, max_frames: int, batch_size: int) -> Uncertainties:
     """With a progress bar: it is the slow part."""
-    from equimd.cli.common import ProgressBar
     from equimd.tasks.evaluate import uncertainties
 
-    bar = ProgressBar("frames")
+    bar = CountedProgress("frames")
     try:
         return uncertainties(
             model,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
+from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,7 +44,7 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
     from equimd.calculators import load
-    from equimd.cli.common import ProgressBar, echo_json, log, warn
+    from equimd.cli.common import echo_json, log, warn
     from equimd.data.readers.structures import read_structures
     from equimd.machine import choose_device
     from equimd.tasks.predict import write_predictions
@@ -51,7 +52,7 @@ def predict(
     set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))
     atoms = read_structures(structures)
-    bar = ProgressBar("structures")
+    bar = CountedProgress("structures")
     try:
         predictions = model.predict(
             atoms,

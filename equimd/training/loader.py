@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
 from equimd.data.frames import Frames
+from equimd.interrupts import leave_to_parent
 
 MEMORY_LIMIT = 2**31  # bytes of frames kept in memory; larger sets are read batch by batch
 POOL_BATCHES = 50  # mixed sizes are sorted within pools of so many batches: little padding, still random
@@ -120,6 +120,5 @@ class _Order:
 
 
 def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the main process's to handle; a worker would only print a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()
     torch.set_num_threads(1)

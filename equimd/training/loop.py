@@ -11,11 +11,8 @@ of them; on the time and on signals they agree after each step. The first one al
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +21,16 @@ from torch import Tensor
 
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
+from equimd.interrupts import stop_signals
 from equimd.machine import choose_device
+from equimd.progress import duration
 from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
 from equimd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from equimd.training.compiling import pays_to_compile
 from equimd.training.loader import FrameSource, Loader, shuffled_batches, sorted_batches
 from equimd.training.metrics import MetricsFile, RunningErrors, Unit, validate
 from equimd.training.parallel import ALONE, Processes
-from equimd.training.progress import ProgressBar, duration
+from equimd.training.progress import EpochProgress
 from equimd.training.references import shift_references
 from equimd.training.schedule import Schedule, epoch_budget, validation_interval
 from equimd.training.setup import Setup, set_threads
@@ -59,7 +58,7 @@ class Trainer:
         run: Run,
         *,
         resume: bool = False,
-        bar: ProgressBar | None = None,
+        bar: EpochProgress | None = None,
         processes: Processes = ALONE,
     ) -> None:
         from equimd.training.step import TrainStep
@@ -87,7 +86,7 @@ class Trainer:
             sizes=np.unique(self.train_source.sizes).tolist(),
             processes=processes,
         )
-        self.bar = bar or ProgressBar(Unit.of(t.display_unit))
+        self.bar = bar or EpochProgress(Unit.of(t.display_unit))
         self.progress = Progress()
         self.running = RunningErrors()
         self.best: dict[str, Tensor] | None = None
@@ -103,8 +102,8 @@ class Trainer:
             self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
         else:
             self.bar.live = False
-        self._stop = False  # a signal came to this process
-        self._stopping = False  # one came to any of them
+        self._signalled: Callable[[], bool] = lambda: False  # whether this process is asked to stop
+        self._stopping = False  # whether any of them is
         self._clock = self.progress.elapsed  # seconds of training by the first one's clock
         self._started = time.monotonic()
         self._saved = time.monotonic()
@@ -181,7 +180,7 @@ class Trainer:
         """
         restore_threads = set_threads(self.config, self.setup.train)
         try:
-            with self._signals():
+            with stop_signals() as self._signalled:
                 self.processes.barrier()  # nobody's reading of files counts as training
                 self._started = time.monotonic()
                 if not self.run.checkpoint.exists():
@@ -226,7 +225,7 @@ class Trainer:
 
     def _agree(self) -> None:
         """Take the time from the first process, and whether to stop from any: the same answers in each."""
-        mine = [self.elapsed() if self.processes.first else 0.0, float(self._stop)]
+        mine = [self.elapsed() if self.processes.first else 0.0, float(self._signalled())]
         clock, stops = self.processes.sum_(torch.tensor(mine, dtype=torch.float64)).tolist()
         self._clock, self._stopping = clock, stops > 0
 
@@ -236,8 +235,8 @@ class Trainer:
         self.running.add(sums)
         p.step += 1
         p.batch += 1
-        if self.bar.live:
-            used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
+        used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
+        if self.bar.due(used):
             self.bar.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
 
     def _end_epoch(self, *, last: bool = False) -> None:
@@ -357,25 +356,6 @@ class Trainer:
             "training_seconds": round(self.elapsed(), 1),
             "best_epoch": p.best_epoch,
         }
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and a polite kill end the training after the step under way; a second Ctrl-C at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(*_: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _copy(model: Potential) -> Potential:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[Path, li
 
     def cut(batch: Any) -> None:
         one_step(batch)
-        trainer._stop = trainer.progress.step == CUT
+        if trainer.progress.step == CUT:
+            signal.raise_signal(signal.SIGINT)
 
     trainer._one_step = cut  # type: ignore[method-assign]
     assert trainer.fit() == "interrupted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, water: Path
     def interrupting(batch: Any, lr: float) -> Any:
         nonlocal count
         count += 1
-        trainer._stop = count == 5  # in the middle of the second epoch
+        if count == 5:  # in the middle of the second epoch
+            signal.raise_signal(signal.SIGINT)
         return step(batch, lr)
 
     trainer.step = Interrupting(trainer.step, interrupting)  # type: ignore[assignment]

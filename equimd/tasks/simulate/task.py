@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,13 @@ import torch
 
 from equimd.files import replacing, versions, write_json
 from equimd.guard.flags import SuspectFrame
+from equimd.interrupts import stop_signals
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.simulation import SUSPECTS_FILE, Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
 from equimd.tasks.simulate import plot
-from equimd.tasks.simulate.progress import Progress
+from equimd.tasks.simulate.progress import SimulationProgress
 from equimd.tasks.simulate.session import Session
 
 SUMMARY_FILE, PLOT_FILE = "summary.json", "simulation.png"
@@ -36,13 +34,13 @@ def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> 
     torch.set_num_threads(session.identity["threads"])
     until = session.settings.n_steps
     try:
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             simulation = start()
-            progress = Progress(simulation, until)
+            progress = SimulationProgress(simulation, until)
             try:
                 simulation.run(until, observer=progress, stop=stopped)
             finally:
-                progress.close()
+                progress.clear()
     finally:
         torch.set_num_threads(before)
     interrupted = simulation.state.step < until and any(simulation.state.active)
@@ -54,27 +52,6 @@ def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> 
         for path in paths.values():
             write_extxyz(path, session)
     return summary
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and a polite kill end the run after the step under way; a second Ctrl-C at once."""
-    pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def stop(number: int, _: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _paths(simulation: Simulation, folder: Path) -> dict[int, Path]:

@@ -57,15 +57,15 @@ def test_ctrl_c(trained: Path, molecule: Path, tmp_path: Path, monkeypatch: pyte
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = ("--steps", "60", "--save-every", "4", "--equilibrate", "10fs")
     assert simulate(trained, molecule, *options, "--out", whole)[0] == 0
-    before = progress.Progress.__call__
+    before = progress.SimulationProgress.__call__
 
-    def press(self: progress.Progress, simulation: object) -> None:
+    def press(self: progress.SimulationProgress, simulation: object) -> None:
         before(self, simulation)
         if simulation.state.step == 30:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "__call__", press)
+        patch.setattr(progress.SimulationProgress, "__call__", press)
         code, told = simulate(trained, molecule, *options, "--out", stopped)
     assert code == 130
     assert told.splitlines()[-1] == (f"interrupted after 0.015 ps; go on with: equimd simulate --resume {stopped}")

@@ -1,0 +1,35 @@
+"""Ctrl-C and SIGTERM: the first asks to stop, the second stops."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from equimd.interrupts import stop_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_signals() as stopped:
+        assert not stopped()
+        signal.raise_signal(number)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    before, said = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with stop_signals() as stopped:
+            said.append((stopped(), signal.getsignal(signal.SIGINT) == before))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said == [(False, True)]
