@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from equimd.benchmarks.suites import SUITES
 from equimd.errors import DataError
-
-SUITES = ("accuracy", "speed", "conservation", "calibration", "detection", "search")
 
 
 def join(folder: Path) -> Path:

@@ -1,17 +1,17 @@
-"""``equimd bench``: the benchmark suites. A suite whose module is not there has no command."""
+"""``equimd bench``: the benchmark suites."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from equimd.benchmarks.suites import SUITES, Suite
 from equimd.cli.common import log, sub_app
 from equimd.config import PRESETS
+from equimd.registry import resolve
 
 app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
 
@@ -204,7 +204,7 @@ def report(out: _Out = RESULTS) -> None:
     _show(join(out))
 
 
-def _add(name: str, title: str) -> None:
+def _add(name: str, suite: Suite) -> None:
     """The command of a suite that takes the shared options alone."""
 
     def command(
@@ -216,19 +216,14 @@ def _add(name: str, title: str) -> None:
         out: _Out = RESULTS,
         work: _Work = None,
     ) -> None:
-        module = importlib.import_module(f"equimd.benchmarks.{name}.suite")
-        named = ",".join(getattr(module, "MOLECULES", ("ethanol",))) if molecules is None else molecules
-        _show(module.run(_options(data, named, budget, "none", out, work, seeds), quick=quick))
+        named = ",".join(resolve(suite.molecules)) if molecules is None else molecules
+        _show(resolve(suite.run)(_options(data, named, budget, "none", out, work, seeds), quick=quick))
 
     example = f"Examples:\n\n        equimd bench {name}\n        equimd bench {name} --molecules ethanol --out bench"
-    command.__doc__ = f"{title}\n\n    {example}\n    "
+    command.__doc__ = f"{suite.title}\n\n    {example}\n    "
     app.command(name, cls=_Command)(command)
 
 
-for _name, _title in {
-    "conservation": "Conservative against direct forces: errors, drift, net force and torque, time until unstable.",
-    "calibration": "How well the uncertainties are calibrated, against baselines.",
-    "detection": "How early and how often the guard notices what the model does not know, against baselines.",
-}.items():
-    if importlib.util.find_spec(f"equimd.benchmarks.{_name}.suite") is not None:
-        _add(_name, _title)
+for _name, _suite in SUITES.items():
+    if _suite.run is not None:
+        _add(_name, _suite)

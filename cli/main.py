@@ -1,37 +1,24 @@
-"""``equimd``: the table of commands. Each is imported when it is called, so that ``equimd --help`` answers at once."""
+"""``equimd``: the command line. A command is imported when it is called, so that ``equimd --help`` answers at once."""
 
 from __future__ import annotations
 
-import importlib
 from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from equimd.cli.commands import COMMANDS
 from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, plain_warnings
-
-COMMANDS: dict[str, str] = {
-    "data": "list, fetch, inspect, convert, generate and label data sets",
-    "config": "write a commented YAML file of all training settings",
-    "train": "train a potential on energies and forces",
-    "calibrate": "uncertainties that mean what they say, and thresholds, from held-out frames",
-    "evaluate": "measure the errors of a trained potential on a data set",
-    "simulate": "molecular dynamics that halts or flags frames beyond a calibrated threshold",
-    "compare": "two models side by side: errors, speed, conservation of energy, stability",
-    "ipi": "serve energies and forces to i-PI, with the same guard",
-    "predict": "energy and forces of the structures in a file",
-    "bench": "benchmark suites: accuracy, speed and more, beside other packages",
-}
+from equimd.registry import resolve
 
 
 def _build(name: str) -> Any:
-    """The parser of one command, from ``equimd.cli.<name>``."""
-    module = importlib.import_module(f"equimd.cli.{name.replace('-', '_')}")
-    app = getattr(module, "app", None)
-    if app is None:
-        app = new_app("", no_args_is_help=False)
-        app.command(name)(getattr(module, name.replace("-", "_")))
+    """The parser of one command."""
+    app = resolve(COMMANDS[name].run)
+    if not isinstance(app, typer.Typer):
+        run, app = app, new_app("", no_args_is_help=False)
+        app.command(name)(run)
     command = typer.main.get_command(app)
     command.name = name
     for each in (command, *getattr(command, "commands", {}).values()):
@@ -59,7 +46,11 @@ class _Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with handle_errors():  # help lists what extensions add
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         with plain_warnings(), handle_errors():

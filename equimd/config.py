@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from equimd.errors import ConfigError
+from equimd.registry import Registry
 
 
 class Settings(BaseModel):
@@ -61,6 +62,18 @@ def known_key(
     return name
 
 
+#: Classes of radial functions, subclasses of :class:`equimd.model.painn.radial.RadialBasis`, by name.
+RADIAL_BASES: Registry[Any] = Registry(
+    "radial basis",
+    "RADIAL_BASES",
+    {
+        "gaussian": "equimd.model.painn.radial:Gaussian",
+        "bessel": "equimd.model.painn.radial:Bessel",
+        "expnorm": "equimd.model.painn.radial:ExpNormal",
+    },
+)
+
+
 class ModelConfig(Settings):
     """What a potential is, apart from its weights. PaiNN as published: lmax 1 and Gaussian radial functions."""
 
@@ -75,7 +88,7 @@ class ModelConfig(Settings):
     cutoff: float = Field(5.0, gt=0, description="r_max, Angstrom")
     lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
     tensor_products: bool = Field(True, description="products of tensors in each layer, where lmax is 2 or more")
-    radial_basis: Literal["gaussian", "bessel", "expnorm"] = Field("expnorm", description="radial functions")
+    radial_basis: Annotated[str, AfterValidator(RADIAL_BASES.check)] = Field("expnorm", description="radial functions")
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")

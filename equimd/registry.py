@@ -49,6 +49,12 @@ class Registry(Mapping[str, Entry]):
     def __init__(self, kind: str, variable: str, entries: Mapping[str, Entry | str]) -> None:
         self.kind, self.variable = kind, variable
         self._entries: dict[str, Any] = dict(entries)
+        self._own = frozenset(entries)
+
+    @property
+    def added(self) -> list[str]:
+        """Names that are not the package's own."""
+        return [name for name in self if name not in self._own]
 
     def add(self, name: str, entry: Entry) -> None:
         """Add an entry under a new name.

@@ -51,10 +51,10 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     tensors, meta = load_tensors(path, "model")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are nobody's business
-            model = Potential(ModelConfig.model_validate(meta["config"]))
+            model = Potential(ModelConfig.parse(meta["config"]))
         model.load_state_dict(tensors)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ConfigError, KeyError, ValueError, RuntimeError) as error:
+        reason = error.what if isinstance(error, ConfigError) else str(error).strip().splitlines()[0]
         raise RunError(f"the model does not fit this version of equimd ({reason})", where=str(path)) from None
     return model.eval(), meta
 

@@ -14,12 +14,19 @@ import pytest
 from equimd import registry
 
 
+def _forget_commands() -> dict[str, Any]:
+    """Take the commands' modules out, whose options are made when they are imported; returns them."""
+    kept = [f"equimd.cli.{name}" for name in ("main", "common", "commands", "options", "arguments")]
+    found = [name for name in sys.modules if name.startswith("equimd.cli.") and name not in kept]
+    return {name: sys.modules.pop(name) for name in found}
+
+
 @contextmanager
 def extended(*references: str | Path) -> Iterator[list[str]]:
     """With these modules or files in ``EQUIMD_EXTENSIONS``; gives the names of the entries they have added so far."""
     added: list[tuple[registry.Registry[Any], str]] = []
     names: list[str] = []
-    add = registry.Registry.add
+    add, commands = registry.Registry.add, _forget_commands()
 
     def noted(table: registry.Registry[Any], name: str, entry: Any) -> None:
         add(table, name, entry)
@@ -38,3 +45,5 @@ def extended(*references: str | Path) -> Iterator[list[str]]:
             for reference in references:
                 sys.modules.pop(str(reference), None)
                 sys.modules.pop(f"equimd_extension_{Path(reference).stem}", None)
+            _forget_commands()
+            sys.modules.update(commands)

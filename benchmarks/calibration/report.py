@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.calibration.baselines.table import METHODS
 from equimd.benchmarks.results import made_by
 from equimd.benchmarks.ticks import plain_log
 
-#: In the order of the tables: name in rows, label, colour.
-METHODS = {
-    "last-layer": ("features of all layers", "tab:blue"),
-    "last-layer-only": ("of the last layer alone", "tab:purple"),
-    "llpr": ("of the last layer, energies only (LLPR)", "tab:cyan"),
-    "ensemble": ("ensemble", "tab:orange"),
-    "mahalanobis": ("feature distance", "tab:green"),
-    "gmm": ("atomic features, a Gaussian an element", "tab:red"),
-}
 TITLES = {"acac": "acetylacetone", "bundled": "bundled ethanol"}  # of plots; else the molecule of rMD17
 COLUMNS = (
     ("forces_zms", "ZMS", 2, True),
@@ -84,7 +76,7 @@ def _sigmas(values: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[st
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for key in keys:
         rows = values[key]
-        name = METHODS[str(method_of(key[2]))][0]
+        name = METHODS[str(method_of(key[2]))].label
         name += f" of {key[2].rsplit('-', 1)[1]}" if key[2].startswith("ensemble-") else ""
         home = [v for (molecule, _, variant), v in values.items() if molecule == key[0] and variant == key[2]]
         cost = next((v for v in home if "step_ratio" in v), {})
@@ -178,10 +170,10 @@ def plot(case: str, pieces: Mapping[int, Mapping[str, Any]], path: Path) -> None
 def _panel(axis: Any, methods: Mapping[str, Any], split: str) -> None:
     ends = []
     for name, method in methods.items():
-        label, colour = METHODS[str(method_of(name))]
+        of = METHODS[str(method_of(name))]
         curve = method["splits"][split]["forces"]["error_against_sigma"]
         x, y = ([1e3 * v for v in curve[key]] for key in ("sigma", "rmse"))
-        axis.plot(x, y, "o-", color=colour, ms=3, lw=1, label=label)
+        axis.plot(x, y, "o-", color=of.colour, ms=3, lw=1, label=of.label)
         ends += [min(*x, *y), max(*x, *y)]
     low, high = 0.8 * min(ends), 1.25 * max(ends)
     axis.plot([low, high], [low, high], "--", color="0.5", lw=1, label="ideal")

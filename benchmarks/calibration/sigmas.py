@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from equimd.benchmarks import models
-from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
-from equimd.benchmarks.calibration.baselines.method import Method
+from equimd.benchmarks.calibration.baselines import last_layer
+from equimd.benchmarks.calibration.baselines.method import Known, Method
+from equimd.benchmarks.calibration.baselines.table import METHODS
 from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
@@ -71,9 +72,8 @@ def measure(
     methods, (layer, *_) = last_layer.fit_each(model, train, tuple(last_layer.NAMES))
     first = methods[0]
     base = {name: first.predict(part, None) for name, part in parts.items()}  # type: ignore[arg-type]
-    if len(members) > 1:
-        methods.append(ensemble.fit([models.load_model(m) for m in members]))
-    methods += [distance.mahalanobis(model, layer.distance), distance.gaussians(model, train)]
+    known = Known(model, train, layer, [models.load_model(m) for m in members])
+    methods += [made for way in METHODS.values() if way.fit is not None and (made := way.fit(known)) is not None]
     trajectory = {name: np.asarray(part.trajectory) for name, part in parts.items()}
     found: dict[str, Any] = {}
     for method in methods:

@@ -20,6 +20,7 @@ from equimd.benchmarks import models
 from equimd.benchmarks.accuracy import suite as accuracy
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.calibration import costs, rates, sigmas
+from equimd.benchmarks.calibration.baselines.table import METHODS
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge
@@ -69,6 +70,7 @@ def _sigmas(case: models.Case, options: Options, seed: int, members: int, quick:
         "members": [models.weights_sha256(m) for m in others],
         "seed": seed,
         "limit": limit,
+        **({"methods": METHODS.added} if METHODS.added else {}),
     }
     name = f"sigmas-{case.name}-seed{seed}"
     return piece(_work(options), name, settings, lambda: sigmas.measure(case, own, others, options, seed, limit))

@@ -14,12 +14,13 @@ r ~ N(0, C) is fitted on one part of the held-out frames and forms are compared 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from equimd.errors import UncertaintyError
+from equimd.registry import Registry
 from equimd.uq.metrics import nll_terms
 from equimd.uq.resampling import bootstrap
 from equimd.uq.samples import Samples
@@ -49,20 +50,24 @@ class Form:
         return model + " u^h" * self.distance + f" + s0{z}^2 I"
 
 
-FORMS: dict[str, Form] = {
-    form.name: form
-    for form in (
-        Form("scale"),
-        Form("power", power=True),
-        Form("distance", distance=True),
-        Form("distance_total", distance=True, total=True),
-        Form("power_distance", power=True, distance=True),
-        Form("isotropic_distance_total", distance=True, total=True, isotropic=True),
-        Form("per_element", per_element=True),
-        Form("per_element_distance_total", distance=True, total=True, per_element=True),
-        Form("per_element_power_distance_total", power=True, distance=True, total=True, per_element=True),
-    )
-}
+FORMS: Registry[Form] = Registry(
+    "form of calibration",
+    "FORMS",
+    {
+        form.name: form
+        for form in (
+            Form("scale"),
+            Form("power", power=True),
+            Form("distance", distance=True),
+            Form("distance_total", distance=True, total=True),
+            Form("power_distance", power=True, distance=True),
+            Form("isotropic_distance_total", distance=True, total=True, isotropic=True),
+            Form("per_element", per_element=True),
+            Form("per_element_distance_total", distance=True, total=True, per_element=True),
+            Form("per_element_power_distance_total", power=True, distance=True, total=True, per_element=True),
+        )
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,10 @@ class Recalibration:
             UncertaintyError: a form this version does not know.
         """
         if values.get("form") not in FORMS:
-            raise UncertaintyError(f"unknown form of calibration '{values.get('form')}'", hint="update equimd")
+            raise UncertaintyError(
+                f"unknown form of calibration '{values.get('form')}'",
+                hint="update equimd, or name the extension that brings it",
+            )
         numbers = {key: {int(z): float(x) for z, x in values[key].items()} for key in ("scale", "noise")}
         return cls(**{**values, **numbers})
 
@@ -268,7 +276,7 @@ def fit_form(samples: Samples, form: str) -> Recalibration:
         )
         for s in (0.05, 0.5, 0.95)
     ]
-    return likelihood.result(min(tries, key=lambda t: t.fun).x)
+    return replace(likelihood.result(min(tries, key=lambda t: t.fun).x), form=form)
 
 
 def compare_forms(

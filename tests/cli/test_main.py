@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from equimd.cli import common, main
+from equimd.cli.commands import Command
 from equimd.errors import DataError, MachineError
 
 runner = CliRunner()
@@ -50,17 +51,18 @@ ERRORS = {
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch):
-    """Register a command module of the test's own under a name."""
+def command() -> Iterator[Callable[..., typer.Typer]]:
+    """Add a command of the test's own under a name."""
+    added = []
 
-    def add(name: str, **members: object) -> typer.Typer:
-        module = types.ModuleType(f"equimd.cli.{name}")
-        vars(module).update(members)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(main.COMMANDS, name, f"the {name} of a test")
+    def add(name: str, run: typer.Typer | Callable[..., None]) -> typer.Typer:
+        main.COMMANDS.add(name, Command(f"the {name} of a test", run))
+        added.append(name)
         return main.app
 
-    return add
+    yield add
+    for name in added:
+        main.COMMANDS.remove(name)
 
 
 def _run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +134,7 @@ def test_usage_errors_exit_2_without_traceback(args: list[str], command) -> None
     def thing(number: Annotated[int, typer.Option()]) -> None:
         """Print a number."""
 
-    result = runner.invoke(command("thing", thing=thing), args)
+    result = runner.invoke(command("thing", thing), args)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     if args == ["trian"]:
@@ -145,7 +147,7 @@ def test_options_take_hyphens_or_underscores(spelling: str, command) -> None:
         """Print a number."""
         common.echo_json({"n": num_epochs, "splits": splits})
 
-    result = runner.invoke(command("thing", thing=thing), ["thing", spelling, "7", "--splits", "5", "6", "7"])
+    result = runner.invoke(command("thing", thing), ["thing", spelling, "7", "--splits", "5", "6", "7"])
     assert json.loads(result.stdout) == {"n": 7, "splits": [5, 6, 7]}, result.output
 
 
@@ -163,7 +165,7 @@ def test_sub_app_with_one_command(command) -> None:
         """
         print("dry" if dry_run else "wet")
 
-    app = command("thing", app=app)
+    app = command("thing", app)
     assert "Parts of a thing." in runner.invoke(app, ["thing", "--help"]).output
     assert runner.invoke(app, ["thing", "show-all", "--dry_run"]).stdout == "dry\n"
     shown = runner.invoke(app, ["thing", "show-all", "--help"]).output
@@ -173,7 +175,7 @@ def test_sub_app_with_one_command(command) -> None:
 @pytest.mark.parametrize("name", list(ERRORS))
 def test_errors_become_one_message_and_an_exit_code(name: str, command) -> None:
     make, code, text = ERRORS[name]
-    result = runner.invoke(command("thing", thing=lambda: _raise(make())), ["thing"])
+    result = runner.invoke(command("thing", lambda: _raise(make())), ["thing"])
     assert result.exit_code == code
     assert text in result.stderr
     assert result.stdout == ""
@@ -182,13 +184,13 @@ def test_errors_become_one_message_and_an_exit_code(name: str, command) -> None:
 
 def test_debug_shows_the_traceback(command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EQUIMD_DEBUG", "1")
-    result = runner.invoke(command("thing", thing=lambda: _raise(DataError("bad"))), ["thing"])
+    result = runner.invoke(command("thing", lambda: _raise(DataError("bad"))), ["thing"])
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
 
 
 def test_a_fault_of_the_program_is_not_hidden(command) -> None:
-    result = runner.invoke(command("thing", thing=lambda: _raise(ZeroDivisionError("bug"))), ["thing"])
+    result = runner.invoke(command("thing", lambda: _raise(ZeroDivisionError("bug"))), ["thing"])
     assert isinstance(result.exception, ZeroDivisionError)
 
 

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
-from equimd.model.painn.radial import RadialBasis, polynomial_cutoff
+from equimd.config import RADIAL_BASES
+from equimd.model.painn.radial import polynomial_cutoff
 
 R_MAX = 5.0
 
 
 def test_gaussians_sit_evenly_and_are_as_wide_as_they_are_apart() -> None:
-    basis = RadialBasis("gaussian", 6, R_MAX).double()
+    basis = RADIAL_BASES["gaussian"](6, R_MAX).double()
     r = torch.linspace(0, 6, 31, dtype=torch.float64)
     expected = torch.stack([torch.exp(-0.5 * (r - k).square()) for k in range(6)], dim=1)  # spacing 1
     torch.testing.assert_close(basis(r), expected)
@@ -26,12 +27,12 @@ def test_gaussians_of_the_exponential_distance_are_the_published_ones() -> None:
     r = torch.linspace(0.3, 6, 31, dtype=torch.float64)
     centres = torch.linspace(last, 1, k, dtype=torch.float64)
     expected = torch.exp(-beta * (torch.exp(-r)[:, None] - centres).square())
-    torch.testing.assert_close(RadialBasis("expnorm", k, R_MAX).double()(r), expected, rtol=1e-12, atol=1e-17)
+    torch.testing.assert_close(RADIAL_BASES["expnorm"](k, R_MAX).double()(r), expected, rtol=1e-12, atol=1e-17)
 
 
 def test_bessel_functions_are_orthonormal_on_the_ball() -> None:
     """Integral of r^2 e_n e_m over 0..r_max is 1 for n = m, else 0 (Gasteiger et al. 2020)."""
-    basis = RadialBasis("bessel", 5, R_MAX).double()
+    basis = RADIAL_BASES["bessel"](5, R_MAX).double()
     r = (torch.arange(20_000, dtype=torch.float64) + 0.5) * (R_MAX / 20_000)
     values = basis(r) * r[:, None]
     torch.testing.assert_close(
@@ -45,7 +46,7 @@ def test_bessel_functions_are_orthonormal_on_the_ball() -> None:
 @pytest.mark.parametrize("num_rbf", [1, 2, 20])
 def test_shape_precision_and_no_weights(kind, num_rbf) -> None:
     for dtype in (torch.float32, torch.float64):
-        basis = RadialBasis(kind, num_rbf, R_MAX).to(dtype)
+        basis = RADIAL_BASES[kind](num_rbf, R_MAX).to(dtype)
         out = basis(torch.linspace(0.5, 9, 7, dtype=dtype))
         assert out.shape == (7, num_rbf)
         assert out.dtype == dtype

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
+from equimd.model.interface import Model
+from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Predictions
 
 #: Frames, and what the model and its last layer say of them -> the same frames with this method's raw variances (and
 #: its own errors, where it predicts something else than the model).
 Predict = Callable[[Dataset, Predictions], Predictions]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a method may be fitted to.
+
+    Attributes:
+        model: whose uncertainties are measured, trained on ``train``. layer: equimd's own posterior over its weights.
+        members: models of an ensemble, as many as there are.
+    """
+
+    model: Model
+    train: Dataset
+    layer: LastLayer
+    members: Sequence[Model] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equimd.data.dataset import ConcatDataset, Dataset
+from equimd.data.readers.formats import READERS, ReadOptions, recognized
 from equimd.data.readers.npz import Labels
 from equimd.errors import DataError
 
@@ -75,13 +76,13 @@ def _nearest(path: Path) -> str | None:
 
 
 def detect(path: Path) -> str:
-    """The format of ``path``: npz, store, hdf5, aselmdb, qm9 or ase, by content.
+    """The format of ``path``: npz, store, hdf5, aselmdb, qm9 or ase, or a name of ``READERS``, by content.
 
     Raises:
         DataError: empty, unreadable, or a folder without data.
     """
     if path.is_dir():
-        return _detect_folder(path)
+        return recognized(path, b"") or _detect_folder(path)
     try:
         with open(path, "rb") as stream:
             head = stream.read(4096)
@@ -89,6 +90,8 @@ def detect(path: Path) -> str:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not head:
         raise DataError("the file is empty", where=str(path))
+    if own := recognized(path, head):
+        return own
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "npz"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -131,7 +134,9 @@ def _open_one(path: Path, labels: Labels, units: dict) -> Dataset:
         return _open_lazy(path, kind, units)
     from equimd.data.readers.raw import to_dataset
 
-    if kind == "npz":
+    if kind in READERS.added:
+        raw = READERS[kind].read(path, ReadOptions(labels, **units))
+    elif kind == "npz":
         from equimd.data.readers.npz import read_npz
 
         raw = read_npz(path, labels)

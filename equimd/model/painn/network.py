@@ -23,9 +23,10 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from equimd.config import RADIAL_BASES
 from equimd.model.painn import edges, pairs
 from equimd.model.painn.graph import EdgeGraph, Graph, PairGraph
-from equimd.model.painn.radial import RadialBasis, polynomial_cutoff
+from equimd.model.painn.radial import polynomial_cutoff
 
 NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
 
@@ -262,7 +263,7 @@ class PaiNN(nn.Module):
         self.num_features, self.r_max, self.lmax = num_features, r_max, lmax
         self.irreps_out = (scalars(num_features) + tensors(num_features, lmax)).simplify()
         self.embedding = nn.Embedding(119, num_features, padding_idx=0)
-        self.radial = RadialBasis(radial_basis, num_rbf, r_max)
+        self.radial = RADIAL_BASES[radial_basis](num_rbf, r_max)
         last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
         self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
         self.updates = nn.ModuleList(Update(num_features, lmax, last=flag, products=tensor_products) for flag in last)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.errors import ModelError
+from equimd.files import file_digest
 from equimd.model.differentiable import DifferentiableModel
 from equimd.model.interface import CHUNK, GraphKernels, NetworkOutput, Rows
 from equimd.model.painn import pairs
@@ -28,6 +31,14 @@ MAX_SPIN = 11
 _FILES = sorted(path for path in Path(__file__).parent.iterdir() if path.is_file())
 #: Of the code of this package as it was imported, whatever happens to the files later.
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
+
+
+def _source(cls: type) -> str:
+    """Digest of the file that a class stands in, which may be a user's; of one without a file, what no other has."""
+    try:
+        return file_digest(inspect.getfile(cls))
+    except (OSError, TypeError):
+        return f"{os.getpid()}-{id(cls)}"
 
 
 class DirectForceHead(nn.Module):
@@ -197,7 +208,8 @@ class Potential(DifferentiableModel):
 
     def graph_key(self) -> dict[str, Any]:
         """Settings that the code depends on, and the digest of the sources."""
-        return {"config": self.config.model_dump(mode="json", exclude={"elements"}), "sources": SOURCES}
+        config = self.config.model_dump(mode="json", exclude={"elements"})
+        return {"config": config, "sources": SOURCES, "radial": _source(type(self.backbone.radial))}
 
     def graph_kernels(self) -> GraphKernels:
         """Of the messages over pairs."""

@@ -26,39 +26,60 @@ def polynomial_cutoff(lengths: Tensor, r_max: float, p: int = 6) -> Tensor:
 
 
 class RadialBasis(nn.Module):
-    """``num_rbf`` functions of the distance.
+    """``num_rbf`` smooth functions of the distance; a subclass writes ``forward``, (E,) Angstrom -> (E, num_rbf).
 
-    - ``gaussian``: centres evenly on [0, r_max], width = spacing (PaiNN as published for MD17).
-    - ``bessel``: sqrt(2/r_max) sin(n pi r / r_max) / r (Gasteiger et al. 2020, eq. 7).
-    - ``expnorm``: Gaussians of exp(-r / Angstrom), centres evenly on [exp(-r_max), 1] (Unke and Meuwly, "PhysNet",
-      2019, eq. 7): fine where bonds are, ever smoother farther out, as interactions are.
+    The network multiplies them by a smooth cutoff. They hold no weights, and compute in the precision of the lengths.
+
+    Args:
+        values: (num_rbf,) float64, a number for each function, such as its centre.
     """
 
-    def __init__(self, kind: str, num_rbf: int, r_max: float) -> None:
+    values: Tensor
+
+    def __init__(self, num_rbf: int, r_max: float, values: Tensor | None = None) -> None:
         super().__init__()
-        self.kind, self.num_rbf, self.r_max = kind, num_rbf, r_max
-        if kind == "gaussian":
-            values = torch.linspace(0, r_max, num_rbf, dtype=torch.float64)
-        elif kind == "expnorm":
-            values = torch.linspace(math.exp(-r_max), 1.0, num_rbf, dtype=torch.float64)
-        else:
-            values = torch.arange(1, num_rbf + 1, dtype=torch.float64) * (math.pi / r_max)
+        self.num_rbf, self.r_max = num_rbf, r_max
         self.register_buffer("values", values, persistent=False)
-        self.values: Tensor
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, num_rbf={self.num_rbf}, r_max={self.r_max}"
+        return f"num_rbf={self.num_rbf}, r_max={self.r_max}"
+
+
+class Gaussian(RadialBasis):
+    """Centres evenly on [0, r_max], width = spacing (PaiNN as published for MD17)."""
+
+    def __init__(self, num_rbf: int, r_max: float) -> None:
+        super().__init__(num_rbf, r_max, torch.linspace(0, r_max, num_rbf, dtype=torch.float64))
+        self.width = r_max / max(num_rbf - 1, 1)
 
     def forward(self, lengths: Tensor) -> Tensor:
-        """(E,) Angstrom -> (E, num_rbf)."""
-        values = self.values.to(lengths.dtype)
+        return _gaussian(lengths[:, None] - self.values.to(lengths.dtype), self.width * math.sqrt(2.0))
+
+
+class Bessel(RadialBasis):
+    """sqrt(2/r_max) sin(n pi r / r_max) / r (Gasteiger et al. 2020, eq. 7)."""
+
+    def __init__(self, num_rbf: int, r_max: float) -> None:
+        super().__init__(num_rbf, r_max, torch.arange(1, num_rbf + 1, dtype=torch.float64) * (math.pi / r_max))
+
+    def forward(self, lengths: Tensor) -> Tensor:
         r = lengths[:, None]
-        if self.kind == "gaussian":
-            width = self.r_max / max(self.num_rbf - 1, 1)
-            return _gaussian(r - values, width * math.sqrt(2.0))
-        if self.kind == "expnorm":
-            return _gaussian(torch.exp(-r) - values, 2.0 / self.num_rbf * (1.0 - math.exp(-self.r_max)))
-        return torch.sin(r * values) / r * math.sqrt(2.0 / self.r_max)
+        return torch.sin(r * self.values.to(lengths.dtype)) / r * math.sqrt(2.0 / self.r_max)
+
+
+class ExpNormal(RadialBasis):
+    """Gaussians of exp(-r / Angstrom), centres evenly on [exp(-r_max), 1] (Unke and Meuwly, "PhysNet", 2019, eq. 7).
+
+    Fine where bonds are, ever smoother farther out, as interactions are.
+    """
+
+    def __init__(self, num_rbf: int, r_max: float) -> None:
+        last = math.exp(-r_max)
+        super().__init__(num_rbf, r_max, torch.linspace(last, 1.0, num_rbf, dtype=torch.float64))
+        self.width = 2.0 / num_rbf * (1.0 - last)
+
+    def forward(self, lengths: Tensor) -> Tensor:
+        return _gaussian(torch.exp(-lengths[:, None]) - self.values.to(lengths.dtype), self.width)
 
 
 def _gaussian(x: Tensor, width: float) -> Tensor:

@@ -1,0 +1,50 @@
+"""The commands of ``equimd``: each is one entry of one table, and imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import typer
+
+from equimd.registry import Registry
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        help: what it does, in a line.
+        run: a function whose parameters are the arguments and options, an app of sub-commands, or ``"module:name"`` of
+            one of these. How they are written: :mod:`equimd.cli.common`.
+    """
+
+    help: str
+    run: Callable[..., None] | typer.Typer | str
+
+
+COMMANDS: Registry[Command] = Registry(
+    "command",
+    "COMMANDS",
+    {
+        "data": Command("list, fetch, inspect, convert, generate and label data sets", "equimd.cli.data:app"),
+        "config": Command("write a commented YAML file of all training settings", "equimd.cli.config:app"),
+        "train": Command("train a potential on energies and forces", "equimd.cli.train:train"),
+        "calibrate": Command(
+            "uncertainties that mean what they say, and thresholds, from held-out frames",
+            "equimd.cli.calibrate:calibrate",
+        ),
+        "evaluate": Command("measure the errors of a trained potential on a data set", "equimd.cli.evaluate:evaluate"),
+        "simulate": Command(
+            "molecular dynamics that halts or flags frames beyond a calibrated threshold",
+            "equimd.cli.simulate:simulate",
+        ),
+        "compare": Command(
+            "two models side by side: errors, speed, conservation of energy, stability", "equimd.cli.compare:compare"
+        ),
+        "ipi": Command("serve energies and forces to i-PI, with the same guard", "equimd.cli.ipi:ipi"),
+        "predict": Command("energy and forces of the structures in a file", "equimd.cli.predict:predict"),
+        "bench": Command("benchmark suites: accuracy, speed and more, beside other packages", "equimd.cli.bench:app"),
+    },
+)
