@@ -28,7 +28,7 @@ SCENARIOS: dict[str, list[str]] = {
     "evaluate": [
         "evaluate conservative --data water-test.xyz --uncertainty-frames 20 --out evaluated.xyz --plot p.png --json",
         "evaluate direct --data water-test.xyz --data water.xyz --uncertainty-frames 0",
-        "evaluate periodic --data alloy-test.xyz --uncertainty-frames 10 --json",
+        "evaluate periodic --data alloy-test.xyz --no-uncertainty --json",
         "evaluate charged --data ions.xyz --display-unit kcal/mol",
         "evaluate energy-only --data mixed.xyz --json",
         "evaluate lmax1 --data bundled:ethanol-test --no-uncertainty --weights last --threads 1",
@@ -163,7 +163,8 @@ def scenario(name: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def _steps(files: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in files.items() if k.endswith((".h5", "restart.safetensors"))}
+    """Trajectories, of four replicas the first and the last, and the state at the end."""
+    return {k: v for k, v in files.items() if k.endswith(("traj.h5", "0.h5", "3.h5", "restart.safetensors"))}
 
 
 def options(folder: Path) -> dict[str, list[str]]:

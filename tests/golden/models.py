@@ -84,7 +84,7 @@ def _decided(model: Any, run: Path, frames: list[Atoms], threshold: str | None) 
 def guarded(run: str, folder: Path) -> dict[str, Any]:
     """The ASE calculator with a guard: what passes, what is refused and why, what is warned of."""
     start = start_of(run, folder)
-    x, _ = judged(start, 13)
+    x, _ = judged(start, 9)
     kept = np.isfinite(x).all((1, 2))  # ASE's own checks refuse the rest
     frames = [start.copy(), *(_at(start, p) for p in x[kept])]
     model = equimd.load(folder / run)

@@ -35,20 +35,22 @@ def _no_drawing(self: Any, to: Any, *_: Any, **__: Any) -> None:
         Path(to).write_bytes(PNG)
 
 
+_LAYERS: dict[str, Any] = {}
+
+
 @contextlib.contextmanager
 def quick_layers() -> Iterator[None]:
     """e3nn writes and optimises the code of every linear layer when a model is built, which takes longer than all that
-    is done with models as small as these: the same code once."""
+    is done with models as small as these: here the same code once. It holds no weights, so that layers may share it."""
     from e3nn.o3 import _linear
 
-    made: dict[str, Any] = {}
     write = _linear._codegen_linear
 
     def written(*args: Any, **options: Any) -> Any:
         key = repr((args, sorted(options.items())))
-        if key not in made:
-            made[key] = write(*args, **options)
-        return made[key]  # it holds no weights: layers may share it
+        if key not in _LAYERS:
+            _LAYERS[key] = write(*args, **options)
+        return _LAYERS[key]
 
     with mock.patch.object(_linear, "_codegen_linear", written):
         yield
@@ -142,19 +144,19 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-def _extxyz(path: Path) -> Any:
-    """Frame by frame, or the arrays of all frames as one where these are of one shape."""
+def _extxyz(path: Path) -> list[dict[str, Any]]:
+    """Frames that hold arrays of the same names and shapes are one entry, with an array of theirs for each name."""
     from ase.io import read
 
-    out: list[dict[str, Any]] = []
-    for atoms in read(path, ":", format="extxyz") if path.stat().st_size else []:
+    alike: dict[Any, dict[str, list[Any]]] = {}
+    for row, atoms in enumerate(read(path, ":", format="extxyz") if path.stat().st_size else []):
         known = {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
-        values = {"cell": atoms.cell.array, "pbc": atoms.pbc, "info": dict(atoms.info), **atoms.arrays, **known}
-        values |= values.pop("info")
-        out.append({k: v for k, v in values.items() if k != "cell" or atoms.pbc.any()})
-    if len({tuple((k, np.shape(v)) for k, v in frame.items()) for frame in out}) != 1:
-        return out
-    return {"frames": len(out), **{k: np.stack([frame[k] for frame in out]) for k in out[0]}}
+        values = {"row": row, **atoms.info, **atoms.arrays, **known, "pbc": atoms.pbc}
+        values |= {"cell": atoms.cell.array} if atoms.pbc.any() else {}
+        group = alike.setdefault(tuple((k, np.shape(v)) for k, v in values.items()), {k: [] for k in values})
+        for name, value in values.items():
+            group[name].append(value)
+    return [{k: np.stack(v) for k, v in group.items()} for group in alike.values()]
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
