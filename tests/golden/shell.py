@@ -22,7 +22,7 @@ VOLATILE = {
     "posterior_sha256", "calibration_sha256", "threads",
 }  # fmt: skip
 #: Lines on stderr about time and place.
-TALK = re.compile(r"takes about|\d [kMG]?B\b|epoch \d|\bleft\b|ns/day|\d of [\d,]+ ")
+TALK = re.compile(r"takes about|\d [kMG]?B\b|epoch \d|\bleft\b|ns/day|\d of [\d,]+(?: [a-z]+)?$| \| ")
 NUMBER = re.compile(r"[-+\d.e]+")
 PNG = b"\x89PNG"
 
