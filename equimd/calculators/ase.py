@@ -15,9 +15,9 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 
 from equimd.calculators.guarded import CalculatorGuard, OnExceed
 from equimd.calculators.loaded import LoadedModel, Wanted, load
+from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.data.store import formula
 from equimd.errors import DataError, GuardError, ModelError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from equimd.chemistry import formula
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
-from equimd.data.store import formula
 from equimd.errors import DataError, UncertaintyError
 from equimd.files import tensor_digest
 from equimd.guard import saved

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equimd.data.alignment import align, rmsd
 from equimd.data.check_frames import FrameStatistics
 from equimd.data.dataset import Dataset
 from equimd.data.frames import Frames
@@ -20,24 +21,6 @@ NOISE = 0.005
 MIN_PAIRS = 10
 _SAMPLE = 2000
 _MAX_PAIRS_OF_ATOMS = 300
-
-
-def align(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations (B, 3, 3) and centred, rotated ``moving`` (B, n, 3) closest to the centred ``fixed`` (Kabsch 1976)."""
-    a = moving - moving.mean(1, keepdims=True)
-    b = fixed - fixed.mean(1, keepdims=True)
-    u, _, vt = np.linalg.svd(np.einsum("bni,bnj->bij", a, b))
-    sign = np.sign(np.linalg.det(u @ vt))
-    u[:, :, -1] *= sign[:, None]
-    rotation = u @ vt
-    return rotation, a @ rotation
-
-
-def rmsd(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(B,) root mean square deviation (A) of (B, n, 3) structures after alignment."""
-    _, moved = align(second, first)
-    centred = first - first.mean(1, keepdims=True)
-    return np.asarray(np.sqrt(((moved - centred) ** 2).sum(-1).mean(-1)))
 
 
 @dataclass(frozen=True)

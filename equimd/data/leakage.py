@@ -2,7 +2,7 @@
 
 Two frames count as neighbours when they are correlated to 90 % or more: two frames of a stationary trajectory with
 correlation c differ by sqrt(1 - c) times what two unrelated ones do, so by less than 0.32 times. The lag over which
-that holds is measured, on aligned geometries (Kabsch, Acta Cryst. A 32, 922 (1976)), in the order the frames stand in.
+that holds is measured, on aligned geometries, in the order the frames stand in.
 Files that know the step of each frame (rMD17's ``old_indices``) need no such measurement of order: steps are compared.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from equimd.data.alignment import rmsd
 from equimd.data.dataset import Dataset, time_index
 
 #: RMSD of two frames over that of unrelated ones at 90 % correlation, sqrt(1 - 0.9).
@@ -19,17 +20,6 @@ SHARE = 0.1
 #: Steps within which frames of MD with the usual 0.5 fs step are neighbours: 5 fs, half a period of a C-H stretch.
 STEPS = 10
 _SAMPLE = 64
-
-
-def aligned_rmsd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(P,) RMSD in Angstrom of pairs of geometries (P, n, 3) after the best rotation and translation."""
-    a = a - a.mean(1, keepdims=True)
-    b = b - b.mean(1, keepdims=True)
-    covariance = np.einsum("pni,pnj->pij", a, b)
-    singular = np.linalg.svd(covariance, compute_uv=False)
-    singular[:, 2] *= np.sign(np.linalg.det(covariance))
-    squared = (a**2).sum((1, 2)) + (b**2).sum((1, 2)) - 2 * singular.sum(1)
-    return np.sqrt(np.maximum(squared, 0.0) / a.shape[1])
 
 
 def correlated_lag(data: Dataset, *, seed: int = 0) -> int:
@@ -64,7 +54,7 @@ def _median_rmsd(data: Dataset, first: np.ndarray, second: np.ndarray) -> float 
         same = (a.n_atoms == na) & (b.n_atoms == na)
         same[same] = (a.numbers[same][:, :na] == b.numbers[same][:, :na]).all(1)
         if same.any():
-            values.append(aligned_rmsd(a.positions[same][:, :na], b.positions[same][:, :na]))
+            values.append(rmsd(a.positions[same][:, :na], b.positions[same][:, :na]))
     joined = np.concatenate(values) if values else np.zeros(0)
     return float(np.median(joined)) if len(joined) >= len(first) // 4 else None
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
 from equimd.errors import DataError, MachineError
@@ -227,16 +228,6 @@ def _digest(digest: Any, block: Frames) -> None:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.array([block.energy[k]], np.float64).tobytes())
         digest.update(np.array([*block.pbc[k], block.charge[k], block.spin[k]], np.int64).tobytes())
-
-
-def formula(numbers: np.ndarray) -> str:
-    """Chemical formula in Hill order, such as C2H6O."""
-    from ase.data import chemical_symbols
-
-    counts = {chemical_symbols[z]: int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)}
-    first = ["C", "H"] if "C" in counts else []
-    order = [s for s in first if s in counts] + sorted(s for s in counts if s not in first)
-    return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in order)
 
 
 class StoreDataset:

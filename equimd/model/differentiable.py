@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from equimd.chemistry import refuse_unseen
 from equimd.data.batch import Batch
 from equimd.errors import ModelError, UncertaintyError
 from equimd.files import tensor_digest
@@ -117,13 +118,7 @@ class DifferentiableModel(nn.Module):
             self._known[[0, *self.elements]] = True
         known = self._known[numbers]
         if not bool(known.all()):
-            from ase.data import chemical_symbols
-
-            unseen = sorted({int(z) for z in numbers[~known]})
-            raise ModelError(
-                "elements the model never saw: " + ", ".join(chemical_symbols[z] for z in unseen),
-                hint="it knows " + ", ".join(chemical_symbols[z] for z in self.elements),
-            )
+            refuse_unseen(numbers[~known].tolist(), self.elements)
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Energies, forces and features of a batch; see :meth:`equimd.model.interface.Model.evaluate`."""

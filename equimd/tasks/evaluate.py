@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.calculators import LoadedModel, Prediction
+from equimd.chemistry import refuse_unseen
 from equimd.data.dataset import Dataset, Subset
-from equimd.errors import DataError, ModelError
+from equimd.errors import DataError
 from equimd.files import write_json
 from equimd.guard.sigmas import DataSigmas
 from equimd.guard.sigmas import summary as sigma_summary
@@ -133,8 +134,7 @@ def evaluate(
     """
     if not len(data):
         raise DataError("no frames to evaluate on", where=data.info.path)
-    if unseen := set(data.elements) - set(model.potential.elements):
-        raise ModelError(*_unseen(unseen, model), where=data.info.path)
+    refuse_unseen(data.elements, model.potential.elements, where=data.info.path)
     known = set(model.run.hashes("train")) | set(model.run.hashes("val")) if model.run else set()
     parts: list[tuple[np.ndarray, ...]] = []
     seen = 0
@@ -230,15 +230,6 @@ def write_evaluated(path: Path, data: Dataset, found: Evaluation, known: Uncerta
             p = replace(p, **vars(known.sigmas.structure(row_of[k])))
         predictions.append(p)
     write_predictions(path, atoms, predictions, keep_labels=True)
-
-
-def _unseen(elements: set[int], model: LoadedModel) -> tuple[str]:
-    from ase.data import chemical_symbols
-
-    known = ", ".join(chemical_symbols[z] for z in model.potential.elements)
-    return (
-        f"elements the model never saw: {', '.join(chemical_symbols[z] for z in sorted(elements))} (it knows {known})",
-    )
 
 
 def table(summary: dict[str, Any], unit: str = "meV") -> str:

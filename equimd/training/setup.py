@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equimd.chemistry import refuse_unseen, symbols
 from equimd.config import ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
 from equimd.data.split import Split
@@ -185,7 +186,7 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     if shared := len(set(hashes["train"]) & set(hashes["val"])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
     if test is not None and config.dataset.test_data:
-        _check_elements(test, model_config)
+        _check_elements("test", test.elements, model_config.elements, test.info.path)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
     return Setup(config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic)
 
@@ -256,8 +257,7 @@ def _split(config: RunConfig, data: Dataset) -> Split:
 
 def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str]) -> ModelConfig:
     """The model's settings, with what the data decide."""
-    if unseen := val.elements - train.elements:
-        raise DataError(f"validation frames have elements that no training frame has: {_symbols(unseen)}")
+    _check_elements("validation", val.elements, train.elements)
     states = train.states | val.states
     charge_spin = config.model.charge_spin
     if len(states) > 1:
@@ -279,17 +279,9 @@ def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str
     return config.model.model_copy(update=found)
 
 
-def _symbols(elements: set[int]) -> str:
-    from ase.data import chemical_symbols
-
-    return ", ".join(chemical_symbols[z] for z in sorted(elements))
-
-
-def _check_elements(test: Dataset, config: ModelConfig) -> None:
-    if unseen := set(test.elements) - set(config.elements):
-        raise DataError(
-            f"test frames have elements that no training frame has: {_symbols(unseen)}", where=test.info.path
-        )
+def _check_elements(part: str, elements: Iterable[int], known: Iterable[int], where: str | None = None) -> None:
+    what = f"{part} frames have elements that no training frame has"
+    refuse_unseen(elements, known, what=what, hint="training frames have", where=where, error=DataError)
 
 
 def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
@@ -315,7 +307,7 @@ def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.
         energies = isolated_atom_energies(config.dataset.reference_energies)
         missing = {z for z in survey.elements if not np.isfinite(energies[z]) or energies[z] == 0.0}
         if missing:
-            raise DataError(f"no energy for {_symbols(missing)}", where=config.dataset.reference_energies)
+            raise DataError(f"no energy for {symbols(missing)}", where=config.dataset.reference_energies)
         return np.nan_to_num(np.asarray(energies, np.float64))
     if survey.no_energy:
         return np.zeros(119)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from equimd.data import ArrayDataset, Frames, open_dataset
+from equimd.data.alignment import align, rmsd
 from equimd.data.check import Report, inspect
-from equimd.data.check_pairs import align, rmsd
 from equimd.data.dataset import ConcatDataset, DatasetInfo, Units
 
 SHARED = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.data.store import formula
 from equimd.guard.decision import Screen, StepDecision, exact_scores
 from equimd.guard.saved import Calibration, Levels, StatePoint
 from equimd.guard.thresholds import error_bound, flag_threshold, halt_threshold

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from equimd.chemistry import formula
 from equimd.data.dataset import Dataset, Subset, iterate_blocks, time_index
 from equimd.data.leakage import correlated_lag, time_warnings
 from equimd.data.split import Split, make_split
@@ -40,15 +41,13 @@ class Contents:
 
     @classmethod
     def of(cls, data: Dataset) -> Contents:
-        from ase import Atoms
-
         hashes, formulas, flags, names = [], [], [], {}
         for block in iterate_blocks(data):
             hashes += block.content_hashes()
             for numbers in block.numbers:
                 key = np.sort(numbers[numbers > 0]).tobytes()
                 if key not in names:
-                    names[key] = Atoms(numbers[numbers > 0]).get_chemical_formula("hill")
+                    names[key] = formula(numbers[numbers > 0])
                 formulas.append(names[key])
             flags.append(np.stack([block.has_forces, block.has_energy], 1))
         known = np.concatenate(flags) if flags else np.zeros((0, 2), bool)

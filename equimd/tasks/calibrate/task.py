@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equimd.chemistry import refuse_unseen
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
-from equimd.errors import ModelError, UncertaintyError
+from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
 from equimd.guard.decision import StepDecision
 from equimd.guard.saved import FOLDER, Calibration, Levels, StatePoint
@@ -109,11 +110,7 @@ def prepare(
 
 
 def _check_elements(model: Model, *parts: Dataset | None) -> None:
-    from ase.data import chemical_symbols
-
-    unseen = {z for part in parts if part is not None for z in part.elements} - set(model.elements)
-    if unseen:
-        raise ModelError(f"elements the model never saw: {', '.join(chemical_symbols[z] for z in sorted(unseen))}")
+    refuse_unseen((z for part in parts if part is not None for z in part.elements), model.elements)
 
 
 def estimate(prepared: Prepared) -> dict[str, float]:

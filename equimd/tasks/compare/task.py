@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from equimd.calculators import LoadedModel, load
+from equimd.chemistry import refuse_unseen
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError, DataError, RunError
 from equimd.files import versions, write_json
@@ -59,9 +60,9 @@ def prepare(runs: Sequence[str], settings: SimulationSettings, data: Dataset | N
     for name, run in zip(names, runs, strict=True):
         ready = session.prepare(settings.model_copy(update={"run": run, "uq_threshold": "off"}))
         model = load(run, device=str(ready.system.masses.device))
-        unseen = set(data.elements) - set(model.potential.elements) if data is not None else set()
-        if unseen:
-            raise DataError(f"holds elements that {run} never saw: {sorted(unseen)}", where="--data")
+        if data is not None:
+            what = f"elements that {run} never saw"
+            refuse_unseen(data.elements, model.potential.elements, what=what, where="--data", error=DataError)
         found.append(Contender(name, model, ready))
     return found
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from equimd.calculators import LoadedModel
+from equimd.chemistry import formula
 from equimd.data.batch import DENSE_MAX_ATOMS
 from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
@@ -138,16 +139,14 @@ def _assemble(
     *,
     shown_run: str | None = None,
 ) -> Session:
-    from ase.formula import Formula
-    from ase.symbols import Symbols
-
     potential = model.potential
     system = start.system(model.device)
     reference = start.reference.to(model.device)
     limits = Limits.from_reference(system, reference)
-    formula = str(Formula.from_list(list(Symbols(start.numbers.numpy()))).format("hill"))
     shown = settings if shown_run is None else settings.model_copy(update={"run": shown_run})
-    watch = make_watch(shown, potential, sha256, system, formula, charge=start.charge, spin=start.spin)
+    watch = make_watch(
+        shown, potential, sha256, system, formula(start.numbers.numpy()), charge=start.charge, spin=start.spin
+    )
     forces = ForceField(
         potential,
         system,
