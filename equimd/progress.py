@@ -53,7 +53,7 @@ class ProgressBar:
         self._drawn, self._tenth = time.monotonic(), int(10 * share + 1e-9)
         if self.live:
             filled = round(WIDTH * share)
-            text = f"{head} [{'#' * filled}{'-' * (WIDTH - filled)}] {' | '.join(parts)}"
+            text = f"{head} [{'#' * filled}{'-' * (WIDTH - filled)}] {' | '.join(parts)}".rstrip()
             self._write(text[: shutil.get_terminal_size().columns - 1])
         else:
             self.line(" | ".join([head, *parts]))
@@ -101,8 +101,8 @@ class CountedProgress:
         if self._unit == "B":
             amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
         elapsed = time.monotonic() - self._started
-        left = [time_left(elapsed, share)] if 0.01 < share < 1.0 else []
-        self._bar.show(share, self._name, [amount, *left]) if self._name else self._bar.show(share, amount, left)
+        left = [time_left(elapsed, share)] if self._bar.live and 0.01 < share < 1.0 else []
+        self._bar.show(share, f"{self._name} {amount}".strip(), left)
 
     def close(self) -> None:
         """Take the bar away."""
