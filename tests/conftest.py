@@ -26,7 +26,8 @@ def _one_torch_thread() -> None:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a developer's shell sets must not change a test."""
-    monkeypatch.delenv("EQUIMD_DEBUG", raising=False)
+    for name in ("EQUIMD_DEBUG", "EQUIMD_EXTENSIONS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")
 

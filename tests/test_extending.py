@@ -70,12 +70,14 @@ def test_the_page_names_the_tables_where_they_are() -> None:
 
 
 def test_a_run_with_the_radial_basis_needs_its_file(trained: Path, tmp_path: Path) -> None:
+    from equimd.files import file_digest
     from equimd.run import Run
 
     assert "radial_basis: chebyshev" in (trained / "config.yaml").read_text()
     with toys(tmp_path, "chebyshev"):
         model, _ = Run.open(trained).load_model()
         basis = model.backbone.radial(torch.tensor([0.0, 2.5, 5.0]))
+        assert model.graph_key()["radial"] == file_digest(tmp_path / "chebyshev.py")  # compiled anew when it changes
     angle = torch.acos(torch.tensor([1.0, 0.0, -1.0]))[:, None]
     torch.testing.assert_close(basis, torch.cos(angle * torch.arange(6)), atol=1e-5, rtol=0)
     told = equimd("predict", trained, trained.parent / "train.xyz", code=2)
