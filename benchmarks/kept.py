@@ -16,9 +16,8 @@ from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
-from equimd.guard import saved
-from equimd.guard.decision import StepDecision
-from equimd.guard.saved import Calibration, Levels
+from equimd.guard.calibration import Calibration, Levels, is_calibrated, load_calibration
+from equimd.guard.score import StepDecision
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
 from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -41,14 +40,14 @@ def calibrations(
     hashes = data.frames().content_hashes()
     place = folder / fingerprint({**settings.model_dump(), "model": digest, "data": hashes, "flags": list(flags)})
     places = [place / "main", *(place / f"flag-{alpha:g}" for alpha in flags)]
-    if not all(saved.is_calibrated(p) for p in places):
+    if not all(is_calibrated(p) for p in places):
         say(f"calibrating {run_folder.name}")
         done = calibrate(prepare(run, data, settings.changed(halt=False)), _Told())
         more = [_with_flags(done, alpha) for alpha in flags]
         main = _with_halts(done, settings, place) if settings.halt else done.calibration
         for made, where in reversed(list(zip([main, *more], places, strict=True))):
             made.save(where)
-    return [saved.load(p, digest) for p in places]
+    return [load_calibration(p, digest) for p in places]
 
 
 def _with_halts(done: Calibrating, settings: CalibrationSettings, folder: Path) -> Calibration:

@@ -21,10 +21,9 @@ from equimd.data.frames import Frames
 from equimd.data.system import System
 from equimd.files import write_atomic
 from equimd.forces.forcefield import ForceField
-from equimd.guard.decision import StepDecision
-from equimd.guard.judge import Guard
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepScore
+from equimd.guard.score import Decided, StepDecision, StepScore
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
@@ -88,7 +87,7 @@ class OwnRuns:
 
     def scores(self, level: float) -> np.ndarray:
         """(R, n) as the decision with this level gives them: the screen where it is below the level, else exact."""
-        return np.where(self.screen < level, self.screen, self.exact)
+        return Decided(self.screen, self.exact, level).score
 
     def first_above(self, level: float, threshold: float) -> list[int | None]:
         """The first step of each run whose score exceeds the threshold; a failed physical check counts as one."""
@@ -137,15 +136,16 @@ def _batch(model: Model, decision: StepDecision, starts: Frames, rows: np.ndarra
         "early": np.full(len(rows), plan.early is not None),
     }
     limits = Limits.from_reference(system, positions[0])
-    field_ = ForceField(model, system, decision=decision, limits=limits, steps=plan.steps)
+    score = StepScore(replace(decision, level=0.0), model, system)  # exact whenever it is asked
+    forces = ForceField(model, system, judge=Judge(limits, score), steps=plan.steps)
     parts = []
     for start in range(0, plan.steps, plan.segment):
         stop = min(start + plan.segment, plan.steps)
         path = folder / f"{replicas[0]:05d}-{start:08d}.npz"
         if not path.exists():
             say(f"{plan.temperature:g} K, runs {replicas[0]} to {replicas[-1]}, steps {start} to {stop}")
-            segment = _Segment(model, decision, system, plan, start, stop, state)
-            found = segment.run(field_, Guard(limits), replicas)
+            segment = _Segment(score, plan, start, stop, state)
+            found = segment.run(forces, replicas)
             memory = io.BytesIO()
             np.savez(memory, **found)
             write_atomic(path, memory.getvalue())
@@ -163,29 +163,19 @@ def _batch(model: Model, decision: StepDecision, starts: Frames, rows: np.ndarra
 class _Segment:
     """Some steps of one batch of runs."""
 
-    def __init__(
-        self,
-        model: Model,
-        decision: StepDecision,
-        system: System,
-        plan: Plan,
-        start: int,
-        stop: int,
-        state: dict[str, Any],
-    ) -> None:
-        self.plan, self.start, self.stop = plan, start, stop
-        self.score = StepScore(replace(decision, level=0.0), model, system)  # exact whenever it is asked
-        self.before, self.system = state, system
+    def __init__(self, score: StepScore, plan: Plan, start: int, stop: int, state: dict[str, Any]) -> None:
+        self.score, self.plan, self.start, self.stop = score, plan, start, stop
+        self.before, self.system = state, score.system
         count = len(state["stop"])
         self.steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.score_every) == 0]
         self.kept_steps = np.arange(start + 1, stop + 1)[(np.arange(start + 1, stop + 1) % plan.keep_every) == 0]
         self.screen, self.exact = (np.full((count, len(self.steps)), np.nan) for _ in range(2))
-        self.kept = np.full((count, len(self.kept_steps), system.n_atoms, 3), np.nan)
+        self.kept = np.full((count, len(self.kept_steps), self.system.n_atoms, 3), np.nan)
         self.alarmed, self.last_mark, self.early = (state[k].copy() for k in ("alarmed", "last_mark", "early"))
         self.marks: list[tuple[int, int, np.ndarray]] = []
         self.rows = np.flatnonzero(state["stop"] < 0)
 
-    def run(self, forces: ForceField, guard: Guard, replicas: tuple[int, ...]) -> dict[str, np.ndarray]:
+    def run(self, forces: ForceField, replicas: tuple[int, ...]) -> dict[str, np.ndarray]:
         before, plan = self.before, self.plan
         where, why = before["stop"].copy(), before["why"].copy()
         positions, velocities = before["positions"].copy(), before["velocities"].copy()
@@ -199,7 +189,6 @@ class _Segment:
                 dof=3 * self.system.n_atoms,
                 replicas=tuple(replicas[r] for r in self.rows),
                 first_step=self.start,
-                guard=guard,
             )
             simulation.run(self.stop, observer=self._note)
             positions[self.rows] = simulation.state.positions.numpy()

@@ -12,7 +12,7 @@ from equimd.md.ensembles import DEFAULT, ENSEMBLES, FRICTION, TAU
 from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
-    from equimd.guard.saved import Calibration
+    from equimd.guard.calibration import Calibration
     from equimd.tasks.calibrate.stages import Prepared
 
 _Unit = Annotated[str | None, typer.Option(help="unit of the data, where the file states none")]

@@ -57,7 +57,7 @@ def ipi(
     from equimd.cli.common import echo_json, log, warn
     from equimd.cli.simulate import _show_notices
     from equimd.data.readers.structures import read_structures
-    from equimd.guard.saved import is_calibrated
+    from equimd.guard.calibration import is_calibrated
     from equimd.machine import choose_device
 
     _show_notices("equimd.calculators.ipi")
@@ -67,7 +67,7 @@ def ipi(
     if uq_threshold is None and not is_calibrated(run):
         warn(f"the run is not calibrated: the physical checks alone watch; `equimd calibrate {run} --data FRAMES`")
     threshold = uq_threshold or ("auto" if is_calibrated(run) else "off")
-    driver = Driver(model.calculator(), atoms, threshold, on_exceed, exit_folder, out)
+    driver = Driver(model.calculator(on_exceed=on_exceed, threshold=threshold), atoms, exit_folder, out)
     served = driver.run(Address(unix, host, port), wait=wait)
     if json:
         echo_json(served.summary())

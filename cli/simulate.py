@@ -74,7 +74,7 @@ def simulate(**options: Any) -> None:
         session.check_free(out)
     ready = session.prepare(settings)
     folder = out or session.default_folder(settings)
-    needed = checks.disk_needed(settings, ready.system.n_atoms, ready.watch.rule is not None)
+    needed = checks.disk_needed(settings, ready.system.n_atoms, ready.judge.threshold is not None)
     note, too_little = checks.disk_note(needed, folder)
     for text in [*ready.notes, note]:
         log(text)

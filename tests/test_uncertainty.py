@@ -22,9 +22,9 @@ from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.tasks.evaluate import evaluate, uncertainties
 from equimd.uq import metrics
+from tests.guard.calibrated import calibrate_run
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file, toy_frames
-from tests.uq.calibrated import calibrate_run
 
 runner = CliRunner()
 SIGMA_KEYS = {

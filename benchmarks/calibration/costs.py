@@ -21,8 +21,8 @@ from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
 from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
-from equimd.guard.decision import StepDecision
-from equimd.guard.score import StepScore
+from equimd.guard.judge import Judge
+from equimd.guard.score import StepDecision, StepScore
 from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -64,8 +64,8 @@ def _mode(
     calls: dict[str, Callable[[Tensor], object]] = {"plain": plain}
     scores = {}
     for name, decision in decisions.items():
-        field = ForceField(model, system, decision=decision, features=True, compile=mode)
         scores[name] = StepScore(decision, model, system)
+        field = ForceField(model, system, judge=Judge(score=scores[name]), features=True, compile=mode)
         calls[name] = _decided(field, scores[name])
     seconds = interleaved(calls, positions)
     out = {f"decision_{name}": seconds[name] / seconds["plain"] for name in decisions}

@@ -15,7 +15,7 @@ import numpy as np
 
 from equimd.benchmarks import kept, models, own_runs
 from equimd.benchmarks.options import Options
-from equimd.guard.saved import Calibration
+from equimd.guard.calibration import Calibration
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.uq.resampling import bootstrap
 

@@ -26,16 +26,16 @@ from equimd.benchmarks.calibration.baselines.table import METHODS
 from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
-from equimd.guard.decision import exact_scores
+from equimd.guard.score import exact_scores
 from equimd.run import Run
 from equimd.tasks.calibrate import quality as report
 from equimd.tasks.calibrate.frames import partition, training_frames
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.sigmas import Part, Recalibrated, recalibrate, set_screen
 from equimd.uq import metrics
-from equimd.uq.calibration import fit_form
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated, Predictions
+from equimd.uq.recalibration import fit_form
 from equimd.uq.resampling import bootstrap
 from equimd.uq.samples import Samples
 

@@ -16,7 +16,7 @@ from equimd.benchmarks.pieces import fingerprint
 from equimd.data.dataset import Dataset
 from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
-from equimd.guard.judge import Guard
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.equilibration import Equilibrated
@@ -93,12 +93,11 @@ def simulate(model: Model, data: Dataset, kind: Dynamics, folder: Path) -> Simul
     starts = data.frames(np.linspace(0, len(data) - 1, kind.replicas).round().astype(np.int64))
     system, positions = System.build(starts.numbers[0]), torch.from_numpy(starts.positions.copy())
     dof = degrees_of_freedom(system, positions[0], bath=False)
-    limits = Limits.from_reference(system, positions[0])
-    forces = ForceField(model, system, limits=limits, compile=kind.compile, steps=kind.steps * kind.replicas)
-    integrator, guard = kind.integrator(dof), Guard(limits)
-    output = Output(folder, kind.save_every)
+    judge = Judge(Limits.from_reference(system, positions[0]))
+    forces = ForceField(model, system, judge=judge, compile=kind.compile, steps=kind.steps * kind.replicas)
+    integrator, output = kind.integrator(dof), Output(folder, kind.save_every)
     if (folder / RESTART_FILE).exists():
-        simulation = Simulation.resume(system, integrator, forces, output, dof=dof, guard=guard)
+        simulation = Simulation.resume(system, integrator, forces, output, dof=dof)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("traj*.h5"):  # of a start that was killed before anything could be gone on with
@@ -119,7 +118,6 @@ def simulate(model: Model, data: Dataset, kind: Dynamics, folder: Path) -> Simul
             velocities,
             dof=dof,
             first_step=-kind.equilibration,
-            guard=guard,
             output=output,
         )
     every = max(1, kind.steps // 20)

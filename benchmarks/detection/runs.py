@@ -17,11 +17,10 @@ from equimd.benchmarks.pieces import fingerprint
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
-from equimd.guard.decision import StepDecision
-from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.calibration import Calibration
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.saved import Calibration
-from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepScore, score_function
+from equimd.guard.score import StepDecision, StepScore
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
@@ -209,8 +208,8 @@ def frame_rates(bench: Bench, tasks: Sequence[labels.Task], errors: Sequence[np.
     rows = np.random.default_rng(seed).permutation(len(true))[:SAMPLE]
     rules = bench.rules
     decision = rules["flag"].decision
-    field = ForceField(bench.model, bench.system, decision=decision, features=True, compile="off")
     score = StepScore(kept.always_exact(decision), bench.model, bench.system)
+    field = ForceField(bench.model, bench.system, judge=Judge(score=score), compile="off")
     screen, exact = [], []
     for part in torch.from_numpy(positions[rows]).split(64):
         extras = field(part)[2]
@@ -245,15 +244,15 @@ def real(bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size) 
     starts, replicas = bench.data.frames(rows), tuple(range(len(rows)))
     halt = bench.rules["halt"]
     system, positions = bench.system, torch.from_numpy(starts.positions.copy())
-    rule = ScoreRule(score_function(halt.decision, bench.model, system), halt.threshold, "halt", SCORE_NAME, SCORE_UNIT)
+    limits = Limits.from_reference(system, positions[0])
+    judge = Judge.of(bench.model, system, halt.decision, halt.threshold, "halt", limits=limits)
     simulation = Simulation.start(
         system,
         Langevin(DT, temperature, FRICTION, SEED + bench.seed),
-        ForceField(bench.model, system, decision=halt.decision, steps=size.steps),
+        ForceField(bench.model, system, judge=judge, steps=size.steps),
         positions,
         maxwell_boltzmann(system, positions, temperature, seed=SEED + bench.seed, replicas=replicas, bath=True),
         dof=3 * system.n_atoms,
-        guard=Guard(Limits.from_reference(system, positions[0]), rule),
     )
     wanted = min(size.real, len(rows))
     simulation.run(size.steps, stop=lambda: not any(simulation.state.active[:wanted]))

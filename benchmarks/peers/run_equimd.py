@@ -27,7 +27,7 @@ from equimd.data.neighbors import neighbor_list
 from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
 from equimd.forces.skin import SKIN
-from equimd.guard.judge import Guard
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.simulation import Output, Simulation
@@ -87,7 +87,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
     step()  # decides whether the forces are compiled
     forces = simulation.forces
     parts = ["trained" if task.get("run") else "untrained", "compiled" if forces.compiled else "eager"]
-    parts += ["guard on"] if simulation.guard.rule else []
+    parts += ["guard on"] if simulation.judge.score else []
     return Prepared(step, task["batch"], f"equimd, {about(config)}, {', '.join(parts)}", count(forces.model))
 
 
@@ -117,15 +117,14 @@ def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelCo
     model.scale.fill_(1e-6)
     system = System.build(frames.numbers)
     positions = torch.from_numpy(frames.positions[: task["batch"]])
-    limits = Limits.from_reference(system, positions[0])
+    judge = Judge(Limits.from_reference(system, positions[0]))
     simulation = Simulation.start(
         system,
         VelocityVerlet(DT_FS),
-        ForceField(model, system, limits=limits, compile=task.get("compile", "on")),
+        ForceField(model, system, judge=judge, compile=task.get("compile", "on")),
         positions,
         torch.from_numpy(frames.cold_velocities(task["batch"])),
         dof=degrees_of_freedom(system, positions[0], bath=False),
-        guard=Guard(limits),
         output=Output(scratch()),
     )
     return simulation, config

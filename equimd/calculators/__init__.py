@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from equimd.calculators.ase import EquimdCalculator, StepSigma
-from equimd.calculators.loaded import LoadedModel, Prediction, Wanted, load
+from equimd.calculators.loading import LoadedModel, load
+from equimd.calculators.predictor import Prediction, Wanted
 
 __all__ = ["EquimdCalculator", "LoadedModel", "Prediction", "StepSigma", "Wanted", "load"]

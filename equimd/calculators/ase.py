@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from equimd.calculators.guarded import CalculatorGuard, OnExceed
-from equimd.calculators.loaded import LoadedModel, Wanted, load
+from equimd.calculators.predictor import Predictor, Wanted
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
+from equimd.data.system import System
 from equimd.errors import DataError, GuardError, ModelError
-
-if TYPE_CHECKING:
-    from equimd.guard.decision import StepDecision
+from equimd.guard.judge import Judge
+from equimd.guard.limits import Limits
+from equimd.guard.score import StepDecision, StepScore
 
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
 #: Properties of calibrated runs.
@@ -63,8 +64,8 @@ class EquimdCalculator(Calculator):
         uncertainty: ``auto``, when one of those properties is asked for, and from then on in ``results`` until the
             atoms move; True, with every calculation; False, never.
         on_exceed: what to do about a structure that is not to be taken as true, because its score exceeds the
-            threshold or its atoms fused or flew apart: ``ignore``; ``warn``, once for each event; ``raise``
-            :class:`~equimd.errors.GuardError`, before the caller gets its energy and forces.
+            threshold or its atoms fused or flew apart: ``ignore`` it; ``flag`` it, with a warning for each event; or
+            ``halt``: raise :class:`~equimd.errors.GuardError` before the caller gets its energy and forces.
         threshold: for the other two, as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
     """
 
@@ -73,7 +74,7 @@ class EquimdCalculator(Calculator):
 
     def __init__(
         self,
-        model: LoadedModel | str | Path,
+        model: Predictor | str | Path,
         *,
         device: str = "cpu",
         uncertainty: Wanted = "auto",
@@ -81,7 +82,7 @@ class EquimdCalculator(Calculator):
         threshold: str | float = "auto",
     ) -> None:
         super().__init__()
-        self.model = model if isinstance(model, LoadedModel) else load(model, device=device)
+        self.model = model if isinstance(model, Predictor) else Predictor.open(model, device=device)
         self.wanted = uncertainty
         if uncertainty is True:
             self.model.gives_uncertainty(True)
@@ -91,14 +92,10 @@ class EquimdCalculator(Calculator):
         self._positions: np.ndarray | None = None
         self._same: tuple[bytes, ...] = ()
         self._batch: Batch | None = None
-        self.guard = None if on_exceed == "ignore" else CalculatorGuard(self, on_exceed, threshold)
-
-    @property
-    def current_positions(self) -> np.ndarray:
-        """(n, 3) Angstrom, of the last structure computed."""
-        if self._positions is None:
-            raise ModelError("nothing was computed: give atoms")
-        return self._positions
+        self.guard: CalculatorGuard | None = None
+        if on_exceed != "ignore":
+            self.guard = CalculatorGuard(self.model, on_exceed, threshold, uncertainty=uncertainty)
+        self._judge: tuple[tuple[bytes, ...], Judge] | None = None
 
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
         """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
@@ -150,7 +147,7 @@ class EquimdCalculator(Calculator):
         """Compute energy and forces of ``atoms``, and those uncertainties that are among ``properties``.
 
         Raises:
-            GuardError: they are not to be taken as true, with ``on_exceed="raise"``.
+            GuardError: they are not to be taken as true, with ``on_exceed="halt"``.
         """
         if atoms is None:
             raise ModelError("the calculator was asked without atoms")
@@ -158,6 +155,7 @@ class EquimdCalculator(Calculator):
         self._positions = None
         constants = self._constants(atoms)
         batch = self._batch_of(atoms, constants)
+        judge = self._judge_of(atoms, constants, batch)
         out = self.model.potential(batch)
         energy = float(out["energy"][0])
         results: dict[str, Any] = {"energy": energy, "free_energy": energy}
@@ -168,9 +166,10 @@ class EquimdCalculator(Calculator):
         self._current, self._features = batch, out["features"]
         if self.wanted is True or set(SIGMAS) & set(properties):
             self._add_sigmas(SIGMAS if self.wanted is True else properties)
-        if self.guard is not None:
+        if self.guard is not None and judge is not None:
+            decision = judge(atoms.positions, energy, results["forces"], {"features": out["features"][0]})
             try:
-                self.guard.judge(atoms, constants)
+                self.guard.act(decision, atoms)
             except GuardError:
                 self._positions, self.results = None, {}  # asked again, it is judged again
                 raise
@@ -189,12 +188,29 @@ class EquimdCalculator(Calculator):
         decision, threshold = rule or self.model.calibration.decision("flag")
         energy_std = float(self.get_property("energy_std", atoms))
         batch, features = self._calculated()
-        score, sigma = float(decision.screened(features, batch.n_atoms)[0]), None
-        if not score < decision.level:
-            sigma = decision.force_sigma(self.model.potential, batch)[: len(atoms)].cpu().numpy()
-            score = float(sigma.max())
+        system, state = _structure(atoms, batch)
+        scores, sigmas = StepScore(decision, self.model.potential, system, **state)(
+            torch.from_numpy(atoms.positions.copy())[None], {"features": features}
+        )
+        score, sigma = float(scores[0]), None if sigmas is None else sigmas[0].numpy()
         atom = None if sigma is None else int(sigma.argmax())
         return StepSigma(energy_std, score, threshold, not score <= threshold, sigma, atom)
+
+    def _judge_of(self, atoms: Atoms, constants: tuple[bytes, ...], batch: Batch) -> Judge | None:
+        """The judge of this molecule or cell, whose first structure is the reference of the physical checks; None if
+        nothing is judged."""
+        guard = self.guard
+        if guard is None:
+            return None
+        if self._judge is None or self._judge[0] != constants:
+            system, state = _structure(atoms, batch)
+            limits = Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
+            chosen = guard.decision, guard.threshold, guard.on_exceed
+            judge = Judge.of(self.model.potential, system, *chosen, limits=limits, **state)
+            if guard.decision is not None:
+                self._warn_unlike(atoms.numbers)
+            self._judge, guard.last_accepted = (constants, judge), None
+        return self._judge[1]
 
     def _calculated(self) -> tuple[Batch, torch.Tensor]:
         """The last structure computed, and its pooled features."""
@@ -206,17 +222,20 @@ class EquimdCalculator(Calculator):
         """Uncertainties of the last structure into ``results``; the forces' only if they are among ``names``."""
         calibration, (batch, features) = self.model.calibration, self._calculated()
         calibrated = calibration.calibrated
-        numbers = batch.atomic_numbers.cpu().numpy()
-        text = calibration.unlike(formula(numbers))
-        if text and text not in self._warned:
-            self._warned.add(text)
-            warnings.warn(text, stacklevel=4)
+        self._warn_unlike(batch.atomic_numbers.cpu().numpy())
         if {"forces_std", "atom_forces_std"} & set(names):
             found = calibrated(self.model.potential, batch)
             self.results |= {"forces_std": found.component_std, "atom_forces_std": found.force_std}
         v = calibrated.layer.energy.variance(features).cpu().numpy()
         u = calibrated.layer.distance(features, batch.n_atoms).cpu().numpy()
         self.results["energy_std"] = float(np.sqrt(np.sum(calibrated.energy.variance(v, u))))
+
+    def _warn_unlike(self, numbers: np.ndarray) -> None:
+        """Once of each composition that was not calibrated on."""
+        text = self.model.calibration.unlike(formula(numbers))
+        if text and text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, stacklevel=5)
 
     def _batch_of(self, atoms: Atoms, constants: tuple[bytes, ...]) -> Batch:
         """Tensors of ``atoms``; for small open molecules only the positions are new."""
@@ -231,3 +250,9 @@ class EquimdCalculator(Calculator):
             frames, self.model.config.cutoff, dtype=potential.dtype, device=self.model.device
         )
         return self._batch
+
+
+def _structure(atoms: Atoms, batch: Batch) -> tuple[System, dict[str, Any]]:
+    """What does not change while ``atoms`` move, and their charge and spin as the model sees them."""
+    system = System.build(atoms.numbers, cell=atoms.cell.array if atoms.pbc.any() else None, pbc=atoms.pbc)
+    return system, {"charge": int(batch.charge[0]), "spin": int(batch.spin[0])}

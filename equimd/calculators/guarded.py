@@ -1,27 +1,24 @@
-"""The guard of the ASE calculator: what it computed is judged before the caller gets it."""
+"""The guard of the ASE calculator: what the judge says of a computed structure, before the caller gets it."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from ase import Atoms
+from torch import Tensor
 
-from equimd.data.system import System
+from equimd.calculators.predictor import Predictor, Wanted
 from equimd.errors import ConfigError, GuardError, ModelError
-from equimd.guard.asked import parse_threshold, resolve
-from equimd.guard.judge import Action, Event, ScoreRule, physical_decision
-from equimd.guard.limits import Limits
-from equimd.guard.score import SCORE_NAME, SCORE_UNIT
+from equimd.guard.judge import Action, Decision, Event
+from equimd.guard.score import SCORE_NAME, StepDecision
+from equimd.guard.thresholds import parse_threshold
 
-if TYPE_CHECKING:
-    from equimd.calculators.ase import EquimdCalculator
-
-OnExceed = Literal["ignore", "warn", "raise"]
+OnExceed = Literal["ignore", "flag", "halt"]
+RENAMED = {"warn": "flag", "raise": "halt"}
 GAP = 200  # structures between two events; closer ones are one and the same
 HINT = (
     "the frame is `structure` of this error, the last good positions are `last_accepted`; label such frames "
@@ -30,17 +27,16 @@ HINT = (
 
 
 class CalculatorGuard:
-    """Judges each structure that a calculator computed: physical checks, then the calibrated decision.
+    """Acts on what a judge says of each structure that a calculator computed.
 
     The physical checks (numbers that are not finite, atoms fused, molecules apart) know the first structure of each
     composition and cell; the calibrated decision is that of molecular dynamics.
 
     Args:
-        calculator: of a model with forces.
-        on_exceed: ``warn``, or ``raise`` :class:`~equimd.errors.GuardError`.
+        model: with forces.
+        on_exceed: ``flag``, which tells of each event, or ``halt``, which raises :class:`~equimd.errors.GuardError`.
         threshold: ``auto`` (the calibrated halt threshold, else the flag threshold), ``flag``, ``halt``, a bound on
             the force error (0.15, or ``0.15eV/A``), or ``off`` for the physical checks alone.
-        tell: what is told of each event with ``warn``: a Python warning by default.
 
     Raises:
         ConfigError: not a threshold, or another ``on_exceed``.
@@ -48,94 +44,62 @@ class CalculatorGuard:
         UncertaintyError: the run is not calibrated (for this).
 
     Attributes:
+        decision, threshold: the score, and what it is compared with, eV/Angstrom; None with ``off``.
         count: structures judged. exceeded: how many of them were not to be taken as true. events: of these, those that
             did not follow closely on another one.
+        last_accepted: (n, 3) Angstrom, the last positions of this molecule that passed.
+        tell: what is told of each event with ``flag``: a Python warning by default.
     """
 
     def __init__(
-        self,
-        calculator: EquimdCalculator,
-        on_exceed: OnExceed,
-        threshold: str | float = "auto",
-        tell: Callable[[GuardError], None] | None = None,
+        self, model: Predictor, on_exceed: OnExceed, threshold: str | float = "auto", *, uncertainty: Wanted = "auto"
     ) -> None:
-        if on_exceed not in ("warn", "raise"):
-            raise ConfigError(f"on_exceed '{on_exceed}'", hint="ignore, warn or raise")
-        if not calculator.model.has_forces:
+        if on_exceed not in ("flag", "halt"):
+            renamed = f"'{RENAMED[on_exceed]}', as it is called now" if on_exceed in RENAMED else "ignore, flag or halt"
+            raise ConfigError(f"on_exceed '{on_exceed}'", hint=renamed)
+        if not model.has_forces:
             raise ModelError("the model was trained on energies alone: its forces cannot be judged")
-        self.calculator, self.on_exceed, self.tell = calculator, on_exceed, tell or _warn
         mode = parse_threshold(f"{threshold}", "threshold")
-        if mode != "off" and calculator.wanted is False:
+        if mode != "off" and uncertainty is False:
             raise ConfigError("a threshold without uncertainties", hint="leave out uncertainty=False")
-        self.rule = None if mode == "off" else resolve(calculator.model.calibration, mode)[1:]
+        self.decision: StepDecision | None = None
+        self.threshold: float | None = None
+        if mode != "off":
+            _, self.decision, self.threshold = model.calibration.choose(mode)
+        self.on_exceed: Action = on_exceed
+        self.tell: Callable[[GuardError], None] = _warn
         self.count = self.exceeded = self.events = 0
+        self.last_accepted: np.ndarray | None = None
         self._last = -math.inf
-        self._limits: Limits | None = None
-        self._constants: tuple[bytes, ...] = ()
-        self._accepted: np.ndarray | None = None
 
-    @property
-    def threshold(self) -> float | None:
-        """On the force sigma, eV/Angstrom; None with ``off``."""
-        return None if self.rule is None else self.rule[1]
-
-    def judge(self, atoms: Atoms, constants: tuple[bytes, ...]) -> None:
-        """Judge ``atoms``, the last structure computed.
-
-        Args:
-            constants: what tells another molecule or cell from the same one moved.
+    def act(self, decision: Decision, atoms: Atoms) -> None:
+        """Act on what the judge decided about ``atoms``.
 
         Raises:
-            GuardError: they are not to be taken as true, with ``on_exceed="raise"``.
+            GuardError: they are not to be taken as true, with ``on_exceed="halt"``.
         """
-        if constants != self._constants:
-            self._limits, self._constants, self._accepted = _limits(atoms), constants, None
         self.count += 1
-        event, sigma = self._physical(), None
-        if event is None and self.rule is not None:
-            event, sigma = self._scored(atoms)
-        if event is None:
-            self._accepted = atoms.positions.copy()
+        if not decision.events:
+            self.last_accepted = atoms.positions.copy()
             return
         self.exceeded += 1
         new, self._last = self.count - self._last >= GAP, self.count
         self.events += new
-        if self.on_exceed == "raise" or new:
-            error = self._error(event, atoms, sigma)
-            if self.on_exceed == "raise":
+        if self.on_exceed == "halt" or new:
+            error = self._error(decision.events[0], atoms, decision.atom_scores)
+            if self.on_exceed == "halt":
                 raise error
             self.tell(error)
 
-    def _physical(self) -> Event | None:
-        results, positions = self.calculator.results, self.calculator.current_positions
-        if self._limits is None:
-            return None
-        found = physical_decision(
-            self._limits,
-            torch.from_numpy(positions)[None],
-            torch.tensor([results["energy"]], dtype=torch.float64),
-            torch.from_numpy(results["forces"])[None],
-        )
-        return found.events[0] if found.events else None
-
-    def _scored(self, atoms: Atoms) -> tuple[Event | None, np.ndarray | None]:
-        step = self.calculator.uncertainty(atoms, self.rule)
-        sigma = step.atom_forces_std
-        scores = torch.tensor([step.score], dtype=torch.float64)
-        per_atom = torch.full((1, len(atoms)), torch.nan) if sigma is None else torch.from_numpy(sigma)[None]
-        action: Action = "halt" if self.on_exceed == "raise" else "flag"
-        rule = ScoreRule(lambda *_: (scores, per_atom), step.threshold, action, SCORE_NAME, SCORE_UNIT)
-        found = rule.decide(torch.from_numpy(atoms.positions)[None], {})
-        return (found.events[0] if found.events else None), sigma
-
-    def _error(self, event: Event, atoms: Atoms, sigma: np.ndarray | None) -> GuardError:
+    def _error(self, event: Event, atoms: Atoms, scores: Tensor | None) -> GuardError:
         named = ", ".join(f"{atoms.symbols[k]}{k}" for k in event.atoms[:5]) + (" ..." if len(event.atoms) > 5 else "")
         structure = atoms.copy()
         structure.info = {
             **atoms.info, "reason": event.reason, "code": event.code, "score": event.score,
             "threshold": event.threshold,
         }  # fmt: skip
-        structure.arrays["atom_score"] = np.full(len(atoms), np.nan) if sigma is None else np.array(sigma)
+        known = np.full(len(atoms), np.nan) if scores is None or event.code != SCORE_NAME else scores[0].numpy().copy()
+        structure.arrays["atom_score"] = known
         structure.arrays["responsible"] = np.isin(np.arange(len(atoms)), event.atoms).astype(int)
         error = GuardError(
             event.reason + (f" (atoms {named})" if named else ""),
@@ -146,15 +110,9 @@ class CalculatorGuard:
             score=event.score,
             threshold=event.threshold,
         )
-        error.structure, error.last_accepted = structure, self._accepted
+        error.structure, error.last_accepted = structure, self.last_accepted
         return error
 
 
 def _warn(error: GuardError) -> None:
-    warnings.warn(f"{error.where}: {error.what}", stacklevel=6)
-
-
-def _limits(atoms: Atoms) -> Limits:
-    pbc: Any = tuple(bool(p) for p in atoms.pbc)
-    system = System.build(atoms.numbers, cell=atoms.cell.array if any(pbc) else None, pbc=pbc)
-    return Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
+    warnings.warn(f"{error.where}: {error.what}", stacklevel=5)

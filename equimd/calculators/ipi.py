@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -24,7 +24,6 @@ from ase.calculators.socketio import SocketClient
 from ase.io import write
 
 from equimd.calculators import EquimdCalculator
-from equimd.calculators.guarded import CalculatorGuard
 from equimd.errors import DataError, GuardError, RunError
 
 log = logging.getLogger(__name__)
@@ -104,32 +103,26 @@ class Driver:
     """Serve a structure with a calculator until i-PI ends or the guard halts.
 
     Args:
-        calculator: without a guard of its own.
+        calculator: its guard halts i-PI or flags frames; with ``on_exceed="ignore"`` nothing is judged.
         atoms: elements, boundary and order of the atoms, as in i-PI's own structure; its geometry is the reference of
             the physical checks.
-        threshold: as in :class:`~equimd.calculators.guarded.CalculatorGuard`; None for no guard.
-        on_exceed: ``halt`` or ``flag``.
         exit_folder: where i-PI runs.
         frames: extended XYZ that refused and flagged frames are appended to.
 
     Raises:
-        ConfigError, ModelError, UncertaintyError: as the guard.
+        DataError, ModelError: a structure that the calculator does not take.
     """
 
     calculator: EquimdCalculator
     atoms: Atoms
-    threshold: str | float | None = "auto"
-    on_exceed: Literal["halt", "flag"] = "halt"
     exit_folder: Path = field(default_factory=Path)
     frames: Path = field(default_factory=lambda: Path("flagged.extxyz"))
 
     def __post_init__(self) -> None:
         self.served = Served()
         self.atoms = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
-        if self.threshold is not None:
-            action: Literal["raise", "warn"] = "raise" if self.on_exceed == "halt" else "warn"
-            self.calculator.guard = CalculatorGuard(self.calculator, action, self.threshold, self._flag)
-            self.served.threshold = self.calculator.guard.threshold
+        if (guard := self.calculator.guard) is not None:
+            guard.tell, self.served.threshold = self._flag, guard.threshold
         self.atoms.calc = self.calculator
         self.atoms.get_potential_energy()  # unknown elements and overlapping atoms are told now, not to i-PI
 

@@ -61,6 +61,13 @@ class System:
             box = torch.tensor(np.array(cell, np.float64), device=device)
         return cls(torch.tensor(z, device=device), torch.tensor(m, device=device), box, flags)
 
+    def same(self, other: System) -> bool:
+        """Whether elements and cell are those of another system; masses may differ."""
+        arrays = [(self.numbers, other.numbers)]
+        if self.cell is not None and other.cell is not None:
+            arrays.append((self.cell, other.cell))
+        return self.pbc == other.pbc and all(torch.equal(a.cpu(), b.cpu()) for a, b in arrays)
+
     @property
     def n_atoms(self) -> int:
         return len(self.numbers)

@@ -27,9 +27,9 @@ from equimd.files import cache_folder, file_digest, load_tensors, replacing_fold
 from equimd.forces import force_graph, native, products
 from equimd.forces.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.forces.shared_graph import SharedGraph
-from equimd.guard import decision as uq_decision
-from equimd.guard.decision import StepDecision
+from equimd.guard import screen
 from equimd.guard.limits import Limits
+from equimd.guard.score import StepDecision
 from equimd.machine import has_compiler, side_by_side
 from equimd.model.interface import CompilableModel
 from equimd.uq import posterior as uq_posterior
@@ -50,7 +50,7 @@ OPTIONS: dict[str, Any] = {
 
 def _source_digest() -> str:
     """Of the files that a graph is traced from, besides the model's."""
-    paths = [Path(str(module.__file__)) for module in (force_graph, products, uq_decision, uq_posterior)]
+    paths = [Path(str(module.__file__)) for module in (force_graph, products, screen, uq_posterior)]
     paths += native.SOURCES
     return sha256_of(path.read_bytes() for path in paths)
 

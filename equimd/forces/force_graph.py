@@ -19,8 +19,8 @@ from torch import Tensor, fx
 
 from equimd.data.batch import Batch
 from equimd.forces import native, products
-from equimd.guard.decision import StepDecision
 from equimd.guard.limits import Limits
+from equimd.guard.score import StepDecision
 from equimd.model.interface import CompilableModel
 from equimd.uq.posterior import LastLayer
 

@@ -30,8 +30,7 @@ from equimd.data.system import System
 from equimd.errors import ModelError
 from equimd.forces.compiled import CompiledForces, build, load
 from equimd.forces.skin import SkinList
-from equimd.guard.decision import StepDecision
-from equimd.guard.limits import Limits
+from equimd.guard.judge import Judge
 from equimd.model.interface import CompilableModel, Model
 
 log = logging.getLogger(__name__)
@@ -68,8 +67,8 @@ class ForceField:
         system: the structure all replicas share.
         charge, spin: of the structure; used by models that see them.
         features: put the pooled features phi (A, p), eV, into the extras, for scores that need them.
-        decision: put its screen (A,), eV/Angstrom, into the extras.
-        limits: of the guard; compiled, put into the extras which frames are "sound" (A,), that is well within them.
+        judge: of what is computed here: put into the extras the "screen" (A,) of its score, eV/Angstrom, and, compiled,
+            which frames are "sound" (A,), that is well within its limits.
         block: replicas at once in the dense layout; None: as many as the cache takes.
         compile: ``off``: eager. ``on``: compiled, wherever possible. ``auto``: compiled if the cache has the artefact,
             or if ``steps`` are so many that compiling pays.
@@ -81,6 +80,7 @@ class ForceField:
     Raises:
         ModelError: the model was trained on energies alone, never saw an element, or the charge or multiplicity is out
             of its range.
+        ConfigError: the judge is of another model or structure.
     """
 
     def __init__(
@@ -91,8 +91,7 @@ class ForceField:
         charge: int = 0,
         spin: int = 0,
         features: bool = False,
-        decision: StepDecision | None = None,
-        limits: Limits | None = None,
+        judge: Judge | None = None,
         block: int | None = None,
         compile: Compile = "auto",
         steps: int | None = None,
@@ -101,8 +100,10 @@ class ForceField:
             raise ModelError(
                 "the model was trained on energies alone: its forces are unreliable", hint="train with a forces weight"
             )
-        self.model, self.system, self.features, self.decision = model, system, features, decision
-        self.limits = limits
+        if judge is not None:
+            judge.check_belongs(model, system, charge, spin)
+        self.model, self.system, self.features, self.judge = model, system, features, judge
+        self.decision, self.limits = (None, None) if judge is None else (judge.decision, judge.limits)
         self.device = model.device
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS

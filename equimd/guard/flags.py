@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equimd.data.system import System
-from equimd.guard.judge import Decision, Event, Proposed
+from equimd.guard.judge import Decision, Event
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ class SuspectRecorder:
         self._open: dict[int, SuspectFrame] = {}
         self._finished: list[SuspectFrame] = []
 
-    def update(self, proposal: Proposed, decision: Decision) -> None:
-        """Note what was decided about a proposal, a state of the active replicas."""
+    def update(self, decision: Decision, positions: Tensor, step: int, replicas: Sequence[int]) -> None:
+        """Note what was decided about step ``step`` of some replicas, positions (A, n, 3)."""
         for event in decision.events:
-            frame = _frame(event, proposal, decision.atom_scores)
+            per_atom = None if decision.atom_scores is None else decision.atom_scores[event.row]
+            frame = _frame(event, replicas[event.row], step, positions[event.row].cpu(), per_atom)
             if event.action == "halt":
                 self._finished.append(frame)
             else:
@@ -118,13 +119,11 @@ class SuspectRecorder:
         self.flagged_steps = int(meta["flagged_steps"])
 
 
-def _frame(event: Event, proposal: Proposed, atom_scores: Tensor | None) -> SuspectFrame:
-    positions, step = proposal.positions[event.row].cpu(), proposal.step
-    per_atom = positions.new_full(positions.shape[:1], torch.nan)
-    if atom_scores is not None:
-        per_atom = atom_scores[event.row].to("cpu", torch.float64)
+def _frame(event: Event, replica: int, step: int, positions: Tensor, per_atom: Tensor | None) -> SuspectFrame:
+    if per_atom is None:
+        per_atom = positions.new_full(positions.shape[:1], torch.nan)
     return SuspectFrame(
-        proposal.replicas[event.row],
+        replica,
         step,
         event.action,
         event.code,
@@ -136,7 +135,7 @@ def _frame(event: Event, proposal: Proposed, atom_scores: Tensor | None) -> Susp
         step,
         1,
         positions.clone(),
-        per_atom.clone(),
+        per_atom.to("cpu", torch.float64, copy=True),
     )
 
 

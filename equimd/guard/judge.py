@@ -13,33 +13,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from equimd.errors import ConfigError
+from equimd.data.system import System
+from equimd.errors import ConfigError, DataError
 from equimd.guard.limits import CLOSE, FAR, Limits, components, squared_distances
+from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepDecision, StepScore
+from equimd.model.interface import Model
 
 Action = Literal["halt", "flag"]
-
-
-class Proposed(Protocol):
-    """What is judged: A frames that somebody's dynamics proposes, such as :class:`equimd.md.state.State`."""
-
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def forces(self) -> Tensor: ...
-    @property
-    def energy(self) -> Tensor: ...
-    @property
-    def extras(self) -> Mapping[str, Tensor]: ...
-    @property
-    def replicas(self) -> tuple[int, ...]: ...
-    @property
-    def step(self) -> int: ...
+NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
+BELONGS = "Judge.of(...) and ForceField(...) of the same model, structure, charge and spin"
 
 
 @dataclass(frozen=True)
@@ -164,64 +153,144 @@ def _nearest_across(limits: Limits, ratio: Tensor, gone: np.ndarray, members: np
 ScoreFunction = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
 
 
-@dataclass(frozen=True)
-class ScoreRule:
-    """A calibrated score and what to do above its threshold. A score that is not a number exceeds every threshold.
+class Judge:
+    """Judges frames of one structure: physical checks first, then the calibrated score of those that passed.
 
-    Attributes:
-        name: such as ``force sigma``.
-        unit: of score and threshold, for messages; empty if none.
+    The judge of a calibrated model is made by :meth:`of`, and :class:`~equimd.forces.forcefield.ForceField` is given
+    it, so that forces come with what it needs: the screen of its score, and which frames are well within its limits.
+
+    Args:
+        limits: of the reference geometry; None leaves out the physical checks.
+        score: of frames; None for none.
+        threshold: a frame that scores above it is halted or flagged, and one whose score is not a number. None: nothing
+            is compared, and the score is there for whoever calls it.
+        action: what is done above the threshold, ``halt`` or ``flag``.
+        name, unit: of score and threshold, for messages; such as ``force sigma``.
+
+    Raises:
+        ConfigError: a threshold that is not a number or has no score, or another action.
     """
 
-    function: ScoreFunction
-    threshold: float
-    action: Action
-    name: str = "score"
-    unit: str = ""
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        score: ScoreFunction | None = None,
+        threshold: float | None = None,
+        action: Action = "halt",
+        *,
+        name: str = "score",
+        unit: str = "",
+    ) -> None:
+        self.limits, self.score, self.threshold, self.action = limits, score, threshold, action
+        self.name, self.unit = name, unit
+        #: The structure, where it is known.
+        self.system: System | None = getattr(limits or score, "system", None)
+        if threshold is not None and (math.isnan(threshold) or score is None):
+            raise ConfigError(f"a threshold of {threshold} without a score", hint="a number, and a score")
+        if action not in ("halt", "flag"):
+            raise ConfigError(f"no action '{action}'", hint="halt or flag")
 
-    def __post_init__(self) -> None:
-        if math.isnan(self.threshold) or self.action not in ("halt", "flag"):
-            raise ConfigError(f"threshold {self.threshold} with action '{self.action}'", hint="a number; halt or flag")
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        system: System,
+        decision: StepDecision | None = None,
+        threshold: float | None = None,
+        action: Action = "halt",
+        *,
+        limits: Limits | None = None,
+        charge: int = 0,
+        spin: int = 0,
+    ) -> Judge:
+        """The judge of a structure by the force sigma of a calibrated model.
 
-    def decide(self, positions: Tensor, extras: Mapping[str, Tensor]) -> Decision:
-        """Judge A frames, positions (A, n, 3)."""
-        scores, per_atom = self.function(positions, extras)
-        rows = [row for row, score in enumerate(scores.tolist()) if not score <= self.threshold]
-        return Decision(tuple(self._event(row, scores, per_atom) for row in rows), scores, per_atom)
+        Args:
+            model: eager; it computes the exact covariances, whatever computes the forces.
+            decision, threshold: as :meth:`equimd.guard.calibration.Calibration.decision` gives them.
+            charge, spin: of the structure, for models that see them.
 
-    def _event(self, row: int, scores: Tensor, per_atom: Tensor | None) -> Event:
+        Raises:
+            UncertaintyError: a model trained on energies alone, or a threshold below the screen's level.
+        """
+        if decision is None:
+            return cls(limits, None, threshold, action)
+        score = StepScore(decision, model, system, charge=charge, spin=spin)
+        threshold = None if threshold is None else decision.check(threshold)
+        return cls(limits, score, threshold, action, name=SCORE_NAME, unit=SCORE_UNIT)
+
+    @property
+    def decision(self) -> StepDecision | None:
+        """Behind the force sigma; None of another score, or without one."""
+        return self.score.decision if isinstance(self.score, StepScore) else None
+
+    def __call__(self, positions: Any, energy: Any, forces: Any, extras: Mapping[str, Any] = NO_EXTRAS) -> Decision:
+        """The decision about A frames, NumPy arrays or torch tensors; or about one, without the first dimension.
+
+        Args:
+            positions, forces: (A, n, 3) Angstrom and eV/Angstrom. energy: (A,) eV.
+            extras: what the score reads: the pooled ``features`` (A, p) or the ``screen`` (A,) of
+                :class:`~equimd.forces.forcefield.ForceField`; and ``sound`` (A,), frames known to be well.
+
+        Raises:
+            DataError: shapes that do not fit each other or the structure.
+            UncertaintyError: the score lacks what it reads.
+        """
+        given = (positions, energy, forces, *extras.values())
+        if getattr(positions, "ndim", 0) != 3 or not all(isinstance(x, Tensor) for x in given):
+            positions, energy, forces, extras = _frames(positions, energy, forces, extras)
+        self._check(positions, energy, forces, extras)
+        physical = NOTHING
+        if self.limits is not None:
+            physical = physical_decision(self.limits, positions, energy, forces, extras.get("sound"))
+        if self.score is None or self.threshold is None:
+            return physical
+        scores, per_atom = self.score(positions, extras)
+        broken = {e.row for e in physical.events}
+        over = [row for row, score in enumerate(scores.tolist()) if not score <= self.threshold and row not in broken]
+        events = (*physical.events, *(self._event(row, self.threshold, scores, per_atom) for row in over))
+        return Decision(tuple(sorted(events, key=lambda e: e.row)), scores, per_atom)
+
+    def check_belongs(self, model: Model, system: System, charge: int, spin: int) -> None:
+        """Refuse to judge what another model says, or of another structure than these.
+
+        Raises:
+            ConfigError: it is not the judge of these.
+        """
+        mine = [self.system] if self.system is not None else []
+        if isinstance(self.score, StepScore):
+            mine.append(self.score.system)
+            if self.score.model is not model or (self.score.charge, self.score.spin) != (charge, spin):
+                raise ConfigError("the judge is of another model, charge or spin than the forces", hint=BELONGS)
+        if not all(system.same(other) for other in mine):
+            raise ConfigError("the judge is of another structure than the forces", hint=BELONGS)
+
+    def _check(self, positions: Tensor, energy: Tensor, forces: Tensor, extras: Mapping[str, Tensor]) -> None:
+        shape = tuple(positions.shape)
+        n = self.system.n_atoms if self.system is not None else shape[-2] if len(shape) == 3 else "n"
+        if shape[1:] != (n, 3) or forces.shape != positions.shape or energy.shape != shape[:1]:
+            what = f"positions {shape}, energy {tuple(energy.shape)} and forces {tuple(forces.shape)}"
+            raise DataError(f"{what} are not those of frames of {n} atoms", where="judge")
+        if any(len(x) != shape[0] for x in extras.values()):
+            raise DataError(f"other values than of {shape[0]} frames among {', '.join(extras)}", where="judge")
+
+    def _event(self, row: int, threshold: float, scores: Tensor, per_atom: Tensor | None) -> Event:
         atoms: tuple[int, ...] = ()
         if per_atom is not None:
-            over = ~(per_atom[row] <= self.threshold)
+            over = ~(per_atom[row] <= threshold)
             # a score of the frame may exceed the threshold although no single atom does
             atoms = tuple(over.nonzero().flatten().tolist()) or (int(per_atom[row].argmax()),)
         value = float(scores[row])
-        reason = f"{self.name} {value:.4g} above {self.threshold:.4g} {self.unit}".rstrip()
-        return Event(row, self.action, self.name, reason, value, self.threshold, atoms)
+        reason = f"{self.name} {value:.4g} above {threshold:.4g} {self.unit}".rstrip()
+        return Event(row, self.action, self.name, reason, value, threshold, atoms)
 
 
-class Guard:
-    """Judges every proposal: physical checks first, then the score of those frames that passed.
+def _frames(positions: Any, energy: Any, forces: Any, extras: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """The values as tensors, those of one structure as of one frame; copies of arrays."""
+    single = np.ndim(positions) == 2
 
-    Args:
-        limits: of the reference geometry; None skips the physical checks.
-        rule: the calibrated score; None for none.
-    """
+    def tensor(x: Any, dtype: type | None = np.float64) -> Tensor:
+        out = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype))
+        return out[None] if single else out
 
-    def __init__(self, limits: Limits | None = None, rule: ScoreRule | None = None) -> None:
-        self.limits, self.rule = limits, rule
-
-    def __call__(self, state: Proposed) -> Decision:
-        """The decision about every replica of ``state``."""
-        physical, extras = NOTHING, state.extras
-        if self.limits is not None:
-            sound = extras.get("sound")
-            physical = physical_decision(self.limits, state.positions, state.energy, state.forces, sound)
-        if self.rule is None:
-            return physical
-        scored = self.rule.decide(state.positions, extras)
-        if not physical.events:
-            return scored
-        broken = {e.row for e in physical.events}
-        events = physical.events + tuple(e for e in scored.events if e.row not in broken)
-        return Decision(tuple(sorted(events, key=lambda e: e.row)), scored.scores, scored.atom_scores)
+    return tensor(positions), tensor(energy), tensor(forces), {k: tensor(v, None) for k, v in extras.items()}

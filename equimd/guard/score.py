@@ -1,9 +1,18 @@
-"""The calibrated score of molecular dynamics: the screen of every frame, the exact force sigma of those in doubt."""
+"""The score of a frame: a free screen of all frames, and the exact force sigma of those it does not clear.
+
+The exact score is f = max_i sqrt(trace C_i), eV/Angstrom, with C_i the calibrated 3x3 covariance of the force on atom
+i, model part and noise part. No rotation changes it. For a conservative model it costs as many reverse passes as the
+last layer has weights. The screen s (:mod:`equimd.guard.screen`) estimates it for nothing.
+
+A frame is *quiet* where s < level: its score is s itself, so below the level. Everywhere else its score is f. A
+threshold is never below the level (:meth:`StepDecision.check`), so a quiet frame never exceeds one. The rates of a
+threshold are those of this whole decision if the scores it was calibrated on were its scores, quiet ones included.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +22,102 @@ from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.data.system import System
 from equimd.errors import UncertaintyError
-from equimd.guard.decision import StepDecision
-from equimd.guard.judge import ScoreFunction
-from equimd.model.interface import Model
+from equimd.guard.screen import Screen
+from equimd.model.interface import CHUNK, Model
+from equimd.uq.predict import Calibrated, Predictions
 from equimd.uq.rows import BATCH_SIZE
 
 SCORE_NAME, SCORE_UNIT = "force sigma", "eV/A"
+
+
+def exact_scores(calibrated: Calibrated, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """f (N,) of every frame of a data set, and sqrt(trace C_i) (M,) of every atom, eV/Angstrom."""
+    variance = np.trace(predictions.force_covariance, axis1=1, axis2=2) / 3
+    distance = predictions.distance[predictions.frame]
+    atoms = calibrated.forces.sigma(variance, distance, predictions.numbers)
+    return predictions.per_frame(atoms)[0], atoms
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Frames whose screen and exact score are both known, arrays of one shape in eV/Angstrom, and a screen's level."""
+
+    screen: np.ndarray
+    exact: np.ndarray
+    level: float
+
+    @property
+    def quiet(self) -> np.ndarray:
+        """Which frames the screen clears."""
+        return self.screen < self.level
+
+    @property
+    def score(self) -> np.ndarray:
+        """The score of each frame: the screen where it clears the frame, else the exact one."""
+        return np.where(self.quiet, self.screen, self.exact)
+
+    @property
+    def exact_share(self) -> float:
+        """How many of the frames need the exact covariance, 0..1."""
+        return float((~self.quiet).mean())
+
+    def missed(self, threshold: float) -> tuple[int, int]:
+        """Frames whose exact score exceeds the threshold although the screen cleared them, and all that exceed it."""
+        over = self.exact > threshold
+        return int((over & self.quiet).sum()), int(over.sum())
+
+
+@dataclass(frozen=True)
+class StepDecision:
+    """Which score a frame gets; see the module's docstring.
+
+    Attributes:
+        level: of the screen, eV/Angstrom; frames below it are quiet. 0 makes every score exact.
+    """
+
+    calibrated: Calibrated
+    screen: Screen
+    level: float
+
+    def __post_init__(self) -> None:
+        if not self.level >= 0:
+            raise UncertaintyError(f"a level of {self.level} eV/Angstrom for the screen", hint="0 or above")
+
+    def screened(self, features: Tensor, n_atoms: Tensor) -> Tensor:
+        """s (A,) of pooled features (A, p)."""
+        return self.screen(self.calibrated.layer, features, n_atoms)
+
+    def quiet(self, screen: Tensor) -> Tensor:
+        """(A,) bool: cleared by the screen. What is not a number is not quiet."""
+        return screen < self.level
+
+    def force_sigma(self, model: Model, batch: Batch, *, chunk: int = CHUNK) -> Tensor:
+        """Exact sqrt(trace C_i) of each slot (N,) of a batch, eV/Angstrom, 0 in padded ones."""
+        layer = self.calibrated.layer
+        rows = model.rows(batch, width=layer.forces.width, chunk=chunk)
+        variance = layer.forces.variance(rows.forces).mean(-1)
+        distance = layer.distance(rows.energy, batch.n_atoms)[batch.batch]
+        return self.calibrated.forces.sigma(variance, distance, batch.atomic_numbers)
+
+    def check(self, threshold: float) -> float:
+        """The threshold, if it may be used with this decision.
+
+        Raises:
+            UncertaintyError: it is below the level, so that quiet frames could exceed it.
+        """
+        if not threshold >= self.level:
+            raise UncertaintyError(
+                f"a threshold of {threshold:.4g} eV/Angstrom is below the screen's level of {self.level:.4g}",
+                hint="a lower level",
+            )
+        return threshold
+
+    def of_predictions(self, predictions: Predictions) -> Decided:
+        """The scores of a data set whose exact uncertainties are known."""
+        variance, distance = (torch.from_numpy(x) for x in (predictions.energy_variance, predictions.distance))
+        return Decided(
+            self.screen.of(variance, distance).numpy(), exact_scores(self.calibrated, predictions)[0], self.level
+        )
 
 
 class StepScore:
@@ -88,18 +187,3 @@ class StepScore:
         )
         batch = Batch.from_frames(frames, self.model.cutoff, dtype=self.model.dtype, device=self.device)
         return self.decision.force_sigma(self.model, batch).reshape(count, -1).to(positions.device)
-
-
-def score_function(
-    decision: StepDecision, model: Model, system: System, *, charge: int = 0, spin: int = 0
-) -> ScoreFunction:
-    """The score of a guard's rule, ``ScoreRule(score_function(...), decision.check(threshold), "halt")``.
-
-    Args:
-        model: eager; it computes the exact covariances, whatever computes the forces.
-        charge, spin: of the structure, for models that see them.
-
-    Raises:
-        UncertaintyError: a model trained on energies alone.
-    """
-    return StepScore(decision, model, system, charge=charge, spin=spin)

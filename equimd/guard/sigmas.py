@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from equimd.guard.saved import Calibration
+from equimd.guard.calibration import Calibration
 from equimd.uq import metrics
 from equimd.uq.predict import Predictions
 

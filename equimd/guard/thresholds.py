@@ -1,4 +1,4 @@
-"""From scores to decisions with a stated rate of false alarms: pure functions of arrays of scores.
+"""Thresholds with a stated rate of false alarms, from arrays of scores; and how a person asks for one.
 
 Three meanings, kept apart:
 
@@ -14,14 +14,46 @@ over calibrations. The rate of the one calibration at hand is Beta(n + 1 - k, k)
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from equimd.errors import UncertaintyError
+from equimd.errors import ConfigError, UncertaintyError
 from equimd.uq.resampling import bootstrap, correlation_time
 
 CONFIDENCE = 0.95
+UNIT = "eV/A"
+#: What may be asked for in place of a force error.
+MODES = ("auto", "halt", "flag", "off")
+_UNITS = ("", "ev/a", "ev/å", "ev/ang", "ev/angstrom")
+
+
+def parse_threshold(text: str, name: str = "uq-threshold") -> str | float:
+    """``auto``, ``halt``, ``flag``, ``off``, or a force error in eV/Angstrom.
+
+    Args:
+        name: of the option, for messages.
+
+    Raises:
+        ConfigError: another word, another unit, or a number that is not positive and finite.
+    """
+    word = text.strip().lower()
+    if word in MODES:
+        return word
+    found = re.fullmatch(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)\s*([a-zåµ]\S*)?", word)
+    hint = "auto, halt, flag, off, or a force error in eV/A such as 0.15eV/A"
+    try:
+        if found is None:
+            raise ValueError
+        value = float(found[1])
+    except ValueError:
+        raise ConfigError(f"{name} '{text}' is not a threshold", hint=hint) from None
+    if (found[2] or "") not in _UNITS:
+        raise ConfigError(f"{name} '{text}' is in {found[2]}, forces are in eV/A", hint=hint)
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} '{text}' is not a positive number", hint=hint)
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,17 @@
-"""What the thresholds of a calibration mean, in sentences for someone who runs molecular dynamics."""
+"""What watches a simulation, and what thresholds mean, in sentences for someone who runs molecular dynamics."""
 
 from __future__ import annotations
 
-from equimd.guard.saved import Calibration
-from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from equimd.errors import ConfigError
+from equimd.guard.calibration import Calibration, StatePoint, is_calibrated, load_calibration
+from equimd.guard.judge import Action
+from equimd.guard.score import StepDecision
+from equimd.guard.thresholds import UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
 
 
 def percent(share: float) -> str:
@@ -46,7 +54,7 @@ def error_meaning(error: ErrorBound) -> str:
     )
 
 
-def meaning(calibration: Calibration) -> str:
+def threshold_meaning(calibration: Calibration) -> str:
     """One sentence: what the default threshold of a run means, that of halts, or of flags where there is none."""
     if calibration.halt is not None:
         return halt_meaning(calibration.halt, calibration)
@@ -56,3 +64,125 @@ def meaning(calibration: Calibration) -> str:
 def _names(calibration: Calibration) -> str:
     names = calibration.compositions
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} molecules"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What watches a run beside the physical checks.
+
+    Attributes:
+        decision, threshold: the score and what it is compared with, eV/Angstrom; None with ``off``.
+        action: what is done above the threshold.
+        about: for summary.json: mode, action, threshold, unit, alpha ...
+        notes, warnings: sentences for the person who starts the run.
+    """
+
+    about: dict[str, Any]
+    decision: StepDecision | None = None
+    threshold: float | None = None
+    action: Action = "halt"
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_watch(
+    run: str | Path,
+    model_sha256: str,
+    asked: str | None = None,
+    on_exceed: Action | None = None,
+    *,
+    dynamics: StatePoint,
+    steps: int,
+    formula: str,
+) -> Watch:
+    """The threshold that is asked for (``auto`` without it), from the calibration of a run.
+
+    Args:
+        on_exceed: what is done above it, if not what it was calibrated for.
+        dynamics, steps, formula: how, how long and of what is simulated; warned of where it was not calibrated for.
+
+    Raises:
+        ConfigError: a threshold that is none, or an action without one.
+        UncertaintyError: a threshold is asked for, and the run has no calibration of this model, or not this one.
+    """
+    mode = "auto" if asked is None else parse_threshold(asked)
+    if asked is None and on_exceed is None and not is_calibrated(run):
+        text = (
+            "the run is not calibrated: the physical checks alone watch this simulation; "
+            f"`equimd calibrate {run} --data FRAMES` makes it know its errors"
+        )
+        return Watch({"mode": "off"}, warnings=[text])
+    if mode == "off":
+        if on_exceed is not None:
+            raise ConfigError("on-exceed has no threshold to act on: uq-threshold is off", hint="leave one of them out")
+        return Watch({"mode": "off"}, notes=["threshold: off, the physical checks alone watch"])
+    calibration = load_calibration(run, model_sha256)
+    kind, decision, threshold = calibration.choose(mode)
+    action: Action = on_exceed or ("flag" if kind == "flag" else "halt")
+    notes, about = _described(calibration, mode if isinstance(mode, float) else kind, threshold, action)
+    if isinstance(mode, float) and asked is not None and re.fullmatch(r"[-+0-9.e]+", asked.strip().lower()):
+        notes.insert(0, f"uq-threshold {asked.strip()} is taken as {mode:g} eV/A")
+    warnings = state_point_warnings(calibration, dynamics, formula)
+    if kind == "halt" and action == "halt" and calibration.halt is not None:
+        about["false_halt_bound"] = calibration.halt.bound(steps)
+        if steps > calibration.halt.run_length:
+            warnings.append(
+                f"{steps} steps are more than the {calibration.halt.run_length} the threshold was calibrated for: by "
+                f"the union bound the probability of a false halt of a replica is at most "
+                f"{percent(calibration.halt.bound(steps))} instead of {percent(calibration.halt.alpha)}"
+            )
+    return Watch(about, decision, threshold, action, notes, warnings)
+
+
+def _described(
+    calibration: Calibration, mode: str | float, threshold: float, action: Action
+) -> tuple[list[str], dict[str, Any]]:
+    """The threshold in a sentence, and for the record."""
+    does = {"halt": "halts a replica", "flag": "flags frames"}[action]
+    head = f"threshold: {does} above a force sigma of {threshold:.4g} eV/A"
+    about: dict[str, Any] = {"mode": mode, "action": action, "threshold": threshold, "unit": UNIT}
+    if isinstance(mode, float):
+        e = calibration.error
+        about |= {"mode": "error", "error_bound": mode, "multiplier": e.multiplier, "coverage": e.coverage}
+        text = (
+            f"{head}, where the bound on the largest force error is {mode:g} eV/A; in domain it holds for "
+            f"{percent(e.coverage)} of frames, out of domain for fewer"
+        )
+        return [text], about
+    if mode == "flag" or calibration.halt is None:
+        rate = calibration.flag
+        about |= {"alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)}
+        return [head, flag_meaning(rate, calibration)], about
+    halt = calibration.halt
+    about |= {
+        "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
+    }  # fmt: skip
+    means = halt_meaning(halt, calibration)
+    return [head, means if action == "halt" else f"calibrated for the action halt: {means}"], about
+
+
+def state_point_warnings(calibration: Calibration, now: StatePoint, formula: str) -> list[str]:
+    """Sentences on every way in which dynamics is not what the thresholds were calibrated for."""
+    point, unlike = calibration.state_point, calibration.unlike(formula)
+    out = [] if unlike is None else [unlike]
+    differs: list[tuple[str, str]] = []
+    then_kelvin, now_kelvin = point.temperature_K, now.temperature_K
+    if then_kelvin and now_kelvin is not None and abs(then_kelvin - now_kelvin) > 1e-6 * max(1.0, then_kelvin):
+        differs.append((f"{then_kelvin:g} K", f"{now_kelvin:g} K"))
+    if point.ensemble != now.ensemble:
+        differs.append((point.ensemble, now.ensemble))
+    if abs(point.dt_fs - now.dt_fs) > 1e-9:
+        differs.append((f"time steps of {point.dt_fs:g} fs", f"{now.dt_fs:g} fs"))
+    then_friction, now_friction = point.friction_per_fs, now.friction_per_fs
+    same = point.ensemble == now.ensemble
+    if same and then_friction is not None and now_friction is not None and abs(then_friction - now_friction) > 1e-9:
+        differs.append((f"a friction of {then_friction:g}/fs", f"{now_friction:g}/fs"))
+    if differs:
+        then, here = (", ".join(side) for side in zip(*differs, strict=True))
+        out.append(f"the threshold was calibrated for {then}, this run has {here}: the stated rate does not hold there")
+    if point.score_every != 1:
+        out.append(
+            f"the threshold was calibrated on one score in {point.score_every} steps, here every step is judged: false "
+            "alarms are more frequent than stated"
+        )
+    return out

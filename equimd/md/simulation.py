@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from equimd.data.system import System
-from equimd.errors import RunError
+from equimd.errors import ConfigError, RunError
 from equimd.files import load_tensors, save_tensors
 from equimd.guard.flags import SuspectRecorder, write_suspects
-from equimd.guard.judge import Decision, Guard
+from equimd.guard.judge import Decision, Judge
 from equimd.md.integrators import ForceFunction, Integrator, evaluate
 from equimd.md.state import State, initial_state, kinetic_energy, temperature
 from equimd.md.trajectory import Frame, TrajectoryWriter, trajectory_path
@@ -48,12 +48,14 @@ class Output:
 
 
 class Simulation:
-    """R replicas under one integrator and one guard. :meth:`start` and :meth:`resume` make one, :meth:`run` moves it.
+    """R replicas under one integrator and one judge. :meth:`start` and :meth:`resume` make one, :meth:`run` moves it.
+
+    The judge is that of the forces, if they have one; none judges nothing.
 
     Attributes:
         state: the last good state of every replica. Steps below 0 equilibrate: they are judged, not recorded.
-        suspects: what the guard refused or flagged.
-        decision: what the guard said of the last step of ``moved``, the replicas that were active then.
+        suspects: what the judge refused or flagged.
+        decision: what the judge said of the last step of ``moved``, the replicas that were active then.
     """
 
     def __init__(
@@ -64,20 +66,19 @@ class Simulation:
         state: State,
         *,
         dof: int,
-        guard: Guard | None = None,
+        judge: Judge | None = None,
         output: Output | None = None,
         resume_step: int | None = None,
     ) -> None:
         self.system, self.integrator, self.forces, self.state = system, integrator, forces, state
-        self.dof, self.guard, self.output = dof, guard or Guard(), output
+        self.dof, self.judge, self.output = dof, _judge(forces, judge), output
         self.suspects = SuspectRecorder()
         self.decision, self.moved = Decision(), state.replicas
         self._saved = time.monotonic()
         self.writers: list[TrajectoryWriter] = []
-        rule = self.guard.rule
-        self.score_name = None if rule is None else rule.name.replace(" ", "_")
+        self.score_name = None if self.judge.threshold is None else self.judge.name.replace(" ", "_")
         if output is not None:
-            units = {**UNITS, **({self.score_name: rule.unit} if rule is not None and self.score_name else {})}
+            units = {**UNITS, **({self.score_name: self.judge.unit} if self.score_name else {})}
             self.writers = [
                 TrajectoryWriter(
                     trajectory_path(output.folder, replica, len(state)), system, units=units, resume_step=resume_step
@@ -97,7 +98,7 @@ class Simulation:
         dof: int,
         replicas: tuple[int, ...] | None = None,
         first_step: int = 0,
-        guard: Guard | None = None,
+        judge: Judge | None = None,
         output: Output | None = None,
     ) -> Simulation:
         """Begin at ``first_step`` with positions and velocities (R, n, 3). This frame is judged, too, and saved.
@@ -111,9 +112,8 @@ class Simulation:
             energy, force, extras = evaluate(forces, positions.to(torch.float64))
             first = initial_state(positions, velocities, energy, force, replicas)
             first = integrator.begin(system, replace(first, extras=extras, step=first_step))
-            simulation = cls(system, integrator, forces, first, dof=dof, guard=guard, output=output)
-            decision = simulation.decision = simulation.guard(first)
-            simulation.suspects.update(first, decision)
+            simulation = cls(system, integrator, forces, first, dof=dof, judge=judge, output=output)
+            decision = simulation.decision = simulation._judged(first)
             simulation.state = first.commit(first, decision.accept(len(first)))
             simulation._record(first, decision)
             simulation.save()  # from here on there is something to go on with
@@ -128,7 +128,7 @@ class Simulation:
         output: Output,
         *,
         dof: int,
-        guard: Guard | None = None,
+        judge: Judge | None = None,
     ) -> Simulation:
         """Go on from the restart file in ``output.folder``.
 
@@ -137,7 +137,7 @@ class Simulation:
         """
         path = output.folder / RESTART_FILE
         tensors, meta = load_tensors(path, KIND)
-        now = _settings(integrator, guard, output)
+        now = _settings(integrator, _judge(forces, judge), output)
         then = meta["settings"]
         differing = [k for k in {**then, **now} if then.get(k) != now.get(k)]
         if differing:
@@ -159,7 +159,7 @@ class Simulation:
             step=int(meta["step"]),
             bath=part.get("bath", {}),
         )
-        simulation = cls(system, integrator, forces, state, dof=dof, guard=guard, output=output, resume_step=state.step)
+        simulation = cls(system, integrator, forces, state, dof=dof, judge=judge, output=output, resume_step=state.step)
         if [w.written for w in simulation.writers] != meta["frames"]:
             raise RunError("the trajectory has fewer frames than the restart file says", where=str(output.folder))
         simulation.suspects.load({k: v.cpu() for k, v in part.get("suspects", {}).items()}, meta["suspects"])
@@ -191,15 +191,19 @@ class Simulation:
         """One step of the active replicas."""
         moving = self.state.moving()
         proposal = self.integrator.propose(self.system, moving, self.forces)
-        decision = self.guard(proposal)
+        decision = self._judged(proposal)
         self.decision, self.moved = decision, proposal.replicas
-        if decision.events:
-            self.suspects.update(proposal, decision)
         self.state = self.state.commit(proposal, decision.accept(len(proposal)))
         if self.output is not None and proposal.step % self.output.save_every == 0:
             self._record(proposal, decision)
             if any(w.due for w in self.writers) or time.monotonic() - self._saved > self.output.flush_seconds:
                 self.save()
+        return decision
+
+    def _judged(self, proposal: State) -> Decision:
+        decision = self.judge(proposal.positions, proposal.energy, proposal.forces, proposal.extras)
+        if decision.events:
+            self.suspects.update(decision, proposal.positions, proposal.step, proposal.replicas)
         return decision
 
     def _record(self, judged: State, decision: Decision) -> None:
@@ -257,7 +261,7 @@ class Simulation:
             "step": state.step,
             "replicas": list(state.replicas),
             "active": list(state.active),
-            "settings": _settings(self.integrator, self.guard, self.output),
+            "settings": _settings(self.integrator, self.judge, self.output),
             "frames": [w.written for w in self.writers],
             "suspects": suspects_meta,
             "numpy": np.__version__,
@@ -266,11 +270,18 @@ class Simulation:
         self._saved = time.monotonic()
 
 
-def _settings(integrator: Integrator, guard: Guard | None, output: Output) -> dict[str, Any]:
+def _judge(forces: ForceFunction, judge: Judge | None) -> Judge:
+    """That of the forces, else the one given."""
+    own: Judge | None = getattr(forces, "judge", None)
+    if own is not None and judge is not None and own is not judge:
+        raise ConfigError("the forces were made for another judge", hint="give the judge to the forces alone")
+    return own or judge or Judge()
+
+
+def _settings(integrator: Integrator, judge: Judge, output: Output) -> dict[str, Any]:
     """What must be the same for a run to go on as it would have."""
-    rule = None if guard is None else guard.rule
-    score = {} if rule is None else {"score": rule.name, "threshold": rule.threshold, "on_exceed": rule.action}
-    return {**integrator.settings(), "save_every": output.save_every, **score}
+    score = {"score": judge.name, "threshold": judge.threshold, "on_exceed": judge.action}
+    return {**integrator.settings(), "save_every": output.save_every, **({} if judge.threshold is None else score)}
 
 
 def _unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from equimd.units import KCAL_PER_MOL
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equimd.guard.saved import Calibration
+    from equimd.guard.calibration import Calibration
     from equimd.uq.predict import Predictions
 
 WORST = 5

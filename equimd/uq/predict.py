@@ -14,8 +14,8 @@ from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.model.interface import CHUNK, Model
-from equimd.uq.calibration import Recalibration
 from equimd.uq.posterior import LastLayer, RawUncertainty
+from equimd.uq.recalibration import Recalibration
 from equimd.uq.rows import BATCH_SIZE
 from equimd.uq.samples import Samples
 

@@ -9,7 +9,7 @@ import pytest
 
 from equimd.benchmarks import kept, models
 from equimd.data.dataset import ArrayDataset
-from equimd.guard.saved import Calibration
+from equimd.guard.calibration import Calibration
 from equimd.model.painn.potential import Potential
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from tests.training.test_training import start

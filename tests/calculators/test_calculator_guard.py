@@ -12,9 +12,9 @@ from ase.md.verlet import VelocityVerlet
 
 import equimd
 from equimd.errors import ConfigError, GuardError, UncertaintyError
+from tests.guard.calibrated import calibrate_run
 from tests.training.test_training import start
 from tests.training.toy import WATER, toy_config, toy_file, toy_frames
-from tests.uq.calibrated import calibrate_run
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def moving(speed: float) -> Atoms:
 
 def test_an_integrator_stops_at_the_refused_frame(runs: dict[str, Path]) -> None:
     atoms, free = moving(0.3), moving(0.3)
-    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="raise")
+    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="halt")
     free.calc = equimd.load(runs["calibrated"]).calculator()
     seen = []
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
@@ -69,7 +69,7 @@ def test_an_integrator_stops_at_the_refused_frame(runs: dict[str, Path]) -> None
 
 def test_warnings_come_once_an_event(runs: dict[str, Path]) -> None:
     atoms = moving(0.3)
-    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="warn", threshold="flag")
+    atoms.calc = equimd.load(runs["calibrated"]).calculator(on_exceed="flag", threshold="flag")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         VelocityVerlet(atoms, 0.5 * units.fs).run(20)
@@ -87,18 +87,24 @@ def test_thresholds(runs: dict[str, Path]) -> None:
         ("0.5eV/A", 0.5 / calibration.error.multiplier),
         ("off", None),
     ):
-        assert model.calculator(on_exceed="raise", threshold=asked).guard.threshold == expected
+        assert model.calculator(on_exceed="halt", threshold=asked).guard.threshold == expected
     with pytest.raises(ConfigError, match="kcal"):
-        model.calculator(on_exceed="raise", threshold="3kcal/mol")
+        model.calculator(on_exceed="halt", threshold="3kcal/mol")
     with pytest.raises(ConfigError, match="on_exceed"):
         model.calculator(on_exceed="stop")  # type: ignore[arg-type]
+    for word, now in (("raise", "halt"), ("warn", "flag")):
+        with pytest.raises(ConfigError, match=f"on_exceed '{word}'") as renamed:
+            model.calculator(on_exceed=word)  # type: ignore[arg-type]
+        assert f"'{now}'" in str(renamed.value.hint)
+    with pytest.raises(ConfigError, match="without uncertainties"):
+        model.calculator(on_exceed="halt", uncertainty=False)
     with pytest.raises(UncertaintyError, match="calibrat"):
-        equimd.load(runs["plain"]).calculator(on_exceed="raise")
+        equimd.load(runs["plain"]).calculator(on_exceed="halt")
 
 
 def test_physical_checks_need_no_calibration(runs: dict[str, Path]) -> None:
     atoms = Atoms([8, 1, 1], WATER)
-    atoms.calc = equimd.load(runs["plain"]).calculator(on_exceed="raise", threshold="off")
+    atoms.calc = equimd.load(runs["plain"]).calculator(on_exceed="halt", threshold="off")
     atoms.get_forces()
     atoms.positions[1] = atoms.positions[0] + [0.2, 0.0, 0.0]
     with pytest.raises(GuardError) as caught:

@@ -24,9 +24,9 @@ import equimd
 from equimd.calculators.ipi import Address, Driver, Served
 from equimd.cli.main import app
 from equimd.errors import DataError, RunError
+from tests.guard.calibrated import calibrate_run
 from tests.training.test_training import start
 from tests.training.toy import WATER, toy_config, toy_file, toy_frames
-from tests.uq.calibrated import calibrate_run
 
 IPI = shutil.which("i-pi", path=str(Path(sys.executable).parent)) or shutil.which("i-pi")
 # ASE leaves a socket that could not connect to the garbage collector
@@ -97,10 +97,10 @@ def server(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str]
         process.wait()
 
 
-def driver(run: Path, folder: Path, **options: object) -> Driver:
+def driver(run: Path, folder: Path, threshold: str = "off") -> Driver:
     atoms = Atoms([8, 1, 1], WATER)
-    given = {"threshold": "off", "exit_folder": folder, "frames": folder / "flagged.extxyz", **options}
-    return Driver(equimd.load(run).calculator(), atoms, **given)  # type: ignore[arg-type]
+    calculator = equimd.load(run).calculator(on_exceed="halt", threshold=threshold)
+    return Driver(calculator, atoms, folder, folder / "flagged.extxyz")
 
 
 def columns(folder: Path) -> np.ndarray:

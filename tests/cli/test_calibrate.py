@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from equimd.guard.saved import FOLDER, JSON_FILE, load
-from equimd.guard.wording import meaning
+from equimd.guard.calibration import FOLDER, JSON_FILE, load_calibration
+from equimd.guard.wording import threshold_meaning
 from equimd.run import Run
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file
@@ -66,12 +66,12 @@ def test_json_has_the_contracts_keys(found: dict[str, Any]) -> None:
 
 
 def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], told: Any) -> None:
-    saved = load(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
     assert saved.flag.value == found["thresholds"]["flag"]["value"]
     assert saved.report["forces"]["zms"] == found["forces"]["zms"]
     assert saved.state_point.temperature_K == 580.0 and saved.compositions == ("H2O",)
     assert set(saved.data_sha256) == {"train", "calibration", "test"}
-    assert found["meaning"] == meaning(saved)
+    assert found["meaning"] == threshold_meaning(saved)
     parts = json.loads((folder / "run" / FOLDER / "partition.json").read_text())
     assert {name: len(rows) for name, rows in parts["rows"].items()} == found["partition"]["frames"]
     for plot in ("sigmas.png", "thresholds.png"):
@@ -84,7 +84,7 @@ def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: An
     assert shown.exit_code == 0, shown.output
     assert "--temperature" in shown.stderr
     assert "A frame is flagged when" in shown.stdout and "A run halts" not in shown.stdout
-    saved = load(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
     assert saved.halt is None and saved.state_point.temperature_K is None
 
 

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
-from equimd.guard.decision import Screen, StepDecision
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.uq.calibration import Recalibration
+from equimd.guard.score import StepDecision
+from equimd.guard.screen import Screen
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 from equimd.uq.predict import Calibrated
+from equimd.uq.recalibration import Recalibration
 from tests.potentials import METHANOL, MorseMolecule, methanol
 
 from .test_forcefield import potential
@@ -35,8 +37,8 @@ def decision(seed: int = 0, level: float = 0.1) -> StepDecision:
 def field(dtype: str = "float64", compile: str = "on", **more: object) -> ForceField:
     """Blocks of two replicas."""
     model = more.pop("model", None) or potential(dtype)
-    more = {"features": True, "decision": decision(), "limits": LIMITS, "block": 2, **more}
-    return ForceField(model, SYSTEM, compile=compile, **more)
+    judge = Judge.of(model, SYSTEM, more.pop("decision", None) or decision(), limits=LIMITS)
+    return ForceField(model, SYSTEM, compile=compile, judge=judge, **{"features": True, "block": 2, **more})
 
 
 class WithSprings:

@@ -15,8 +15,8 @@ from equimd.forces import compiled, forcefield, native
 from equimd.forces.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.forces.forcefield import ForceField, compiled_block_size
 from equimd.forces.shared_graph import SharedGraph
-from equimd.guard.decision import StepDecision
 from equimd.guard.judge import physical_decision
+from equimd.guard.score import StepDecision
 from equimd.model.painn import pairs
 
 from .compiled import LIMITS, SYSTEM, decision, field

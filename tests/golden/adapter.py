@@ -17,11 +17,9 @@ import equimd
 from equimd.cli.main import app as app
 from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
-from equimd.guard.asked import parse_threshold, resolve
-from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard import judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import score_function
-from equimd.md.state import State
+from equimd.guard.thresholds import parse_threshold
 
 
 def thresholds(run: str | Path) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def thresholds(run: str | Path) -> dict[str, Any]:
 
 def calculator_rule(run: str | Path, threshold: str) -> Any:
     """The second argument of ``calculator.uncertainty(atoms, rule)`` for a threshold other than the flag one."""
-    return resolve(equimd.load(run).calibration, parse_threshold(threshold))[1:]
+    return equimd.load(run).calibration.choose(parse_threshold(threshold))[1:]
 
 
 class Judge:
@@ -62,13 +60,11 @@ class Judge:
         system = System.build(start.numbers, cell=start.cell.array if any(pbc) else None, pbc=pbc)
         limits = Limits.from_reference(system, torch.from_numpy(start.positions.copy()))
         state = {"charge": int(start.info.get("charge", 0)), "spin": int(start.info.get("spin", 0))}
-        decision, rule = None, None
+        chosen = (None, None)
         if threshold != "off":
-            _, decision, value = resolve(model.calibration, parse_threshold(threshold))
-            score = score_function(decision, model.potential, system, **state)
-            rule = ScoreRule(score, value, action, "force sigma", "eV/A")
-        self.forces = ForceField(model.potential, system, **state, decision=decision, limits=limits, compile="off")
-        self.guard = Guard(limits, rule)
+            chosen = model.calibration.choose(parse_threshold(threshold))[1:]
+        self.judge = judge.Judge.of(model.potential, system, *chosen, action, limits=limits, **state)
+        self.forces = ForceField(model.potential, system, **state, judge=self.judge, compile="off")
 
     def __call__(self, positions: np.ndarray, spoiled: Sequence[tuple[int, str]] = ()) -> dict[str, Any]:
         """Events and scores of A frames, positions (A, n, 3).
@@ -80,11 +76,8 @@ class Judge:
         energy, forces, extras = self.forces(x)
         for row, name in spoiled:
             {"energy": energy, "forces": forces}[name][row] = torch.nan
-        count = len(x)
-        found = self.guard(
-            State(x, torch.zeros_like(x), forces, energy, tuple(range(count)), (True,) * count, extras=extras)
-        )
-        nothing = np.full(count, np.nan)
+        found = self.judge(x, energy, forces, extras)
+        nothing = np.full(len(x), np.nan)
         scores = nothing if found.scores is None else found.scores.numpy()
         if found.atom_scores is None:
             atoms = np.full(positions.shape[:2], np.nan)

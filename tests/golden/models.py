@@ -92,9 +92,9 @@ def guarded(run: str, folder: Path) -> dict[str, Any]:
     for threshold in ("auto", "0.4eV/A", "off"):
         if run not in CALIBRATED and threshold != "off":
             continue
-        calculator = model.calculator(on_exceed="raise", threshold=threshold)
+        calculator = model.calculator(on_exceed="halt", threshold=threshold)
         out[f"raise {threshold}"] = [_refusal(calculator, atoms) for atoms in frames]
-        calculator = model.calculator(on_exceed="warn", threshold=threshold)
+        calculator = model.calculator(on_exceed="flag", threshold=threshold)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             energies = [calculator.get_property("energy", atoms) for atoms in frames]

@@ -10,15 +10,15 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.data.system import System
-from equimd.errors import UncertaintyError
+from equimd.errors import ConfigError, UncertaintyError
 from equimd.forces.forcefield import ForceField
-from equimd.guard.decision import StepDecision
-from equimd.guard.judge import Guard, ScoreRule
-from equimd.guard.score import StepScore, score_function
-from equimd.md.state import initial_state
+from equimd.guard.judge import Judge
+from equimd.guard.score import StepDecision, StepScore
+from equimd.md.integrators import VelocityVerlet
+from equimd.md.simulation import Simulation
 from equimd.model.painn.potential import Potential
+from tests.guard.calibrated import fit, screened
 from tests.potentials import METHANOL, METHANOL_POSITIONS
-from tests.uq.calibrated import fit, screened
 from tests.uq.conftest import build_model
 
 
@@ -85,7 +85,7 @@ def test_only_the_rows_in_doubt_are_computed(model: Potential, decision: StepDec
 
 def test_features_and_screen_give_the_same(model: Potential, decision: StepDecision) -> None:
     x, extras = asked(model, thermal(20, 0.05, 4))
-    function = score_function(decision, model, SYSTEM)
+    function = StepScore(decision, model, SYSTEM)
     screen = decision.screened(extras["features"], torch.full((20,), 6))
     for a, b in zip(function(x, extras), function(x, {"screen": screen}), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
@@ -95,7 +95,7 @@ def test_features_and_screen_give_the_same(model: Potential, decision: StepDecis
 
 def test_broken_rows_score_nan_and_disturb_nobody(model: Potential, decision: StepDecision) -> None:
     x, extras = asked(model, thermal(8, 0.3, 5))
-    function = score_function(StepDecision(decision.calibrated, decision.screen, 0.0), model, SYSTEM)
+    function = StepScore(StepDecision(decision.calibrated, decision.screen, 0.0), model, SYSTEM)
     whole, _ = function(x, extras)
     assert bool(torch.isfinite(whole).all())
     broken = x.clone()
@@ -114,7 +114,7 @@ def test_broken_rows_score_nan_and_disturb_nobody(model: Potential, decision: St
 
 def test_the_score_does_not_turn(model: Potential, decision: StepDecision) -> None:
     q, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(3, 3)))
-    function = score_function(decision, model, SYSTEM)
+    function = StepScore(decision, model, SYSTEM)
     x = thermal(20, 0.05, 7)
     a, b = function(*asked(model, x)), function(*asked(model, x @ q.T + [50.0, -20.0, 7.0]))
     for one, other in zip(a, b, strict=True):
@@ -127,24 +127,60 @@ def test_single_precision_says_the_same(decision: StepDecision, model: Potential
     single.load_state_dict(model.state_dict())
     x = thermal(6, 0.05, 8) + [3000.0, -500.0, 40.0]
     always = StepDecision(decision.calibrated, decision.screen, 0.0)
-    a, b = (score_function(always, m.eval(), SYSTEM)(*asked(m, x))[1] for m in (model, single))
+    a, b = (StepScore(always, m.eval(), SYSTEM)(*asked(m, x))[1] for m in (model, single))
     torch.testing.assert_close(b, a, rtol=1e-3, atol=0)
 
 
 def test_a_guard_halts_on_it_and_names_the_atom(model: Potential, decision: StepDecision) -> None:
     x, extras = asked(model, thermal(12, 0.05, 9))
-    function = score_function(decision, model, SYSTEM)
+    function = StepScore(decision, model, SYSTEM)
     scores, atoms = function(x, extras)
     finite = atoms[torch.isfinite(atoms).all(1)].amax(1)
     threshold = max(float(finite.sort().values[-2]), decision.level)
-    guard = Guard(None, ScoreRule(function, decision.check(threshold), "halt", "force sigma", "eV/A"))
-    zero = torch.zeros_like(x)
-    start = initial_state(x, zero, zero[:, 0, 0], zero, tuple(range(12)))
-    state = type(start)(**{**vars(start), "extras": extras})
+    judge = Judge.of(model, SYSTEM, decision, threshold, "halt")
     over = (scores > threshold).nonzero().flatten().tolist()
-    found = guard(state)
+    found = judge(x, torch.zeros(12), torch.zeros_like(x), extras)
     assert [e.row for e in found.halts] == over
     assert over
     for event in found.halts:
         assert int(atoms[event.row].argmax()) in event.atoms
         assert f"above {threshold:.4g} eV/A" in event.reason
+
+
+def test_the_features_of_ones_own_model_are_judged(model: Potential, decision: StepDecision) -> None:
+    """What the model gives beside its energy and forces is all it takes, frame by frame or at once."""
+    from equimd.data.batch import Batch
+
+    x = thermal(10, 0.05, 10)
+    batch = Batch.from_frames(Frames.build(METHANOL, x), model.config.cutoff, dtype=model.dtype)
+    out = {k: v.detach() for k, v in model(batch).items()}
+    energy, forces, features = out["energy"], out["forces"].view(10, 6, 3), out["features"]
+    judge = Judge.of(model, SYSTEM, decision, 2.0 * decision.level, "flag")
+    together = judge(x, energy, forces, {"features": features})
+    assert together.scores is not None and 0 < judge.score.exact_count < judge.score.count == 10
+    for k in range(10):
+        alone = judge(x[k], float(energy[k]), forces[k].numpy(), {"features": features[k].numpy()})
+        assert [e.reason for e in alone.events] == [e.reason for e in together.events if e.row == k]
+        torch.testing.assert_close(alone.scores[0], together.scores[k], rtol=1e-9, atol=0)
+
+
+def test_forces_and_their_judge_belong_together(model: Potential, decision: StepDecision) -> None:
+    judge = Judge.of(model, SYSTEM, decision, 2.0 * decision.level)
+    field = ForceField(model, SYSTEM, judge=judge)
+    x = torch.as_tensor(thermal(2, 0.02, 11))
+    started = {"dof": 18, "positions": x, "velocities": torch.zeros_like(x)}
+    simulation = Simulation.start(SYSTEM, VelocityVerlet(0.5), field, **started)
+    assert simulation.judge is judge and simulation.decision.scores is not None
+    with pytest.raises(ConfigError, match="made for another judge"):
+        Simulation.start(SYSTEM, VelocityVerlet(0.5), field, **started, judge=Judge())
+    other = Potential(model.config).eval()
+    for mine, system, more in (
+        (other, SYSTEM, {}),
+        (model, SYSTEM, {"charge": 1}),
+        (model, System.build(METHANOL[::-1].copy()), {}),
+        (model, System.build(METHANOL, cell=9.0 * np.eye(3), pbc=[True] * 3), {}),
+    ):
+        with pytest.raises(ConfigError, match="than the forces"):
+            ForceField(mine, system, judge=judge, **more)
+    with pytest.raises(UncertaintyError, match="below the screen's level"):
+        Judge.of(model, SYSTEM, decision, 0.5 * decision.level)

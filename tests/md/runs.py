@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.md import trajectory
 from equimd.md.integrators import Integrator, Langevin, NoseHoover
@@ -33,13 +33,18 @@ def integrator(name: str) -> Integrator:
     return NoseHoover(0.5, 400.0, 12) if name == "nose-hoover" else Langevin(0.5, 400.0, 0.02, seed=11)
 
 
+def bond_length(x: torch.Tensor, extras: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """A score of frames and of atoms."""
+    return (x[:, 0] - x[:, 1]).norm(dim=-1), x[..., 0]
+
+
 def make(folder: Path, name: str) -> Simulation:
     """The run in ``folder``: begun, or gone on with where there is something to go on with."""
     molecule = molecule_of(name)
-    rule = ScoreRule(lambda x, extras: ((x[:, 0] - x[:, 1]).norm(dim=-1), x[..., 0]), 1.45, "flag", "bond length", "A")
-    guard = Guard(Limits.from_reference(molecule.system, molecule.reference), rule)
+    limits = Limits.from_reference(molecule.system, molecule.reference)
+    judge = Judge(limits, bond_length, 1.45, "flag", name="bond length", unit="A")
     output = Output(folder, SAVE_EVERY)
-    common = {"dof": 12, "guard": guard, "output": output}
+    common = {"dof": 12, "judge": judge, "output": output}
     if (folder / "restart.safetensors").exists():
         return Simulation.resume(molecule.system, integrator(name), molecule, **common)
     for left in folder.glob("*"):

@@ -14,7 +14,7 @@ import torch
 
 from equimd.errors import RunError
 from equimd.files import load_tensors
-from equimd.guard.judge import Guard, ScoreRule
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.md import trajectory
 from equimd.md.integrators import Integrator, Langevin, NoseHoover, VelocityVerlet
@@ -58,9 +58,9 @@ def test_replicas_at_once_are_runs_one_after_another(name: str) -> None:
 
 def test_one_halts_and_the_rest_go_on_as_if_nothing_had_happened() -> None:
     molecule = methanol()
-    guard = Guard(Limits.from_reference(molecule.system, molecule.reference))
+    judge = Judge(Limits.from_reference(molecule.system, molecule.reference))
     integrator = Langevin(0.5, 300.0, 0.02, seed=4)
-    simulation = simulation_of(integrator, (0, 1, 2, 3), hot={1: 40.0}, guard=guard)
+    simulation = simulation_of(integrator, (0, 1, 2, 3), hot={1: 40.0}, judge=judge)
     last = {}
 
     def watch(s: Simulation) -> None:
@@ -77,7 +77,7 @@ def test_one_halts_and_the_rest_go_on_as_if_nothing_had_happened() -> None:
     for name in ("positions", "velocities", "forces", "energy"):
         assert torch.equal(getattr(simulation.state, name)[1], getattr(last["state"], name)[1])
     assert torch.equal(simulation.state.bath["heat"][1], last["state"].bath["heat"][1])
-    assert guard.limits is not None
+    assert judge.limits is not None
     assert not torch.equal(halt.positions, simulation.state.positions[1])
     calm = simulation_of(integrator, (0, 2, 3))
     calm.run(100)
@@ -86,16 +86,16 @@ def test_one_halts_and_the_rest_go_on_as_if_nothing_had_happened() -> None:
 
 def test_the_run_ends_when_all_have_halted(tmp_path: Path) -> None:
     molecule = methanol()
-    guard = Guard(Limits.from_reference(molecule.system, molecule.reference))
+    judge = Judge(Limits.from_reference(molecule.system, molecule.reference))
     output = Output(tmp_path, 10)
-    simulation = simulation_of(VelocityVerlet(0.5), (0, 1), hot={0: 50.0, 1: 70.0}, guard=guard, output=output)
+    simulation = simulation_of(VelocityVerlet(0.5), (0, 1), hot={0: 50.0, 1: 70.0}, judge=judge, output=output)
     simulation.run(100_000)
     assert simulation.state.active == (False, False)
     assert len(simulation.suspects.halts) == 2
     from ase.io import read as read_atoms
 
     assert len(read_atoms(tmp_path / "flagged.extxyz", ":")) == 2
-    resumed = Simulation.resume(molecule.system, VelocityVerlet(0.5), molecule, output, dof=12, guard=guard)
+    resumed = Simulation.resume(molecule.system, VelocityVerlet(0.5), molecule, output, dof=12, judge=judge)
     before = resumed.state.step
     resumed.run(100_000)
     assert resumed.state.step == before
@@ -105,8 +105,8 @@ def test_halt_and_flag_by_score() -> None:
     """The same score halts or flags; flagged runs go on along the same path."""
 
     def run(action: str) -> Simulation:
-        rule = ScoreRule(lambda x, extras: ((x[:, 0] - x[:, 1]).norm(dim=-1), None), 1.5, action)
-        simulation = simulation_of(VelocityVerlet(0.5), (0, 1), hot={0: 3.0, 1: 0.1}, guard=Guard(rule=rule))
+        judge = Judge(None, lambda x, extras: ((x[:, 0] - x[:, 1]).norm(dim=-1), None), 1.5, action)
+        simulation = simulation_of(VelocityVerlet(0.5), (0, 1), hot={0: 3.0, 1: 0.1}, judge=judge)
         simulation.run(200)
         return simulation
 
@@ -122,8 +122,8 @@ def test_halt_and_flag_by_score() -> None:
 
 
 def test_a_first_frame_above_the_threshold_is_not_taken_as_true(tmp_path: Path) -> None:
-    rule = ScoreRule(lambda x, extras: (x[:, 0, 0] * 0 + math.nan, None), 1.5, "halt")
-    simulation = simulation_of(VelocityVerlet(0.5), (0,), guard=Guard(rule=rule), output=Output(tmp_path))
+    judge = Judge(None, lambda x, extras: (x[:, 0, 0] * 0 + math.nan, None), 1.5, "halt")
+    simulation = simulation_of(VelocityVerlet(0.5), (0,), judge=judge, output=Output(tmp_path))
     simulation.run(10)
     assert simulation.state.step == 0
     assert simulation.suspects.halts[0].step == 0
@@ -144,8 +144,8 @@ def test_extras_of_the_force_function_reach_the_score() -> None:
         return extras["size"], None
 
     x = molecule.reference.expand(2, -1, -1).clone()
-    guard = Guard(rule=ScoreRule(score, 1e9, "halt"))
-    simulation = Simulation.start(molecule.system, VelocityVerlet(0.5), forces, x, 0 * x, dof=12, guard=guard)
+    judge = Judge(None, score, 1e9, "halt")
+    simulation = Simulation.start(molecule.system, VelocityVerlet(0.5), forces, x, 0 * x, dof=12, judge=judge)
     simulation.run(5)
     assert seen == [True] * 6
 

@@ -9,9 +9,9 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.uq import metrics
-from equimd.uq.calibration import Recalibration, fit_form
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.predict import Calibrated, predict
+from equimd.uq.recalibration import Recalibration, fit_form
 
 
 @pytest.fixture

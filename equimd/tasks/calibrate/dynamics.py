@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +19,9 @@ import torch
 from equimd.data.frames import Frames
 from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
-from equimd.guard.decision import StepDecision
-from equimd.guard.judge import Guard
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import score_function
+from equimd.guard.score import StepDecision, StepScore
 from equimd.guard.thresholds import HaltThreshold, ScoreMatch, block_maxima, compare_scores, halt_threshold
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.integrators import Integrator
@@ -96,24 +96,19 @@ class Molecule:
         charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
         return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
 
-    def field(
-        self, decision: StepDecision | None = None, limits: Limits | None = None, steps: int | None = None
-    ) -> ForceField:
-        """Forces, the screen of a decision and the checks of a guard; for many steps compiled, where that pays."""
-        return ForceField(
-            self.model,
-            self.system,
-            charge=self.charge,
-            spin=self.spin,
-            decision=decision,
-            limits=limits,
-            steps=steps,
-        )
+    def field(self, decision: StepDecision | None = None, steps: int | None = None) -> ForceField:
+        """Forces, judged by the physical checks of the first frame and scored by a decision, without a threshold; for
+        many steps compiled, where that pays."""
+        state: Any = {"charge": self.charge, "spin": self.spin}
+        judge = None
+        if decision is not None:
+            limits = Limits.from_reference(self.system, self.positions[0])
+            judge = Judge.of(self.model, self.system, decision, limits=limits, **state)
+        return ForceField(self.model, self.system, judge=judge, steps=steps, **state)
 
     def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
         """Ready for the first step."""
         reference = self.positions[0]
-        limits = Limits.from_reference(self.system, reference)
         bath = ENSEMBLES[settings.ensemble].bath
         dof = degrees_of_freedom(self.system, reference, bath=bath)
         velocities = maxwell_boltzmann(
@@ -127,12 +122,11 @@ class Molecule:
         return Simulation.start(
             self.system,
             make_integrator(settings, temperature_K, dof),
-            self.field(decision, limits, settings.run_length),
+            self.field(decision, settings.run_length),
             self.positions,
             velocities,
             dof=dof,
             replicas=self.replicas,
-            guard=Guard(limits),
         )
 
 
@@ -156,8 +150,8 @@ def run_own_dynamics(
     groups = same_system(starts)
     for number, rows in enumerate(groups):
         molecule = Molecule.of(model, starts, rows)
-        score = score_function(decision, model, molecule.system, charge=molecule.charge, spin=molecule.spin)
         simulation = molecule.simulation(settings, temperature_K, decision)
+        score = cast(StepScore, simulation.judge.score)
 
         def note(s: Simulation, score=score, rows=rows, number=number) -> None:  # type: ignore[no-untyped-def]
             state = s.state
@@ -172,7 +166,7 @@ def run_own_dynamics(
         simulation.run(steps, observer=note, stop=lambda s=simulation: not all(s.state.active))  # type: ignore[misc]
         events = simulation.suspects.frames()
         broken += [f"{e.reason} at step {e.step}" for e in events]
-        exact, count = exact + score.exact_count, count + score.count  # type: ignore[attr-defined]
+        exact, count = exact + score.exact_count, count + score.count
         if broken:
             break
     share = exact / max(count, 1)

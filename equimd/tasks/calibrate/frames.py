@@ -15,7 +15,7 @@ from equimd.data.dataset import Dataset, Subset, iterate_blocks, time_index
 from equimd.data.leakage import correlated_lag, time_warnings
 from equimd.data.split import Split, make_split
 from equimd.errors import DataError, RunError, UncertaintyError
-from equimd.guard.decision import MIN_FRAMES
+from equimd.guard.screen import MIN_FRAMES
 from equimd.guard.thresholds import needed
 from equimd.run import Run
 from equimd.training.setup import BUNDLED, SPLIT_FILE, open_data

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from equimd.guard.decision import exact_scores
+from equimd.guard.score import exact_scores
 from equimd.plots import TRAIN, TRUE, VAL, new_figure, plain_log_ticks, save_figure, thinned
 from equimd.tasks.calibrate.stages import Calibrating
 

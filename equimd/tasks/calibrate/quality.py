@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from equimd.guard.decision import Decided, exact_scores
-from equimd.guard.saved import Calibration
+from equimd.guard.calibration import Calibration
+from equimd.guard.score import Decided, exact_scores
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
 from equimd.tasks.calibrate.sigmas import Part, Recalibrated
 from equimd.uq import metrics
-from equimd.uq.calibration import FORMS, Comparison
 from equimd.uq.predict import Predictions
+from equimd.uq.recalibration import FORMS, Comparison
 from equimd.uq.samples import Samples
 
 UNIT = "eV/A"

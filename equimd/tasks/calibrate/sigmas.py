@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from equimd.guard.decision import Decided, Screen, StepDecision, exact_scores
+from equimd.guard.score import Decided, StepDecision, exact_scores
+from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, error_bound, flag_threshold
 from equimd.tasks.calibrate.settings import ERROR_COVERAGE, CalibrationSettings
-from equimd.uq.calibration import Comparison, compare_forms, fit_form
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated, Predictions
+from equimd.uq.recalibration import Comparison, compare_forms, fit_form
 from equimd.uq.resampling import blocks, correlation_time
 from equimd.uq.samples import Samples
 

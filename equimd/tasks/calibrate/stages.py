@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from equimd.data.dataset import Dataset
-from equimd.guard.saved import Calibration
+from equimd.guard.calibration import Calibration
 from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict

@@ -15,9 +15,9 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
-from equimd.guard.decision import StepDecision
-from equimd.guard.saved import FOLDER, Calibration, Levels, StatePoint
-from equimd.guard.wording import meaning
+from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
+from equimd.guard.score import StepDecision
+from equimd.guard.wording import threshold_meaning
 from equimd.md.ensembles import ENSEMBLES
 from equimd.run import Run
 from equimd.tasks.calibrate import quality
@@ -218,7 +218,7 @@ def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, An
         **quality.frame_report(found, done.report_part, predictions, seed=prepared.settings.seed),
         "thresholds": quality.thresholds(calibration),
         "temperature_K": prepared.temperature,
-        "meaning": meaning(calibration),
+        "meaning": threshold_meaning(calibration),
         "reported_on": {"frames": "test" if test else "threshold", "n": len(done.report_part.trajectory)},
         "partition": {"method": prepared.parts.method, "seed": prepared.parts.seed, "frames": prepared.parts.sizes},
         "comparison": {kind: quality.compared(getattr(found, kind)) for kind in ("forces", "energy")},

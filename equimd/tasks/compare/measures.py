@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
-from equimd.guard.judge import Guard
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.observables import bond_stability, linear_drift
@@ -76,7 +76,7 @@ def step_times(
                 positions,
                 velocities,
                 dof=dof,
-                guard=Guard(Limits.from_reference(system, positions[0])),
+                judge=Judge(Limits.from_reference(system, positions[0])),
             )
             for name, model in potentials.items()
         }

@@ -1,7 +1,7 @@
 """A trained model's molecular dynamics, from a structure file to a folder of trajectories and a summary.
 
 - ``settings``: what can be set, as options or YAML; ``start``: the structure, its geometry and velocities;
-- ``threshold``: which calibrated score halts or flags; ``checks``: what to warn of before the first step;
+- ``checks``: what to warn of before the first step;
 - ``session``: a run made ready, begun, gone on with and finished;
 - ``progress``: what a person sees while it runs; ``plot``: when it is done; ``task``: all of it, in order.
 """

@@ -13,25 +13,24 @@ from equimd.plots import TRAIN, TRUE, VAL, save_figure
 
 if TYPE_CHECKING:
     from equimd.guard.flags import SuspectFrame
-    from equimd.guard.judge import ScoreRule
+    from equimd.guard.judge import Judge
 
 BINS = 800  # points of a line: more than the plot has pixels for
 ALARM, FLAG = "#c5221f", "#e8a600"
 
 
-def simulation(
-    paths: Mapping[int, Path], out: Path, *, rule: ScoreRule | None, halts: Sequence[SuspectFrame] = ()
-) -> None:
+def simulation(paths: Mapping[int, Path], out: Path, *, judge: Judge, halts: Sequence[SuspectFrame] = ()) -> None:
     """Write the plot as PNG; nothing if there are no frames.
 
     Args:
         paths: trajectories by replica.
-        rule: what watched the run, for the panel of its score.
+        judge: of the run: a panel for its score, if it has a threshold.
     """
     columns = {replica: read_columns(path) for replica, path in paths.items()}
     if not columns:
         return
-    figure, axes = _panels(2 if rule is None else 3)
+    scored = judge.threshold is not None
+    figure, axes = _panels(3 if scored else 2)
     single = len(columns) == 1
     alpha = 1.0 if single else max(0.3, 1.0 / len(columns) ** 0.5)
     look = {"color": VAL, "alpha": alpha, "linewidth": 1.0 if single else 0.8}
@@ -40,17 +39,17 @@ def simulation(
             values = c.observables[name]
             axes[0].plot(*_binned(c, values - values[0]), **{**look, "color": colour})
         axes[1].plot(*_binned(c, c.observables["temperature"]), **look)
-        if rule is not None:
-            _score(axes[2], c, rule, look)
+        if scored:
+            _score(axes[2], c, judge, look)
     axes[0].set(ylabel="energy from the start (eV)")
     for label, colour in (("potential", VAL), ("conserved quantity", TRUE)):
         axes[0].plot([], [], color=colour, label=label)
     axes[1].set(ylabel="temperature (K)")
     mean = float(np.concatenate([c.observables["temperature"] for c in columns.values()]).mean())
     axes[1].axhline(mean, color=TRAIN, linewidth=0.9, linestyle="--", label=f"mean {mean:.0f} K")
-    _halts(axes, columns, halts, rule)
-    if rule is not None:
-        _threshold(axes[2], rule, columns)
+    _halts(axes, columns, halts, judge)
+    if scored:
+        _threshold(axes[2], judge, columns)
     axes[-1].set(xlabel="time (ps)")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
@@ -84,24 +83,24 @@ def _binned(c: Columns, values: np.ndarray, of: str = "mean") -> tuple[np.ndarra
     return np.add.reduceat(time, edges) / counts, np.maximum.reduceat(values, edges)
 
 
-def _score(ax: Any, c: Columns, rule: ScoreRule, look: Mapping[str, Any]) -> None:
-    values = c.observables[rule.name.replace(" ", "_")]
+def _score(ax: Any, c: Columns, judge: Judge, look: Mapping[str, Any]) -> None:
+    values = c.observables[judge.name.replace(" ", "_")]
     ax.plot(*_binned(c, values, "max"), **look)
     flagged = c.observables["flagged"] > 0
     if flagged.any():
         ax.plot(c.time[flagged] / 1000, values[flagged], ".", color=FLAG, markersize=3, zorder=3)
 
 
-def _threshold(ax: Any, rule: ScoreRule, columns: Mapping[int, Columns]) -> None:
-    does = {"halt": "halts", "flag": "flags"}[rule.action]
-    ax.axhline(rule.threshold, color=ALARM, linewidth=1.1, linestyle="--", label=f"{does} above {rule.threshold:.3g}")
+def _threshold(ax: Any, judge: Judge, columns: Mapping[int, Columns]) -> None:
+    does = {"halt": "halts", "flag": "flags"}[judge.action]
+    ax.axhline(judge.threshold, color=ALARM, linewidth=1.1, linestyle="--", label=f"{does} above {judge.threshold:.3g}")
     n_flagged = sum(int((c.observables["flagged"] > 0).sum()) for c in columns.values())
     if n_flagged:
         ax.plot([], [], ".", color=FLAG, label=f"{n_flagged} saved frames flagged")
-    ax.set(ylabel=f"{rule.name} ({rule.unit.replace('/A', '/Å')})", ylim=(0, None))
+    ax.set(ylabel=f"{judge.name} ({judge.unit.replace('/A', '/Å')})", ylim=(0, None))
 
 
-def _halts(axes: Any, columns: Mapping[int, Columns], halts: Sequence[SuspectFrame], rule: ScoreRule | None) -> None:
+def _halts(axes: Any, columns: Mapping[int, Columns], halts: Sequence[SuspectFrame], judge: Judge) -> None:
     """A cross at each refused frame: at its score where it was the score, else at the last temperature."""
     early = sum(h.replica not in columns for h in halts)
     label: str | None = f"{len(halts)} halted" + (f", {early} before the first frame" if early else "")
@@ -110,10 +109,10 @@ def _halts(axes: Any, columns: Mapping[int, Columns], halts: Sequence[SuspectFra
         if c is None or len(c.time) < 2:
             continue
         time = h.step * (c.time[-1] - c.time[0]) / (1000 * (c.step[-1] - c.step[0]))
-        scored = rule is not None and h.code == rule.name and np.isfinite(h.score)
+        scored = judge.threshold is not None and h.code == judge.name and np.isfinite(h.score)
         ax, y = (axes[2], h.score) if scored else (axes[1], c.observables["temperature"][-1])
-        if scored and rule is not None:
-            last = c.observables[rule.name.replace(" ", "_")][-1]
+        if scored:
+            last = c.observables[judge.name.replace(" ", "_")][-1]
             ax.plot([c.time[-1] / 1000, time], [last, y], color=ALARM, linewidth=0.8)
         ax.plot(time, y, "x", color=ALARM, markersize=7, markeredgewidth=1.6, zorder=4, label=label)
         label = None

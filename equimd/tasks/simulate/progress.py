@@ -52,10 +52,10 @@ class SimulationProgress(ProgressBar):
         if len(moving):
             mean = float(temperature(simulation.system, moving.velocities, simulation.dof).mean())
             parts.append(f"T {mean:.0f} K")
-        rule, scores = simulation.guard.rule, simulation.decision.scores
-        if rule is not None and scores is not None:
-            parts.append(f"sigma {float(scores.max()):.3f} of {rule.threshold:.3f} {rule.unit}")
-            if rule.action == "flag":
+        judge, scores = simulation.judge, simulation.decision.scores
+        if judge.threshold is not None and scores is not None:
+            parts.append(f"sigma {float(scores.max()):.3f} of {judge.threshold:.3f} {judge.unit}")
+            if judge.action == "flag":
                 parts.append(f"{simulation.suspects.n_flagged} flagged")
         if len(state) > 1:
             parts.append(f"{len(moving)} of {len(state)} replicas")

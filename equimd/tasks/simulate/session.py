@@ -22,9 +22,10 @@ from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
 from equimd.files import file_digest, write_atomic
 from equimd.forces.forcefield import ForceField
-from equimd.guard import saved
-from equimd.guard.judge import Guard
+from equimd.guard.calibration import FOLDER, JSON_FILE, StatePoint
+from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
+from equimd.guard.wording import Watch, make_watch
 from equimd.machine import choose_device
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.equilibration import Equilibrated
@@ -35,7 +36,6 @@ from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
 from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
 from equimd.tasks.simulate.start import START_FILE, Start, read_start, relax, with_velocities
-from equimd.tasks.simulate.threshold import Watch, make_watch
 
 SETTINGS_FILE, STRUCTURE_FILE = "simulation.yaml", "start.xyz"
 
@@ -48,7 +48,7 @@ class Session:
         start: replicas before their first step.
         limits: physical limits of the start geometry.
         dof: degrees of freedom of the run itself (equilibration has its own).
-        watch: the calibrated rule, and what to say about it.
+        watch: the calibrated threshold, and what to say about it.
         identity: what must not change between the sessions of a run, but for the settings: hashes, threads.
         notes, warnings: sentences for the person who starts the run.
     """
@@ -66,9 +66,9 @@ class Session:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def guard(self) -> Guard:
-        """Physical checks and the calibrated rule."""
-        return Guard(self.limits, self.watch.rule)
+    def judge(self) -> Judge:
+        """That of the forces: physical checks and the calibrated threshold."""
+        return self.forces.judge or Judge()
 
     @property
     def replicas(self) -> tuple[int, ...]:
@@ -143,20 +143,19 @@ def _assemble(
     system = start.system(model.device)
     reference = start.reference.to(model.device)
     limits = Limits.from_reference(system, reference)
-    shown = settings if shown_run is None else settings.model_copy(update={"run": shown_run})
+    steps = settings.n_steps + settings.equilibration_steps
     watch = make_watch(
-        shown, potential, sha256, system, formula(start.numbers.numpy()), charge=start.charge, spin=start.spin
+        shown_run or settings.run,
+        sha256,
+        settings.uq_threshold,
+        settings.on_exceed,
+        dynamics=StatePoint(settings.temperature, settings.ensemble, settings.dt, settings.friction),
+        steps=steps,
+        formula=formula(start.numbers.numpy()),
     )
-    forces = ForceField(
-        potential,
-        system,
-        charge=start.charge,
-        spin=start.spin,
-        decision=watch.decision,
-        limits=limits,
-        compile=settings.compile,
-        steps=settings.n_steps + settings.equilibration_steps,
-    )
+    state: Any = {"charge": start.charge, "spin": start.spin}
+    judge = Judge.of(potential, system, watch.decision, watch.threshold, watch.action, limits=limits, **state)
+    forces = ForceField(potential, system, judge=judge, compile=settings.compile, steps=steps, **state)
     dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
     too_large = checks.time_step_warning(system, settings.dt)
@@ -178,9 +177,9 @@ def _integrator(settings: SimulationSettings, dof: int) -> Integrator:
 
 def _calibration_sha256(settings: SimulationSettings, watch: Watch) -> str | None:
     """Of the file that says everything about the thresholds, and by their hash about the arrays."""
-    if watch.rule is None:
+    if watch.threshold is None:
         return None
-    return file_digest(Path(settings.run) / saved.FOLDER / saved.JSON_FILE)
+    return file_digest(Path(settings.run) / FOLDER / JSON_FILE)
 
 
 def default_folder(settings: SimulationSettings) -> Path:
@@ -237,7 +236,6 @@ def _first(session: Session, folder: Path) -> Simulation:
         dof=session.dof,
         replicas=session.replicas,
         first_step=-session.settings.equilibration_steps,
-        guard=session.guard,
         output=session.output(folder),
     )
 
@@ -291,7 +289,6 @@ def resume(session: Session, folder: Path) -> Simulation:
             session.forces,
             session.output(folder),
             dof=session.dof,
-            guard=session.guard,
         )
     for left in folder.glob("traj*.h5"):
         left.unlink()  # killed between its first frame and its first restart file

@@ -11,6 +11,7 @@ import torch
 
 from equimd.files import replacing, versions, write_json
 from equimd.guard.flags import SuspectFrame
+from equimd.guard.score import SCORE_NAME, StepScore
 from equimd.interrupts import stop_signals
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.simulation import SUSPECTS_FILE, Simulation
@@ -47,7 +48,7 @@ def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> 
     summary = _summary(session, simulation, folder, interrupted, progress.rates(simulation))
     write_json(folder / SUMMARY_FILE, summary)
     paths = _paths(simulation, folder)
-    plot.simulation(paths, folder / PLOT_FILE, rule=session.watch.rule, halts=simulation.suspects.halts)
+    plot.simulation(paths, folder / PLOT_FILE, judge=session.judge, halts=simulation.suspects.halts)
     if session.settings.extxyz:
         for path in paths.values():
             write_extxyz(path, session)
@@ -100,9 +101,8 @@ def _summary(
 
 def _exact_share(session: Session) -> dict[str, float]:
     """How often the screen left the decision to the exact covariance, in this session."""
-    score = None if session.watch.rule is None else session.watch.rule.function
-    count = getattr(score, "count", 0)
-    return {"exact_share": getattr(score, "exact_count", 0) / count} if count else {}
+    score = session.judge.score
+    return {"exact_share": score.exact_count / score.count} if isinstance(score, StepScore) and score.count else {}
 
 
 def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
@@ -201,9 +201,8 @@ def _by_how_much(halt: Mapping[str, Any], session: Session) -> str:
     from ase.symbols import Symbols
 
     symbols = Symbols(session.system.numbers.cpu().numpy())
-    rule, score = session.watch.rule, halt["score"]
-    text = halt["reason"]
-    if rule is not None and halt["code"] == rule.name and math.isfinite(score):
+    text, score = halt["reason"], halt["score"]
+    if halt["code"] == SCORE_NAME and math.isfinite(score):
         text += f" ({score / halt['threshold']:.2f} times it)"
     if halt["atoms"] and math.isfinite(score):
         text += f", atom{'s' * (len(halt['atoms']) > 1)} " + ", ".join(f"{symbols[i]}{i}" for i in halt["atoms"])

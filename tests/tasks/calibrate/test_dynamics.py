@@ -7,7 +7,7 @@ import pytest
 
 from equimd.data.dataset import Dataset
 from equimd.data.frames import Frames
-from equimd.guard.decision import StepDecision
+from equimd.guard.score import StepDecision
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import OwnRuns, make_integrator, run_own_dynamics, same_system, start_rows, verdict
 from equimd.tasks.calibrate.sigmas import Part, recalibrate, set_screen

@@ -14,9 +14,9 @@ from ase.io import write
 from equimd.run import Run
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.settings import SimulationSettings, parse_settings
+from tests.guard.calibrated import calibration
 from tests.training.test_training import start
 from tests.training.toy import WATER, toy_config, toy_file, toy_frames
-from tests.uq.calibrated import calibration
 
 TRAINING = {"num_epochs": 60, "lr": 1e-2, "ema_decay": 0.9, "num_features": 16, "batch_size_train": 4}
 

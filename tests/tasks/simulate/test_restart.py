@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from equimd.errors import ConfigError, RunError
+from equimd.errors import ConfigError, RunError, UncertaintyError
 from equimd.md.simulation import RESTART_FILE
 from equimd.md.trajectory import read
 from equimd.tasks.simulate import progress, session
@@ -124,5 +124,5 @@ def test_what_cannot_be_gone_on_with(
     from equimd.run import save_model
 
     save_model(copy / "model.safetensors", model.config, weights)
-    with pytest.raises((RunError, session.saved.UncertaintyError), match="changed"):
+    with pytest.raises((RunError, UncertaintyError), match="changed"):
         session.reopen(folder, {"run": str(copy)})

@@ -44,7 +44,7 @@ def test_32_replicas_are_32_runs_one_after_another(settings: Settings, calibrate
         assert ready.start.velocities is not None
         run = Simulation.start(
             ready.system, ready.integrator, ready.forces, ready.start.positions[rows], ready.start.velocities[rows],
-            dof=ready.dof, replicas=tuple(replicas), guard=ready.guard,
+            dof=ready.dof, replicas=tuple(replicas),
         )  # fmt: skip
         run.run(6)
         runs.append(run.state)

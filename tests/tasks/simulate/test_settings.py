@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from equimd.errors import ConfigError
+from equimd.guard.thresholds import parse_threshold
 from equimd.tasks.simulate.settings import DEFAULT_STEPS, SimulationSettings, parse_settings, settings_text
-from equimd.tasks.simulate.threshold import parse_threshold
 
 
 def test_the_template_reads_back_as_the_defaults() -> None:

@@ -13,9 +13,8 @@ import torch
 from equimd.data.system import System
 from equimd.errors import ConfigError, DataError
 from equimd.guard.flags import SuspectRecorder, write_suspects
-from equimd.guard.judge import Decision, Event, Guard, ScoreRule, physical_decision
+from equimd.guard.judge import Decision, Event, Judge, physical_decision
 from equimd.guard.limits import Limits, components
-from equimd.md.state import State, initial_state
 from tests.potentials import methanol, water
 
 
@@ -23,13 +22,6 @@ def judge(limits: Limits, positions: torch.Tensor, energy: float = 0.0, forces: 
     return physical_decision(
         limits, positions, torch.full((len(positions),), energy).double(), torch.full_like(positions, forces)
     )
-
-
-def state_of(positions: torch.Tensor, step: int = 0, replicas: tuple[int, ...] | None = None) -> State:
-    zero = torch.zeros_like(positions)
-    replicas = tuple(range(len(positions))) if replicas is None else replicas
-    first = initial_state(positions, zero, zero[:, 0, 0], zero, replicas)
-    return State(**{**vars(first), "step": step})
 
 
 def test_bonds_of_the_reference() -> None:
@@ -137,38 +129,74 @@ def test_components() -> None:
     assert len({labels[0], labels[2], labels[3]}) == 3
 
 
-def rule(threshold: float, action: str = "flag") -> ScoreRule:
-    """The score of a frame is the largest x coordinate of any atom."""
-    return ScoreRule(lambda x, extras: (x[..., 0].amax(-1), x[..., 0]), threshold, action, "force sigma", "eV/A")
+def largest_x(x: torch.Tensor, extras: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """A score of frames and of atoms."""
+    return x[..., 0].amax(-1), x[..., 0]
 
 
-def test_score_rule() -> None:
+def judge_of(threshold: float, action: str = "flag", limits: Limits | None = None) -> Judge:
+    return Judge(limits, largest_x, threshold, action, name="force sigma", unit="eV/A")
+
+
+def decide(judge: Judge, x: torch.Tensor) -> Decision:
+    return judge(x, torch.zeros(len(x)), torch.zeros_like(x))
+
+
+def test_score() -> None:
     x = torch.zeros(3, 4, 3).double()
     x[1, 2, 0], x[2, 0, 0] = 0.3, math.nan
-    decision = rule(0.2).decide(x, {})
+    decision = decide(judge_of(0.2), x)
     assert [(e.row, e.action, e.code, e.atoms) for e in decision.events] == [
         (1, "flag", "force sigma", (2,)),
         (2, "flag", "force sigma", (0,)),
     ]
     assert decision.events[0].reason == "force sigma 0.3 above 0.2 eV/A"
     assert decision.accept(3) is None
-    assert rule(0.2, "halt").decide(x, {}).accept(3).tolist() == [True, False, False]
-    assert rule(math.inf).decide(x[:2], {}).events == ()
+    assert decide(judge_of(0.2, "halt"), x).accept(3).tolist() == [True, False, False]
+    assert decide(judge_of(math.inf), x[:2]).events == ()
     with pytest.raises(ConfigError):
-        rule(math.nan)
+        judge_of(math.nan)
     with pytest.raises(ConfigError):
-        rule(0.1, "warn")
+        judge_of(0.1, "warn")
 
 
 def test_physical_checks_come_before_the_score() -> None:
     m = methanol()
-    guard = Guard(Limits.from_reference(m.system, m.reference), rule(0.3))
+    judge = judge_of(0.3, limits=Limits.from_reference(m.system, m.reference))
     x = m.reference.expand(3, -1, -1).clone()  # its largest x is 0.88
     x[0, 2] = x[0, 1]
     x[1, :, 0] -= 1.0
-    events = guard(state_of(x)).events
+    events = decide(judge, x).events
     assert [(e.row, e.code) for e in events] == [(0, "fused"), (2, "force sigma")]
-    assert Guard()(state_of(x)) == Decision()
+    assert decide(Judge(), x) == Decision()
+
+
+def test_values_of_ones_own() -> None:
+    """NumPy arrays or torch tensors, of A frames or of one."""
+    m = methanol()
+    judge = judge_of(0.3, "halt", Limits.from_reference(m.system, m.reference))
+    x = m.reference.expand(2, -1, -1).numpy().copy()
+    x[1, :, 0] -= 1.0  # now the largest x is below 0.3
+    energy, forces, before = np.zeros(2), np.zeros_like(x), x.copy()
+    assert judge(x, energy, forces).events == judge(*map(torch.from_numpy, (x, energy, forces))).events
+    assert [e.row for e in judge(x, energy, forces).halts] == [0]
+    assert np.array_equal(x, before)
+    for row, halted in enumerate((1, 0)):
+        for own in (np.array, torch.tensor):
+            found = judge(own(x[row]), 0.0, own(forces[row]))
+            assert len(found.halts) == halted and found.scores is not None and len(found.scores) == 1
+    (event,) = judge(x[1], np.nan, forces[1]).events
+    assert event.code == "not-finite"
+    for wrong in (
+        (x[:, 1:], energy, forces[:, 1:]),
+        (x, energy[:1], forces),
+        (x, energy, forces[0]),
+        (x[0, 0], 0.0, 0.0),
+    ):
+        with pytest.raises(DataError, match="frames of 6 atoms"):
+            judge(*wrong)
+    with pytest.raises(DataError, match="among features"):
+        judge(x, energy, forces, {"features": np.zeros((3, 5))})
 
 
 def flag(row: int, score: float) -> Event:
@@ -181,7 +209,7 @@ def test_one_frame_for_each_event() -> None:
     for step in range(40):
         x = torch.full((2, 3, 3), float(step)).double()
         events = (flag(1, scores[step]),) if step in scores else ()
-        recorder.update(state_of(x, step, (4, 8)), Decision(events, None, torch.full((2, 3), 0.5)))
+        recorder.update(Decision(events, None, torch.full((2, 3), 0.5)), x, step, (4, 8))
     first, second = recorder.frames()
     assert (first.replica, first.step, first.start, first.last, first.count, first.score) == (8, 6, 5, 14, 4, 3.0)
     assert float(first.positions[0, 0]) == 6.0
@@ -195,7 +223,7 @@ def test_a_run_that_is_always_above_gives_one_frame_a_stretch() -> None:
     recorder = SuspectRecorder(gap=10, length=50)
     x = torch.zeros(1, 3, 3).double()
     for step in range(200):
-        recorder.update(state_of(x, step), Decision((flag(0, 1.0 + step % 7),)))
+        recorder.update(Decision((flag(0, 1.0 + step % 7),)), x, step, (0,))
     assert [f.start for f in recorder.frames()] == [0, 50, 100, 150]
     assert recorder.flagged_steps == 200
 
@@ -207,7 +235,8 @@ def test_recorder_goes_on_from_its_dump_and_writes_what_it_has(tmp_path: Path) -
             events = [flag(0, 2.0 + math.sin(step))] if step % 4 else []
             if step == 17:
                 events = [Event(0, "halt", "not-finite", "not finite", math.nan, math.nan, (0,))]
-            recorder.update(state_of(x, step), Decision(tuple(events), None, torch.rand(1, 3) if step % 2 else None))
+            per_atom = torch.rand(1, 3) if step % 2 else None
+            recorder.update(Decision(tuple(events), None, per_atom), x, step, (0,))
 
     torch.manual_seed(0)
     whole = SuspectRecorder(gap=3, length=7)

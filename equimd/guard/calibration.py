@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
 from equimd.files import load_tensors, save_tensors, versions, write_atomic
-from equimd.guard.decision import Screen, StepDecision
+from equimd.guard.score import StepDecision
+from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
-from equimd.uq.calibration import Recalibration
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated
+from equimd.uq.recalibration import Recalibration
 
 FORMAT_VERSION = 1
 FOLDER, POSTERIOR_FILE, JSON_FILE = "calibration", "posterior.safetensors", "calibration.json"
@@ -116,6 +117,18 @@ class Calibration:
         threshold = bound / self.error.multiplier
         return StepDecision(self.calibrated, self.screen, self.screen.level_for(threshold)), threshold
 
+    def choose(self, asked: str | float) -> tuple[Mode | Literal["error"], StepDecision, float]:
+        """Kind, decision and threshold of what :func:`~equimd.guard.thresholds.parse_threshold` made of a wish other
+        than ``off``: ``auto`` is the halt threshold if there is one, else the flag threshold.
+
+        Raises:
+            UncertaintyError: a threshold that was not calibrated.
+        """
+        if isinstance(asked, float):
+            return "error", *self.error_decision(asked)
+        kind: Mode = "flag" if asked == "flag" or (asked == "auto" and self.halt is None) else "halt"
+        return kind, *self.decision(kind)
+
     def unlike(self, *formulas: str) -> str | None:
         """A sentence if compositions (Hill formulas) are none that it was calibrated on; None if all are."""
         strangers = [f for f in dict.fromkeys(formulas) if f not in self.compositions]
@@ -149,7 +162,7 @@ def is_calibrated(run_folder: str | Path) -> bool:
     return (Path(run_folder) / FOLDER / JSON_FILE).is_file()
 
 
-def load(run_folder: str | Path, model_sha256: str) -> Calibration:
+def load_calibration(run_folder: str | Path, model_sha256: str) -> Calibration:
     """The calibration of a run.
 
     Args:

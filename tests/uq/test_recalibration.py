@@ -9,7 +9,7 @@ import pytest
 
 from equimd.errors import UncertaintyError
 from equimd.uq import metrics
-from equimd.uq.calibration import FORMS, Recalibration, _Likelihood, compare_forms, fit_form
+from equimd.uq.recalibration import FORMS, Recalibration, _Likelihood, compare_forms, fit_form
 from equimd.uq.samples import Samples
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -20,19 +20,14 @@ from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import DataError, UncertaintyError
 from equimd.files import tensor_digest
-from equimd.guard import saved
+from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
 from equimd.guard.sigmas import DataSigmas
+from equimd.model.painn.potential import Potential
 from equimd.run import Run
 from equimd.training.loader import sorted_batches
 from equimd.uq.predict import Predictions
 from equimd.uq.predict import predict as predict_raw
 from equimd.uq.rows import BATCH_SIZE as EXACT_BATCH
-
-if TYPE_CHECKING:
-    from equimd.calculators.ase import EquimdCalculator
-    from equimd.calculators.guarded import OnExceed
-    from equimd.guard.saved import Calibration
-    from equimd.model.painn.potential import Potential
 
 BATCH_SIZE = 50
 
@@ -64,8 +59,8 @@ class Prediction:
     atom: int | None = None
 
 
-class LoadedModel:
-    """A model ready for use; ``equimd.load`` makes one.
+class Predictor:
+    """A trained model ready for use, and the calibration of its run.
 
     Args:
         potential: the model; it is put in evaluation mode on ``device``.
@@ -87,6 +82,17 @@ class LoadedModel:
         self.run = run
         self._sha256 = sha256
 
+    @classmethod
+    def open(cls, run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Self:
+        """The ``best`` weights of a run folder by validation, or the ``last`` ones.
+
+        Raises:
+            RunError: no such run, or it is damaged or newer than this equimd.
+        """
+        opened = Run.open(run)
+        potential, meta = opened.load_model(which)
+        return cls(potential, device=device, run=opened, sha256=meta["sha256"])
+
     @cached_property
     def calibration(self) -> Calibration:
         """The calibration of the run, on the device of the model.
@@ -98,9 +104,9 @@ class LoadedModel:
             raise UncertaintyError("a model without a run has no calibration", hint="equimd.load(RUN)")
         digest = self._sha256 or tensor_digest(self.potential.state_dict())
         try:
-            found = saved.load(self.run.path, digest)
+            found = load_calibration(self.run.path, digest)
         except UncertaintyError as error:
-            if not saved.is_calibrated(self.run.path):
+            if not is_calibrated(self.run.path):
                 raise
             hint = f"{error.hint}; or without uncertainties: --no-uncertainty, uncertainty=False"
             raise UncertaintyError(error.what, where=error.where, hint=hint) from None
@@ -114,7 +120,7 @@ class LoadedModel:
             UncertaintyError: they are wanted, or there by themselves, and the calibration cannot be used.
         """
         if wanted == "auto":
-            wanted = self.run is not None and saved.is_calibrated(self.run.path)
+            wanted = self.run is not None and is_calibrated(self.run.path)
         return bool(wanted and self.calibration)
 
     @property
@@ -216,26 +222,3 @@ class LoadedModel:
     def _warn_of_charges(self, frames: Frames) -> None:
         if not self.config.charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
             warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)
-
-    def calculator(
-        self, *, uncertainty: Wanted = "auto", on_exceed: OnExceed = "ignore", threshold: str | float = "auto"
-    ) -> EquimdCalculator:
-        """An ASE calculator of this model; the arguments are those of :class:`EquimdCalculator`."""
-        from equimd.calculators.ase import EquimdCalculator
-
-        return EquimdCalculator(self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold)
-
-
-def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:
-    """The model of a run folder.
-
-    Args:
-        which: ``best`` weights by validation, or the ``last`` ones.
-        device: ``cpu``, ``cuda`` ...
-
-    Raises:
-        RunError: no such run, or it is damaged or newer than this equimd.
-    """
-    opened = Run.open(run)
-    potential, meta = opened.load_model(which)
-    return LoadedModel(potential, device=device, run=opened, sha256=meta["sha256"])

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from equimd.errors import RunError, UncertaintyError
-from equimd.guard.saved import FORMAT_VERSION, is_calibrated, load
-from tests.uq.calibrated import calibration
+from equimd.guard.calibration import FORMAT_VERSION, is_calibrated, load_calibration
+from tests.guard.calibrated import calibration
 from tests.uq.conftest import build_model, random_frames
 
 MANY = (5, 7, 4) * 12
@@ -38,7 +38,7 @@ def test_round_trip_keeps_every_bit(made, model, frames, to_batch, tmp_path) -> 
     assert not is_calibrated(tmp_path)
     made.save(tmp_path)
     assert is_calibrated(tmp_path)
-    again = load(tmp_path, "abc")
+    again = load_calibration(tmp_path, "abc")
     kept, found = (x.calibrated.layer.state_dict() for x in (made, again))
     assert kept.keys() == found.keys()
     assert all(torch.equal(kept[name], found[name]) for name in kept)
@@ -55,7 +55,7 @@ def test_round_trip_keeps_every_bit(made, model, frames, to_batch, tmp_path) -> 
 def test_a_second_save_replaces_the_first(made, tmp_path) -> None:
     made.save(tmp_path)
     replace(made, halt=None, levels=replace(made.levels, halt=None)).save(tmp_path)
-    again = load(tmp_path, "abc")
+    again = load_calibration(tmp_path, "abc")
     assert again.halt is None
     with pytest.raises(UncertaintyError, match="no halt threshold"):
         again.decision("halt")
@@ -64,40 +64,40 @@ def test_a_second_save_replaces_the_first(made, tmp_path) -> None:
 
 def test_refusals_name_the_line_to_type(made, tmp_path) -> None:
     with pytest.raises(UncertaintyError, match="not calibrated") as absent:
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     made.save(tmp_path)
     with pytest.raises(UncertaintyError, match="weights have changed") as changed:
-        load(tmp_path, "abd")
+        load_calibration(tmp_path, "abd")
     for error in (absent, changed):
         assert error.value.hint == f"equimd calibrate {tmp_path} --data FRAMES"
     edit(tmp_path, version=FORMAT_VERSION + 1)
     with pytest.raises(UncertaintyError, match=f"reads up to {FORMAT_VERSION}"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     edit(tmp_path, version=FORMAT_VERSION, posterior_sha256="0")
     with pytest.raises(UncertaintyError, match="not of one calibration"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     edit(tmp_path, kind="poem")
     with pytest.raises(UncertaintyError, match="is not a calibration"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     (tmp_path / "calibration" / "calibration.json").write_text("{")
     with pytest.raises(UncertaintyError, match="cannot be read"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
 
 
 def test_damage_is_found(made, tmp_path) -> None:
     folder = made.save(tmp_path)
     edit(tmp_path, flag={"value": 1.0})
     with pytest.raises(UncertaintyError, match="incomplete"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     edit(tmp_path, flag=None)
     with pytest.raises(UncertaintyError, match="incomplete"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
     made.save(tmp_path)
     content = bytearray((folder / "posterior.safetensors").read_bytes())
     content[-5] ^= 1
     (folder / "posterior.safetensors").write_bytes(content)
     with pytest.raises(RunError, match="damaged"):
-        load(tmp_path, "abc")
+        load_calibration(tmp_path, "abc")
 
 
 def test_thresholds_and_levels_belong_together(made) -> None:

@@ -11,9 +11,10 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.guard.decision import Screen, StepDecision, exact_scores, force_sigma
-from equimd.uq.calibration import FORMS, Recalibration
-from tests.uq.calibrated import fit, screened
+from equimd.guard.score import StepDecision, exact_scores
+from equimd.guard.screen import Screen
+from equimd.uq.recalibration import FORMS, Recalibration
+from tests.guard.calibrated import fit, screened
 from tests.uq.conftest import build_model, random_frames
 
 MANY = (5, 7, 4) * 12
@@ -84,9 +85,10 @@ def test_sigma_of_atoms_is_that_of_the_calibrated_covariance(form: str) -> None:
     model, noise = recalibration.covariance(covariance, u, z)
     expected = np.sqrt(np.trace(model, axis1=1, axis2=2) + 3 * noise)
     variance = np.trace(covariance, axis1=1, axis2=2) / 3
-    found = force_sigma(recalibration, *(torch.from_numpy(x) for x in (variance, u, z)))
+    found = recalibration.sigma(*(torch.from_numpy(x) for x in (variance, u, z)))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
-    padded = force_sigma(recalibration, torch.zeros(1), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    np.testing.assert_allclose(recalibration.sigma(variance, u, z), expected, rtol=1e-12)
+    padded = recalibration.sigma(torch.zeros(1), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert float(padded) == 0
 
 

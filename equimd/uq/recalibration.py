@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from equimd.errors import UncertaintyError
 from equimd.registry import Registry
@@ -25,6 +26,7 @@ from equimd.uq.metrics import nll_terms
 from equimd.uq.resampling import bootstrap
 from equimd.uq.samples import Samples
 
+Array = Any  # NumPy arrays, or torch tensors in float64: the formula below is written in what both understand
 MIN_SAMPLES = 20  # errors that a form is fitted to, at least, for each of its scales
 
 
@@ -89,16 +91,19 @@ class Recalibration:
     distance_power: float = 0.0
     isotropic: float = 0.0
 
-    def factors(
-        self, variance: np.ndarray, distance: np.ndarray, element: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def factors(self, variance: Array, distance: Array, element: Array | None = None) -> tuple[Array, Array]:
         """m and the noise variance of each, from v (M,), u (M,) and atomic numbers (M,)."""
-        v, u = np.maximum(variance, _TINY), np.maximum(distance, _TINY)
+        v, u = variance.clip(_TINY), distance.clip(_TINY)
         element = np.zeros(len(v), np.int64) if element is None else element
         spread = u**self.distance_power
-        m = _lookup(self.scale, element) * v ** (self.power - 1) * spread
-        noise = _lookup(self.noise, element) ** 2
+        m = _by_element(self.scale, element) * v ** (self.power - 1) * spread
+        noise = _by_element(self.noise, element) ** 2
         return m, noise * spread if FORMS[self.form].total else noise
+
+    def sigma(self, variance: Array, distance: Array, element: Array) -> Array:
+        """sqrt(trace C) of forces (M,), whatever the form: trace C = 3 (m v + noise); 0 for atomic number 0."""
+        m, noise = self.factors(variance, distance, element)
+        return (3 * (m * variance + noise)) ** 0.5 * (element > 0)
 
     def variance(self, variance: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Model part and noise part of scalar variances (M,), in the unit of the error squared."""
@@ -163,11 +168,11 @@ class Comparison:
 _TINY = 1e-30
 
 
-def _lookup(values: Mapping[int, float], element: np.ndarray) -> np.ndarray:
+def _by_element(values: Mapping[int, float], element: Array) -> Array:
     table = np.full(256, values[0])
     for z, value in values.items():
         table[z] = value
-    return table[element]
+    return table[element] if isinstance(element, np.ndarray) else torch.from_numpy(table).to(element.device)[element]
 
 
 class _Likelihood:

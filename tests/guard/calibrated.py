@@ -10,14 +10,15 @@ import torch
 from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.guard.decision import Screen, StepDecision, exact_scores
-from equimd.guard.saved import Calibration, Levels, StatePoint
+from equimd.guard.calibration import Calibration, Levels, StatePoint
+from equimd.guard.score import StepDecision, exact_scores
+from equimd.guard.screen import Screen
 from equimd.guard.thresholds import error_bound, flag_threshold, halt_threshold
 from equimd.model.painn.potential import Potential
 from equimd.run import Run
-from equimd.uq.calibration import fit_form
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.predict import Calibrated, Predictions, predict
+from equimd.uq.recalibration import fit_form
 
 ENERGY_FORM, FORCE_FORM = "distance", "per_element_distance_total"
 
