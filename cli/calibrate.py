@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from equimd.cli.arguments import EnergyKey, EnergyUnit, ForcesKey, ForceUnit, Labels, LengthUnit, MaskFixed
 from equimd.cli.options import choices
 from equimd.md.ensembles import DEFAULT, ENSEMBLES, FRICTION, TAU
 from equimd.progress import CountedProgress
@@ -14,8 +15,6 @@ from equimd.progress import CountedProgress
 if TYPE_CHECKING:
     from equimd.guard.calibration import Calibration
     from equimd.tasks.calibrate.stages import Prepared
-
-_Unit = Annotated[str | None, typer.Option(help="unit of the data, where the file states none")]
 
 
 def calibrate(
@@ -49,11 +48,13 @@ def calibrate(
     ] = 19,
     halt: Annotated[bool, typer.Option("--halt/--no-halt", help="whether to calibrate a halt threshold")] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the parts, the starts, velocities and noise")] = 0,
-    labels: Annotated[
-        Literal["revised", "md17"], typer.Option("--labels", help="which labels of an rMD17 file")
-    ] = "revised",
-    energy_unit: _Unit = None,
-    length_unit: _Unit = None,
+    labels: Labels = "revised",
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    force_unit: ForceUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    mask_fixed: MaskFixed = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all cores")] = None,
     json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
@@ -72,6 +73,7 @@ def calibrate(
     """
     from equimd.cli.common import echo_json, log, warn
     from equimd.config import parse_config
+    from equimd.data.dataset import notes
     from equimd.run import Run
     from equimd.tasks.calibrate.frames import part_name
     from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -92,8 +94,14 @@ def calibrate(
 
     def frames(names: list[str], part: str):  # type: ignore[no-untyped-def]
         found = [part_name(n, part) for n in names]
-        units = {"labels": labels, "energy_unit": energy_unit, "length_unit": length_unit}
-        return open_data(found, parse_config({"data": found, **units}))
+        reading = {
+            "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit, "force_unit": force_unit,
+            "energy_key": energy_key, "forces_key": forces_key, "mask_fixed": mask_fixed,
+        }  # fmt: skip
+        opened = open_data(found, parse_config({"data": found, **reading}))
+        for note in notes(opened):
+            log(note)
+        return opened
 
     prepared = prepare(
         Run.open(run),

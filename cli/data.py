@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equimd.cli.arguments import EnergyKey, EnergyUnit, ForcesKey, ForceUnit, Labels, LengthUnit, MaskFixed
 from equimd.cli.common import echo_json, log, sub_app, warn
 from equimd.errors import EXIT_USAGE, DataError
 from equimd.progress import CountedProgress
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 app = sub_app("List, fetch, inspect, convert, generate and label data sets.")
 
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-_EnergyUnit = Annotated[
-    str | None, typer.Option(help="energy unit of a file that states none: eV, meV, kcal/mol, kJ/mol, Hartree")
-]
-_LengthUnit = Annotated[str | None, typer.Option(help="length unit of such a file: Angstrom, nm, Bohr")]
-_Labels = Annotated[str, typer.Option(help="labels of an rMD17 file: revised, or md17 for the original ones")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")]
 _Files = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
@@ -173,9 +169,13 @@ def inspect(
         typer.Option(help="a second data set, to look for frames that are in both; may be repeated"),
     ] = None,
     near_rmsd: Annotated[float, typer.Option(help="frames closer than this count as shared, Angstrom")] = 0.05,
-    labels: _Labels = "revised",
-    energy_unit: _EnergyUnit = None,
-    length_unit: _LengthUnit = None,
+    labels: Labels = "revised",
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    force_unit: ForceUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    mask_fixed: MaskFixed = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with code 2 if an error is found")] = False,
     json: _Json = False,
 ) -> None:
@@ -194,9 +194,12 @@ def inspect(
     from equimd.data.check import inspect as examine
     from equimd.data.readers import open_dataset
 
-    units: dict[str, Any] = {"energy_unit": energy_unit, "length_unit": length_unit, "check_units": False}
-    data = open_dataset(list(files), labels=_checked_labels(labels), **units)
-    other = open_dataset(list(against), labels=_checked_labels(labels), **units) if against else None
+    reading: dict[str, Any] = {
+        "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit, "force_unit": force_unit,
+        "energy_key": energy_key, "forces_key": forces_key, "mask_fixed": mask_fixed, "check_units": False,
+    }  # fmt: skip
+    data = open_dataset(list(files), **reading)
+    other = open_dataset(list(against), **reading) if against else None
     report = examine(data, against=other, near_rmsd=near_rmsd)
     if json:
         echo_json(report.as_dict())
@@ -204,12 +207,6 @@ def inspect(
         _print_report(report)
     if strict and report.worst() == "error":
         raise typer.Exit(EXIT_USAGE)
-
-
-def _checked_labels(labels: str) -> Any:
-    if labels not in ("revised", "md17"):
-        raise typer.BadParameter(f"--labels is revised or md17, not '{labels}'")
-    return labels
 
 
 def _print_report(report: Report) -> None:
@@ -262,9 +259,13 @@ def _row(name: str, value: str) -> None:
 def convert(
     files: _Files,
     out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
-    labels: _Labels = "revised",
-    energy_unit: _EnergyUnit = None,
-    length_unit: _LengthUnit = None,
+    labels: Labels = "revised",
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    force_unit: ForceUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    mask_fixed: MaskFixed = False,
     overwrite: _Overwrite = False,
 ) -> None:
     """Write data as a store or extended XYZ.
@@ -280,11 +281,17 @@ def convert(
         equimd data convert bundled:ethanol-test --out test.xyz
     """
     from equimd.data.convert import output_format, write_frames
+    from equimd.data.dataset import notes
     from equimd.data.readers import open_dataset
 
     output_format(out)
     _refuse_existing(out, overwrite)
-    data = open_dataset(list(files), labels=_checked_labels(labels), energy_unit=energy_unit, length_unit=length_unit)
+    data = open_dataset(
+        list(files), labels=labels, energy_unit=energy_unit, length_unit=length_unit, force_unit=force_unit,
+        energy_key=energy_key, forces_key=forces_key, mask_fixed=mask_fixed,
+    )  # fmt: skip
+    for note in notes(data):
+        log(note)
     units = data.info.units
     if units.source == "inferred":
         log(f"units: {units.note}")
@@ -398,7 +405,7 @@ def label(
     from equimd.tasks.label import label as compute
 
     _refuse_existing(out, overwrite)
-    data = open_dataset(list(files), check_units=False)  # energies it may have are not used
+    data = open_dataset(list(files), labels="none", check_units=False)
     if data.info.units.length != "Angstrom":
         warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
     bar = CountedProgress("frames")

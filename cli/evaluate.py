@@ -7,7 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
+from equimd.cli.arguments import (
+    BatchSize,
+    Device,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    ForceUnit,
+    Json,
+    Labels,
+    LengthUnit,
+    MaskFixed,
+    Run,
+    Threads,
+    Uncertainty,
+    Weights,
+    set_threads,
+)
 from equimd.progress import CountedProgress
 
 if TYPE_CHECKING:
@@ -20,15 +36,13 @@ def evaluate(
     run: Run,
     data: Annotated[list[str], typer.Option("--data", help="frames with energies and forces; may be repeated")],
     weights: Weights = "best",
-    labels: Annotated[
-        Literal["revised", "md17"], typer.Option("--labels", help="which labels of an rMD17 file")
-    ] = "revised",
-    energy_unit: Annotated[
-        str | None, typer.Option("--energy-unit", help="unit of the energies, where the file states none")
-    ] = None,
-    length_unit: Annotated[
-        str | None, typer.Option("--length-unit", help="unit of the lengths, where the file states none")
-    ] = None,
+    labels: Labels = "revised",
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    force_unit: ForceUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    mask_fixed: MaskFixed = False,
     display_unit: Annotated[
         Literal["meV", "kcal/mol"], typer.Option("--display-unit", help="of the errors; --json is always in meV")
     ] = "meV",
@@ -63,17 +77,23 @@ def evaluate(
     from equimd.calculators import load
     from equimd.cli.common import echo_json, log, warn
     from equimd.config import parse_config
+    from equimd.data.dataset import notes
     from equimd.guard.sigmas import table as sigma_table
     from equimd.machine import choose_device
     from equimd.tasks.evaluate import evaluate as measure
     from equimd.tasks.evaluate import table, write_evaluated
     from equimd.training.setup import open_test_data
 
-    settings = {"data": data, "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit}
+    settings = {
+        "data": data, "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit,
+        "force_unit": force_unit, "energy_key": energy_key, "forces_key": forces_key, "mask_fixed": mask_fixed,
+    }  # fmt: skip
     set_threads(threads)
     model = load(run, which=weights, device=str(choose_device(device)))
     with_sigmas = model.gives_uncertainty("auto" if uncertainty else False)
     frames = open_test_data(parse_config(settings))
+    for note in notes(frames):
+        log(note)
     found = measure(model, frames, batch_size=batch_size)
     known = _uncertainties(model, frames, uncertainty_frames, batch_size) if with_sigmas else None
     summary = found.summary() if known is None else known.join(found.summary())

@@ -138,6 +138,14 @@ class DataConfig(Settings):
     )
     energy_unit: str | None = Field(None, description="unit of the file's energies, where it states none")
     length_unit: str | None = Field(None, description="unit of the file's lengths, where it states none")
+    force_unit: str | None = Field(None, description="unit of the file's forces, if not energy/length: Hartree/Bohr")
+    energy_key: str | None = Field(None, description="column of the energies, where several could be meant")
+    forces_key: str | None = Field(None, description="column of the forces, where several could be meant")
+    mask_fixed: bool = Field(False, description="atoms that a file holds fixed have no force label")
+    missing_labels: Literal["refuse", "mask"] = Field(
+        "refuse", description="frames without an energy or forces: refuse them, or learn from what they have"
+    )
+    check_pairs: bool = Field(True, description="refuse energies that do not follow from the forces")
 
 
 class TrainConfig(Settings):

@@ -67,6 +67,35 @@ def canonical_unit(name: str, table: dict[str, float]) -> str:
     return key
 
 
+def force_unit(name: str) -> tuple[str, str]:
+    """Energy and length unit of a force unit: ``Hartree/Bohr``, ``kcal/mol/Angstrom``, ``kJ mol-1 nm-1``.
+
+    Raises:
+        ConfigError: it is not an energy over a length.
+    """
+    import re
+
+    from equimd.errors import ConfigError
+
+    text = re.sub(r"\s*\*\*\s*|\^", "", name.strip())  # mol^-1, mol**-1
+    text = re.sub(r"[\s*]+([^\W\d]+)-1", r"/\1", text)
+    energy, slash, length = text.rpartition("/")
+    try:
+        if not slash:
+            raise ConfigError(name)
+        return canonical_unit(energy, ENERGY_UNITS), canonical_unit(length, LENGTH_UNITS)
+    except ConfigError:
+        raise ConfigError(
+            f"unknown force unit '{name}'", hint="an energy over a length, such as eV/Angstrom or Hartree/Bohr"
+        ) from None
+
+
+def force_factor(name: str) -> float:
+    """Multiply a force in unit ``name`` by this to get eV/Angstrom."""
+    energy, length = force_unit(name)
+    return ENERGY_UNITS[energy] / LENGTH_UNITS[length]
+
+
 def energy_factor(name: str) -> float:
     """Multiply an energy in unit ``name`` by this to get eV."""
     return ENERGY_UNITS[canonical_unit(name, ENERGY_UNITS)]

@@ -4,7 +4,9 @@ Names and shapes (N node slots, B structures, E edges), units eV and Angstrom:
 
 - ``positions`` (N, 3); ``atomic_numbers`` (N,), 0 in padded slots; ``batch`` (N,) structure of each slot, sorted;
 - ``n_atoms`` (B,); ``charge``, ``spin`` (B,); ``cell`` (B, 3, 3); ``pbc`` (B, 3);
-- ``energy`` (B,) float64, total; ``forces`` (N, 3), zero in padded slots; None where the frames have none;
+- ``energy`` (B,) float64, total; ``forces`` (N, 3), zero in padded slots; None where a frame of them has none;
+- ``energy_weight`` (B,), ``force_weight`` (N,): how much each label counts in a training loss, 0 where there is none
+  (and the label is then 0); None where all count alike;
 - ``edge_index`` (2, E): [0] the source j, [1] the target i; ``edge_shifts`` (E, 3) or None.
 
 Two layouts. *Dense* (``num_slots`` = n > 0): each structure takes n slots and all pairs are considered: fastest for
@@ -46,6 +48,8 @@ class Batch:
     pbc: Tensor
     energy: Tensor | None = None
     forces: Tensor | None = None
+    energy_weight: Tensor | None = None
+    force_weight: Tensor | None = None
     edge_index: Tensor | None = None
     edge_shifts: Tensor | None = None
     num_slots: int = 0
@@ -68,6 +72,7 @@ class Batch:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         neighbors: str = "auto",
+        mean_weight: float | None = None,
     ) -> Batch:
         """Tensors of a block of frames.
 
@@ -75,6 +80,9 @@ class Batch:
             r_max: cutoff of the model, Angstrom.
             dtype: of positions, forces and cell; energies stay float64.
             neighbors: ``auto``, ``dense``, or a backend of :func:`equimd.data.neighbors.neighbor_list`.
+            mean_weight: labels may be missing, and frames be weighted: make ``energy_weight`` and ``force_weight``,
+                frames of this weight (the mean of a training set) counting 1. By default, labels that a frame lacks
+                make those of the block None.
 
         Raises:
             ConfigError: ``dense`` asked for periodic frames.
@@ -94,7 +102,16 @@ class Batch:
         def nodes(array: np.ndarray) -> np.ndarray:
             return array.reshape(-1, *array.shape[2:]) if dense else array[real]
 
-        has_energy, has_forces = bool(np.isfinite(frames.energy).all()), bool(np.isfinite(frames.forces).all())
+        energy, forces, weights = frames.energy, frames.forces, {}
+        if mean_weight is not None:
+            counted = frames.weight / mean_weight
+            per_atom = counted[:, None] * frames.force_mask
+            weights = {
+                "energy_weight": _copy(counted * frames.has_energy).to(dtype),
+                "force_weight": _copy(nodes(per_atom)).to(dtype),
+            }
+            energy, forces = np.nan_to_num(energy), np.where(frames.force_mask[..., None], forces, 0.0)
+        has_energy, has_forces = bool(np.isfinite(energy).all()), bool(np.isfinite(forces).all())
         sizes = np.full(len(frames), width) if dense else n_atoms
         batch = cls(
             positions=_copy(nodes(frames.positions)).to(dtype),
@@ -105,9 +122,10 @@ class Batch:
             spin=_copy(frames.spin),
             cell=_copy(frames.cell).to(dtype),
             pbc=_copy(frames.pbc),
-            energy=_copy(frames.energy) if has_energy else None,
-            forces=_copy(nodes(frames.forces)).to(dtype) if has_forces else None,
+            energy=_copy(energy) if has_energy else None,
+            forces=_copy(nodes(forces)).to(dtype) if has_forces else None,
             num_slots=width if dense else 0,
+            **weights,
         )
         if not dense:
             edge_index, edge_shifts = neighbor_list(

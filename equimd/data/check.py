@@ -17,17 +17,17 @@ import numpy as np
 
 from equimd.data.check_frames import (
     CLASH_RATIO,
+    FORCE_LIMIT,
     FrameStatistics,
     energy_outliers,
     frame_statistics,
 )
 from equimd.data.check_pairs import Consistency, Correlation, consistency, correlation, nearest_frames
-from equimd.data.dataset import ConcatDataset, Dataset, iterate_blocks
+from equimd.data.dataset import ConcatDataset, Dataset, iterate_blocks, notes
 
 SEVERITIES = ("error", "warning", "note")
 NET_FORCE = 0.005  # eV/A; a converged calculation stays below, MD17 reaches 0.02; twenty times this is a warning
 NET_TORQUE = 0.01  # eV
-FORCE_LIMIT = 50.0  # eV/A on one atom: no bonded geometry of a thermal ensemble
 NEAR_RMSD = 0.05  # A; frames of MD at 300 K closer than this are a few fs apart
 
 
@@ -111,7 +111,7 @@ def inspect(data: Dataset, *, against: Dataset | None = None, near_rmsd: float =
     report = Report(
         info.path, info.format, len(data), sizes, data.elements,
         {
-            "energy": info.units.energy, "forces": f"{info.units.energy}/{length}", "length": length,
+            "energy": info.units.energy, "forces": info.units.forces, "length": length,
             "source": info.units.source, "note": info.units.note,
         },
         *labelled,
@@ -119,6 +119,8 @@ def inspect(data: Dataset, *, against: Dataset | None = None, near_rmsd: float =
     if not len(data):
         report.add("empty", "error", "the data set has no frames")
         return report
+    for note in notes(data):
+        report.add("read_as", "note", note)
     units_known = _check_units(report, data)
     _check_labels(report, stats)
     _check_geometry(report, stats)
@@ -269,24 +271,10 @@ def _report_consistency(report: Report, found: Consistency) -> None:
     report.statistics["energy_force_pairs"] = found.pairs
     report.statistics["energy_force_slope"] = found.slope
     report.statistics["energy_force_residual_meV"] = found.residual * 1e3
-    if found.verdict == "scale":
-        message = (
-            f"energy differences of {found.pairs} near pairs are {found.slope:.4g} times the work of the forces"
-            f"{found.explanation}: energies and forces are in different units or have the wrong sign"
-        )
-        report.add("energy_force_mismatch", "error", message)
-    elif found.verdict == "unrelated":
-        message = (
-            f"energy differences of {found.pairs} near pairs do not follow from the forces "
-            f"(correlation {found.correlation:.2f}): labels of another frame, or not of one surface"
-        )
-        report.add("energy_force_mismatch", "error", message)
+    if found.verdict != "ok":
+        report.add("energy_force_mismatch", "error", found.sentence())
     elif len(found.rows):
-        message = (
-            f"{len(found.rows)} frames of {found.pairs} near pairs have energy differences that forces do not explain, "
-            f"up to {found.worst * 1e3:.0f} meV off"
-        )
-        report.add("energy_force_outliers", "warning", message, found.rows)
+        report.add("energy_force_outliers", "warning", found.sentence(), found.rows)
 
 
 def _check_leakage(report: Report, data: Dataset, stats: FrameStatistics, against: Dataset, near_rmsd: float) -> None:

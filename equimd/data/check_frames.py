@@ -13,6 +13,8 @@ from equimd.data.frames import Frames
 
 #: Atoms closer than this share of the sum of their covalent radii clash: C-H 0.64, C-C 0.91, O-H 0.58 A.
 CLASH_RATIO = 0.6
+#: eV/A on one atom: no bonded geometry of a thermal ensemble has more.
+FORCE_LIMIT = 50.0
 _CHUNK_ELEMENTS = 20_000_000
 
 
@@ -41,12 +43,18 @@ class FrameStatistics:
     composition: np.ndarray
     hashes: list[str]
 
+    @property
+    def surface(self) -> np.ndarray:
+        """(N,) a label of the energy surface a frame lies on: its composition and its electronic state."""
+        rows = np.stack([self.composition, self.charge, self.spin], 1)
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
-def frame_statistics(blocks: Iterable[Frames]) -> FrameStatistics:
-    """The statistics of all frames of ``blocks``, in order."""
-    parts = [_block_statistics(block) for block in blocks]
+
+def frame_statistics(blocks: Iterable[Frames], *, geometry: bool = True) -> FrameStatistics:
+    """The statistics of all frames of ``blocks``, in order; without ``geometry``, no distances and no hashes."""
+    parts = [_block_statistics(block, geometry) for block in blocks]
     if not parts:
-        parts = [_block_statistics(Frames.build(np.ones((0, 1), np.int64), np.zeros((0, 1, 3))))]
+        parts = [_block_statistics(Frames.build(np.ones((0, 1), np.int64), np.zeros((0, 1, 3))), geometry)]
     joined: dict[str, Any] = {}
     for f in fields(FrameStatistics):
         values = [getattr(p, f.name) for p in parts]
@@ -54,7 +62,7 @@ def frame_statistics(blocks: Iterable[Frames]) -> FrameStatistics:
     return FrameStatistics(**joined)
 
 
-def _block_statistics(block: Frames) -> FrameStatistics:
+def _block_statistics(block: Frames, geometry: bool) -> FrameStatistics:
     real = (block.numbers > 0)[..., None]
     has_forces = block.has_forces
     forces = np.where(real, block.forces, 0.0)
@@ -66,7 +74,7 @@ def _block_statistics(block: Frames) -> FrameStatistics:
     size = np.linalg.norm(forces, axis=-1)
     zero = ((size == 0) & real[..., 0]).sum(1)
     zero[(zero == block.n_atoms) | ~has_forces] = 0  # a lone atom, or nothing but zeros
-    distance, ratio = _closest(block)
+    distance, ratio = _closest(block) if geometry else (np.full(len(block), np.inf),) * 2
     return FrameStatistics(
         n_atoms=block.n_atoms,
         energy=block.energy,
@@ -82,7 +90,7 @@ def _block_statistics(block: Frames) -> FrameStatistics:
         charge=block.charge,
         spin=block.spin,
         composition=_compositions(block),
-        hashes=block.content_hashes(),
+        hashes=block.content_hashes() if geometry else [""] * len(block),
     )
 
 
@@ -131,12 +139,13 @@ def _closest_periodic(block: Frames, row: int, radii: np.ndarray) -> tuple[float
 def energy_outliers(stats: FrameStatistics) -> tuple[np.ndarray, float]:
     """Rows whose energy is far from what is usual, and the distance (eV) beyond which it is.
 
-    Usual is the median of the frames of the same element sequence; far is 20 times the median deviation, and at least
-    2 eV. Element sequences with fewer than 20 frames are left out: nothing is usual yet.
+    Usual is the median of the frames of the same element sequence and electronic state; far is 20 times the median
+    deviation, and at least 2 eV. Groups with fewer than 20 frames are left out: nothing is usual yet.
     """
     rows, limit = [], 0.0
-    for label in np.unique(stats.composition):
-        members = np.flatnonzero((stats.composition == label) & stats.has_energy)
+    surface = stats.surface
+    for label in np.unique(surface):
+        members = np.flatnonzero((surface == label) & stats.has_energy)
         if len(members) < 20:
             continue
         deviation = np.abs(stats.energy[members] - np.median(stats.energy[members]))

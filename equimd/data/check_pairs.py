@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from equimd.data.alignment import align, rmsd
-from equimd.data.check_frames import FrameStatistics
-from equimd.data.dataset import Dataset
+from equimd.data.check_frames import FrameStatistics, frame_statistics
+from equimd.data.dataset import ArrayDataset, Dataset, Subset, iterate_blocks
 from equimd.data.frames import Frames
 
 #: Longest displacement (A, norm over all atoms) over which the trapezoid rule is trusted.
 MAX_DISPLACEMENT = 0.3
 #: Bound on the third derivative of the energy along a unit displacement, eV/A^3: rMD17 has 6 in the median and up
-#: to 77, the strained frames of QM7-X up to 184.
+#: to 77, the strained frames of QM7-X up to 184. In a small molecule a displacement may be all along one stiff bond:
+#: there the bound follows from force and curvature, V''' = -3 a V'' - 2 a^2 V' for a Morse bond of range parameter a.
 THIRD_DERIVATIVE = 200.0
+MORSE_RANGE = 2.8  # 1/A, of the stiffest bond there is, in N2
 #: Noise and rounding that energies may have, eV: four times that of MD17.
 NOISE = 0.005
 MIN_PAIRS = 10
 _SAMPLE = 2000
+_STRETCH = 40
 _MAX_PAIRS_OF_ATOMS = 300
 
 
@@ -36,41 +40,99 @@ class Consistency:
     explanation: str
     rows: np.ndarray
 
+    def sentence(self) -> str:
+        """What was found, where it is not that all is well."""
+        if self.verdict == "scale":
+            return (
+                f"energy differences of {self.pairs} near pairs are {self.slope:.4g} times the work of the forces"
+                f"{self.explanation}: energies and forces are in different units or have the wrong sign"
+            )
+        if self.verdict == "unrelated":
+            return (
+                f"energy differences of {self.pairs} near pairs do not follow from the forces "
+                f"(correlation {self.correlation:.2f}): labels of another frame, or not of one surface"
+            )
+        return (
+            f"{len(self.rows)} frames of {self.pairs} near pairs have energy differences that forces do not explain, "
+            f"up to {self.worst * 1e3:.0f} meV off"
+        )
+
 
 def consistency(data: Dataset, stats: FrameStatistics, units_known: bool = True) -> Consistency | None:
     """Compare energy differences with the trapezoid work of the forces, between rows that are near each other.
 
-    dE = -(F1 + F2)/2 dR up to |E'''| d^3 / 12, with d the length of the displacement. Open molecules are aligned
-    first (and the forces rotated), which leaves energies alone. None where fewer than ten pairs are near. Single pairs
-    are judged where units are known; the ratio of energies to the work of the forces needs no units.
+    dE = -(F1 + F2)/2 dR up to |E'''| d^3 / 12, with d the length of the displacement; pairs are weighted by that
+    bound. Open molecules are aligned first (and the forces rotated), which leaves energies alone. None where fewer
+    than ten pairs are near. Single pairs are judged where units are known; the ratio of energies to the work of the
+    forces needs no units.
     """
     candidates = _near_candidates(data, stats)
     if len(candidates) < MIN_PAIRS:
         return None
-    first, second = data.frames(candidates[:, 0]), data.frames(candidates[:, 1])
-    difference, work, length, kept = _work(first, second)
-    candidates = candidates[kept]
+    pairs = _work(data.frames(candidates[:, 0]), data.frames(candidates[:, 1]))
+    candidates = candidates[pairs.kept]
+    difference, work, error = pairs.difference, pairs.work, pairs.error
     if len(candidates) < MIN_PAIRS or not np.any(work):
         return None
-    slope = float(work @ difference / (work @ work))
-    related = float(np.corrcoef(work, difference)[0, 1]) if np.ptp(work) > 0 and np.ptp(difference) > 0 else 0.0
+    weight = error**-2  # pairs that the trapezoid rule says little about count little
+    slope = float(np.sum(weight * work * difference) / np.sum(weight * work**2))
+    related = _correlation(work, difference, weight)
     off = np.abs(difference - work)
     verdict, explanation = "ok", ""
-    if abs(related) < 0.8 and np.median(off) > 0.5 * np.median(np.abs(difference)):
+    if abs(related) < 0.8 and np.median(off / error) > 0.5 * np.median(np.abs(difference) / error):
         verdict = "unrelated"
     elif abs(related) > 0.8 and abs(slope - 1) > 0.4:  # the units people confuse differ by 1.9 at least
         verdict, explanation = "scale", _explain_slope(slope)
-    bad = off > NOISE + THIRD_DERIVATIVE * length**3 / 12
+    bad = off > error
     rows = np.unique(candidates[bad].ravel()) if verdict == "ok" and units_known else np.zeros(0, np.int64)
     residual = float(np.sqrt(np.mean(off**2)))
     return Consistency(len(candidates), slope, related, residual, float(off.max()), verdict, explanation, rows)
 
 
+def sampled_consistency(data: Dataset, limit: int = _SAMPLE) -> Consistency | None:
+    """:func:`consistency` of at most ``limit`` frames of ``data``, in stretches of neighbouring rows: takes seconds."""
+    rows = np.arange(len(data))
+    if len(rows) > limit:
+        starts = np.linspace(0, len(data) - _STRETCH, limit // _STRETCH).astype(np.int64)
+        rows = np.unique(starts[:, None] + np.arange(_STRETCH))
+    part = Subset(data, rows)
+    return consistency(part, frame_statistics(iterate_blocks(part), geometry=False))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted correlation of two series; 0 where one is constant."""
+    w = weight / weight.sum()
+    dx, dy = x - np.sum(w * x), y - np.sum(w * y)
+    spread = np.sum(w * dx**2) * np.sum(w * dy**2)
+    return float(np.sum(w * dx * dy) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def most_consistent(candidates: Mapping[str, Frames]) -> str | None:
+    """Of frames that differ in their energies alone, those whose energy differences the forces explain best.
+
+    None where too few frames are near, or the best is not clearly better than the next.
+    """
+    off: dict[str, float] = {}
+    for name, block in candidates.items():
+        data = ArrayDataset(block)
+        near = _near_candidates(data, frame_statistics([block], geometry=False))
+        pairs = _work(data.frames(near[:, 0]), data.frames(near[:, 1])) if len(near) >= MIN_PAIRS else None
+        if pairs is None or len(pairs.work) < MIN_PAIRS:
+            return None
+        off[name] = float(np.sqrt(np.mean(((pairs.difference - pairs.work) / pairs.error) ** 2)))
+    best, second = sorted(off, key=lambda name: off[name])[:2]
+    return best if off[best] < 0.8 * off[second] else None
+
+
 def _explain_slope(slope: float) -> str:
-    from equimd.units import ENERGY_UNITS
+    from equimd.units import BOHR, ENERGY_UNITS
 
     if abs(slope + 1) < 0.1:
         return " (gradients stored as forces?)"
+    if abs(abs(slope) * BOHR - 1) < 0.1:
+        return " (forces per Bohr? then --force-unit Hartree/Bohr with --energy-unit Hartree, or eV/Bohr)"
+    if abs(abs(slope) / 10 - 1) < 0.1 or abs(abs(slope) * 10 - 1) < 0.1:
+        return " (forces per nm? then state them with --force-unit)"
     for one, f in ENERGY_UNITS.items():
         for other, g in ENERGY_UNITS.items():
             if one != other and abs(abs(slope) * g / f - 1) < 0.05:
@@ -81,21 +143,19 @@ def _explain_slope(slope: float) -> str:
 def _near_candidates(data: Dataset, stats: FrameStatistics) -> np.ndarray:
     """(P, 2) rows that may be near: neighbours in the file, and nearest frames of a sample where those are not."""
     usable = stats.has_forces & stats.has_energy & (stats.n_atoms > 1)
-    trajectory = data.trajectory
+    trajectory, surface = data.trajectory, stats.surface
     row = np.arange(len(data) - 1)
-    ok = usable[:-1] & usable[1:] & (trajectory[:-1] == trajectory[1:])
-    row = row[ok & (stats.composition[:-1] == stats.composition[1:])]
+    row = row[usable[:-1] & usable[1:] & (trajectory[:-1] == trajectory[1:]) & (surface[:-1] == surface[1:])]
     if len(row) > _SAMPLE:
         row = row[np.linspace(0, len(row) - 1, _SAMPLE).astype(np.int64)]
     pairs = np.stack([row, row + 1], 1)
     if len(pairs) >= MIN_PAIRS:
         probe = pairs[np.linspace(0, len(pairs) - 1, 50).astype(np.int64)]
-        *_, kept = _work(data.frames(probe[:, 0]), data.frames(probe[:, 1]))
-        if kept.sum() >= MIN_PAIRS:
+        if _work(data.frames(probe[:, 0]), data.frames(probe[:, 1])).kept.sum() >= MIN_PAIRS:
             return pairs
     nearest = [pairs]
-    for label in np.unique(stats.composition[usable]):
-        rows = np.flatnonzero(usable & (stats.composition == label))
+    for label in np.unique(surface[usable]):
+        rows = np.flatnonzero(usable & (surface == label))
         if len(rows) > 2:
             chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64)
             nearest.append(_nearest_within(data, rows[chosen]))
@@ -109,10 +169,20 @@ def _nearest_within(data: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.sort(np.stack([rows, rows[other]], 1), axis=1)
 
 
-def _work(first: Frames, second: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """dE, trapezoid work and displacement of the pairs near enough, and which pairs (B,) those are."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of near frames: dE, trapezoid work and its largest error (eV), and which pairs (B,) were near enough."""
+
+    difference: np.ndarray
+    work: np.ndarray
+    error: np.ndarray
+    kept: np.ndarray
+
+
+def _work(first: Frames, second: Frames) -> _Pairs:
+    """Energy differences and the work of the forces of the pairs that are near enough."""
     difference = second.energy - first.energy
-    work = np.zeros(len(first))
+    work, third = np.zeros(len(first)), np.zeros(len(first))
     length = np.full(len(first), np.inf)
     for n in np.unique(first.n_atoms):
         k = np.flatnonzero(first.n_atoms == n)
@@ -122,10 +192,25 @@ def _work(first: Frames, second: Frames) -> tuple[np.ndarray, np.ndarray, np.nda
         turn[free] = align(r2[free], r1[free])[0]
         shift = np.where(free, 1.0, 0.0)[:, None, None]
         dr = (r2 - shift * r2.mean(1, keepdims=True)) @ turn - (r1 - shift * r1.mean(1, keepdims=True))
-        work[k] = -0.5 * ((f1 + f2 @ turn) * dr).sum((1, 2))
         length[k] = np.sqrt((dr**2).sum((1, 2)))
+        work1, work2 = (f1 * dr).sum((1, 2)), (f2 @ turn * dr).sum((1, 2))
+        work[k] = -0.5 * (work1 + work2)
+        third[k] = _third_derivative(work1, work2, dr)
     kept = (length < MAX_DISPLACEMENT) & (length > 1e-6)
-    return difference[kept], work[kept], length[kept], kept
+    error = NOISE + np.maximum(THIRD_DERIVATIVE, third[kept]) * length[kept] ** 3 / 12
+    return _Pairs(difference[kept], work[kept], error, kept)
+
+
+def _third_derivative(work1: np.ndarray, work2: np.ndarray, dr: np.ndarray) -> np.ndarray:
+    """(B,) bound on |E'''| along dr (B, n, 3), eV/A^3, as if the bond that changes most were the stiffest there is.
+
+    Args:
+        work1, work2: (B,) eV, the forces of the two frames times dr.
+    """
+    d = np.sqrt((dr**2).sum((1, 2))).clip(1e-9)
+    stretch = np.minimum(np.sqrt(2.0), 2 * np.sqrt((dr**2).sum(-1)).max(1) / d)  # of a bond, per unit displacement
+    force, curvature = np.maximum(np.abs(work1), np.abs(work2)) / d, np.abs(work2 - work1) / d**2
+    return 3 * MORSE_RANGE * stretch * curvature + 2 * (MORSE_RANGE * stretch) ** 2 * force
 
 
 @dataclass(frozen=True)

@@ -86,22 +86,26 @@ def _xyz_frame(frame: Frames, extra: Mapping[str, int]) -> str:
     """One frame, with more digits than ASE's writer keeps."""
     from ase.data import chemical_symbols
 
-    labelled = bool(frame.has_forces[0])
-    fields = dict(extra)
-    columns = "species:S:1:pos:R:3" + (":forces:R:3" if labelled else "")
+    keep = frame.force_mask[0]
+    labelled, masked = bool(keep.any()), bool(keep.any() and not keep.all())
+    fields: dict[str, int | float] = dict(extra)
+    columns = "species:S:1:pos:R:3" + (":forces:R:3" if labelled else "") + (":forces_mask:L:1" if masked else "")
     header = [f"Properties={columns}"]
     if frame.has_energy[0]:
         header.append(f"energy={float(frame.energy[0])!r}")
-    if frame.charge[0]:
+    if frame.charge[0] or frame.charge_stated[0]:
         fields["charge"] = int(frame.charge[0])
     if frame.spin[0]:
         fields["spin"] = int(frame.spin[0])
+    if frame.weight[0] != 1:
+        fields["weight"] = float(frame.weight[0])
     header += [f"{key}={value}" for key, value in fields.items()]
     if frame.pbc.any() or frame.cell.any():
         header.insert(0, 'Lattice="' + " ".join(f"{v:.12g}" for v in frame.cell[0].ravel()) + '"')
     header.append('pbc="' + " ".join("T" if p else "F" for p in frame.pbc[0]) + '"')
     lines = [str(frame.numbers.shape[1]), " ".join(header)]
-    for z, r, f in zip(frame.numbers[0], frame.positions[0], frame.forces[0], strict=True):
+    for z, r, f, kept in zip(frame.numbers[0], frame.positions[0], np.nan_to_num(frame.forces[0]), keep, strict=True):
         values = [*r, *f] if labelled else [*r]
-        lines.append(f"{chemical_symbols[z]:2s} " + " ".join(f"{v:18.12f}" for v in values))
+        mask = f" {'T' if kept else 'F'}" if masked else ""
+        lines.append(f"{chemical_symbols[z]:2s} " + " ".join(f"{v:18.12f}" for v in values) + mask)
     return "\n".join(lines) + "\n"

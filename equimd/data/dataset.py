@@ -14,12 +14,21 @@ from equimd.errors import DataError
 
 @dataclass(frozen=True)
 class Units:
-    """The units a file was read in, and how they are known: ``stated``, ``inferred`` or ``unknown``."""
+    """The units a file was read in, and how they are known: ``stated``, ``inferred`` or ``unknown``.
+
+    ``force`` is that of the forces where it is stated for itself, else they are in energy/length.
+    """
 
     energy: str = "eV"
     length: str = "Angstrom"
     source: str = "stated"
     note: str = ""
+    force: str = ""
+
+    @property
+    def forces(self) -> str:
+        """The unit of the forces."""
+        return self.force or f"{self.energy}/{self.length}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,18 @@ class Dataset(Protocol):
     def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
         """The frames ``rows`` (all of them if None), in that order, as one padded block."""
         ...
+
+
+def notes(data: Dataset) -> list[str]:
+    """What the readers of ``data`` have to say about how it was read: columns chosen, masks, units of programs."""
+    parts = data.parts if isinstance(data, ConcatDataset) else [data]
+    found = [(p.info.path, str(note)) for p in parts for note in _as_list(p.info.extra.get("notes"))]
+    several = len(parts) > 1
+    return [f"{path}: {note}" if several else note for path, note in found]
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
 
 
 def time_index(data: Dataset) -> np.ndarray | None:

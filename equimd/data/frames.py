@@ -5,7 +5,11 @@ The field's names, said once, for the whole package:
 - ``positions`` (B, n, 3) Angstrom; ``numbers`` (B, n), 0 marks a padded slot, padding stands at the end;
 - ``energy`` (B,) eV, total, float64; ``forces`` (B, n, 3) eV/Angstrom; NaN where a frame has no label;
 - ``cell`` (B, 3, 3) Angstrom, rows are lattice vectors, zeros for open molecules; ``pbc`` (B, 3) bool;
-- ``charge`` (B,) total charge in e; ``spin`` (B,) multiplicity 2S+1. 0 in ``spin`` means "not stated".
+- ``charge`` (B,) total charge in e; ``spin`` (B,) multiplicity 2S+1. 0 in ``spin`` means "not stated", and so does
+  a charge of 0 where ``charge_stated`` (B,) is False;
+- ``weight`` (B,) how much the frame counts in a training loss beside the others, 1 unless its file says otherwise.
+
+NaN in all components of the force on an atom of a frame with forces means that this atom has no label: a mask.
 
 B frames, n atoms in the largest of them. Arrays are NumPy, positions/energy/forces float64.
 """
@@ -19,14 +23,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equimd.chemistry import refuse_dummies
+from equimd.data.state import read_state, whole_numbers
 from equimd.errors import DataError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-#: Names in ``Atoms.info`` under which files keep the total charge and the multiplicity, the first found wins.
-CHARGE_KEYS = ("charge", "total_charge", "total_charge_e")
-SPIN_KEYS = ("spin", "multiplicity", "spin_multiplicity")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Frames:
     pbc: np.ndarray
     charge: np.ndarray
     spin: np.ndarray
+    charge_stated: np.ndarray
+    weight: np.ndarray
 
     @classmethod
     def build(
@@ -53,13 +57,18 @@ class Frames:
         pbc: np.ndarray | None = None,
         charge: np.ndarray | None = None,
         spin: np.ndarray | None = None,
+        charge_stated: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
         *,
         where: str = "frames",
     ) -> Frames:
         """Make a block from arrays that may lack labels; ``numbers`` may be (n,) for one composition.
 
+        Charges that are given count as stated, unless ``charge_stated`` says otherwise.
+
         Raises:
-            DataError: shapes that do not fit, non-finite positions, or padding that is not at the end.
+            DataError: shapes that do not fit, positions or cells that are not finite, padding that is not at the end,
+                charges that are no whole numbers, or weights that are not positive.
         """
         positions = np.array(positions, dtype=np.float64)
         if positions.ndim != 3 or positions.shape[2] != 3:
@@ -106,16 +115,31 @@ class Frames:
                 raise DataError(f"an array has shape {array.shape}, expected {shape}", where=where)
             return array
 
-        return cls(
+        if charge_stated is None:
+            charge_stated = np.full(n_frames, charge is not None)
+        block = cls(
             numbers,
             positions,
             energy,
             forces,
             fill(cell, 0.0, (n_frames, 3, 3), np.float64),
             fill(pbc, 0, (n_frames, 3), np.bool_),
-            fill(charge, 0, (n_frames,), np.int64),
-            fill(spin, 0, (n_frames,), np.int64),
+            fill(None if charge is None else whole_numbers("charge", charge, where), 0, (n_frames,), np.int64),
+            fill(None if spin is None else whole_numbers("spin", spin, where), 0, (n_frames,), np.int64),
+            fill(charge_stated, 0, (n_frames,), np.bool_),
+            fill(weight, 1.0, (n_frames,), np.float64),
         )
+        block._check_cells_and_weights(where)
+        return block
+
+    def _check_cells_and_weights(self, where: str) -> None:
+        bad = ~np.isfinite(self.cell).all((1, 2))
+        if bad.any():
+            raise DataError("the cell is NaN or infinite", where=f"{where}, frame {int(np.argmax(bad))}")
+        bad = ~(np.isfinite(self.weight) & (self.weight >= 0))
+        if bad.any():
+            k = int(np.argmax(bad))
+            raise DataError(f"the weight is {self.weight[k]}, expected 0 or more", where=f"{where}, frame {k}")
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -137,6 +161,11 @@ class Frames:
         return np.asarray(finite.all((1, 2)))
 
     @property
+    def force_mask(self) -> np.ndarray:
+        """(B, n) which real atoms have a force label."""
+        return np.isfinite(self.forces).all(-1) & (self.numbers > 0)
+
+    @property
     def charge_spin(self) -> np.ndarray:
         """(B, 2) the electronic state of each frame: total charge, multiplicity."""
         return np.stack([self.charge, self.spin], 1)
@@ -154,6 +183,8 @@ class Frames:
             self.pbc[rows],
             self.charge[rows],
             self.spin[rows],
+            self.charge_stated[rows],
+            self.weight[rows],
         )
 
     def content_hashes(self) -> list[str]:
@@ -197,7 +228,10 @@ class Frames:
     def from_ase(cls, atoms: Sequence[Atoms], *, labels: bool = False, where: str = "structure") -> Frames:
         """A block from ASE ``Atoms``. With ``labels`` their stored energy and raw (unconstrained) forces are read.
 
-        Charge and multiplicity come from ``atoms.info`` (``CHARGE_KEYS``, ``SPIN_KEYS``).
+        Charge and multiplicity come from ``atoms.info``, see :func:`equimd.data.state.read_state`.
+
+        Raises:
+            DataError: no structures, dummy atoms, positions or a cell that are not finite, a state that is none.
         """
         blocks = []
         for k, a in enumerate(atoms):
@@ -205,8 +239,9 @@ class Frames:
             if labels and a.calc is not None:
                 results = getattr(a.calc, "results", {})
                 energy, forces = results.get("energy"), results.get("forces")
-            charge = next((a.info[key] for key in CHARGE_KEYS if key in a.info), 0)
-            spin = next((a.info[key] for key in SPIN_KEYS if key in a.info), 0)
+            place = f"{where}, frame {k}"
+            refuse_dummies(a.numbers, place)
+            state = read_state(a.info, where=place)
             blocks.append(
                 cls.build(
                     a.numbers[None],
@@ -215,9 +250,10 @@ class Frames:
                     None if forces is None else np.asarray(forces)[None],
                     np.asarray(a.cell)[None],
                     np.asarray(a.pbc)[None],
-                    np.array([round(float(charge))]),
-                    np.array([round(float(spin))]),
-                    where=f"{where}, frame {k}",
+                    np.array([state.charge]),
+                    np.array([state.spin]),
+                    np.array([state.charge_stated]),
+                    where=place,
                 )
             )
         if not blocks:
@@ -232,7 +268,7 @@ class Frames:
         out = []
         for k, n in enumerate(self.n_atoms):
             atoms = Atoms(self.numbers[k, :n], self.positions[k, :n], cell=self.cell[k], pbc=self.pbc[k])
-            if self.charge[k]:
+            if self.charge[k] or self.charge_stated[k]:
                 atoms.info["charge"] = int(self.charge[k])
             if self.spin[k]:
                 atoms.info["spin"] = int(self.spin[k])

@@ -1,6 +1,6 @@
 """equimd's own data file: HDF5, one group a composition, read lazily, larger than memory.
 
-Layout (format version 1)::
+Layout (format version 1, or 2 where frames have weights, which earlier readers would pass over)::
 
     /                     attributes: format, format_version, n_frames, content_sha256, units_energy, units_length,
                           and any of theory, license, citation, command, source, created
@@ -8,9 +8,11 @@ Layout (format version 1)::
         numbers    (n,) uint8
         positions  (m, n, 3) float64 Angstrom, chunked
         energy     (m,) float64 eV, NaN = no label
-        forces     (m, n, 3) float64 eV/Angstrom, NaN = no label; absent where no frame has any
+        forces     (m, n, 3) float64 eV/Angstrom, NaN = no label (of a frame or an atom); absent where no frame has any
         cell, pbc  (m, 3, 3), (m, 3); absent where all are open molecules
         charge, spin (m,) int64; absent where all are 0
+        charge_stated (m,) bool, whether a charge is stated, of 0 too; absent where none is
+        weight     (m,) float64, of the frame in a training loss; absent where all are 1
     /index/group, /index/row   (N,) which group and which row of it frame k is: the order of frames is kept
     /index/trajectory, /index/time   (N,) int64; time is absent where unknown
 """
@@ -28,6 +30,7 @@ import numpy as np
 from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
+from equimd.data.hdf5 import DAMAGED, dataset, open_hdf5, reading
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
 
@@ -35,14 +38,15 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT = "equimd-frames"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: Chunks hold about this many bytes: small enough to read one frame, large enough to stream.
 CHUNK_BYTES = 1 << 14
 #: Stores up to this size (positions and forces) are kept in memory once read.
 MEMORY_LIMIT = 256 << 20
-_DAMAGED = "the file is truncated or damaged: write or fetch it again"
-_OPTIONAL = ("forces", "cell", "pbc", "charge", "spin")
-_BLOCK_FIELDS = ("positions", "energy", "forces", "cell", "pbc", "charge", "spin")
+_BLANK: dict[str, float] = {
+    "forces": np.nan, "cell": 0, "pbc": 0, "charge": 0, "spin": 0, "charge_stated": 0, "weight": 1,
+}  # fmt: skip
+_BLOCK_FIELDS = ("positions", "energy", *_BLANK)
 
 
 def is_store(path: str | Path) -> bool:
@@ -51,19 +55,8 @@ def is_store(path: str | Path) -> bool:
     Raises:
         DataError: HDF5 cannot open it.
     """
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file, reading(Path(path), "its attributes cannot be read"):
         return str(file.attrs.get("format", "")) == FORMAT
-
-
-def _open(path: Path) -> h5py.File:
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path)) from error
-    except OSError as error:
-        raise DataError(f"not a readable HDF5 file ({error})", where=str(path), hint=_DAMAGED) from error
 
 
 def write_store(
@@ -124,12 +117,14 @@ def _write(
     where: str,
 ) -> str:
     """Everything but the descriptive attributes; returns the content hash."""
-    file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, 1
     file.attrs["units_energy"], file.attrs["units_length"] = "eV", "Angstrom"
     writer = _Writer(file, compression)
     for block in blocks:
         writer.append(block)
     n_frames = len(writer.rows)
+    if any("weight" in handle for handle in writer.handles):
+        file.attrs["format_version"] = 2
     if not n_frames:
         raise DataError("no frames to write", where=where)
     index = file.create_group("index")
@@ -187,8 +182,8 @@ class _Writer:
         new = old + len(part)
         for name in _BLOCK_FIELDS:
             values = getattr(part, name)
-            blank = _blank(name)
-            if name in _OPTIONAL and name not in handle and _is_blank(values, blank):
+            blank = _BLANK.get(name, np.nan)
+            if name in _BLANK and name not in handle and _is_blank(values, blank):
                 continue
             if name not in handle:
                 self._create(handle, name, values, blank)
@@ -213,12 +208,8 @@ class _Writer:
         )
 
 
-def _blank(name: str) -> Any:
-    return np.nan if name in ("energy", "forces") else 0
-
-
-def _is_blank(values: np.ndarray, blank: Any) -> bool:
-    return bool(np.isnan(values).all()) if isinstance(blank, float) else not values.any()
+def _is_blank(values: np.ndarray, blank: float) -> bool:
+    return bool((np.isnan(values) if np.isnan(blank) else values == blank).all())
 
 
 def _digest(digest: Any, block: Frames) -> None:
@@ -228,6 +219,8 @@ def _digest(digest: Any, block: Frames) -> None:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.array([block.energy[k]], np.float64).tobytes())
         digest.update(np.array([*block.pbc[k], block.charge[k], block.spin[k]], np.int64).tobytes())
+        if block.weight[k] != 1:
+            digest.update(np.array([block.weight[k]], np.float64).tobytes())
 
 
 class StoreDataset:
@@ -246,11 +239,8 @@ class StoreDataset:
         self._file: h5py.File | None = None
         self._pid = -1
         self._memory: ArrayDataset | None = None
-        try:
-            with _open(self.path) as file:
-                self._read_index(file)
-        except (KeyError, OSError, RuntimeError) as error:
-            raise DataError(f"the store is incomplete ({error})", where=str(self.path), hint=_DAMAGED) from error
+        with open_hdf5(self.path) as file, reading(self.path, "the store is incomplete"):
+            self._read_index(file)
         size = int((self._group_atoms[self._group].astype(np.int64) * 48).sum())
         self._keep = size <= MEMORY_LIMIT if in_memory == "auto" else bool(in_memory)
 
@@ -266,23 +256,43 @@ class StoreDataset:
                 where=str(self.path),
                 hint="update equimd, or convert the data again with this version",
             )
-        self._names = sorted(file["composition"])
-        self._numbers = [np.asarray(file["composition"][name]["numbers"], np.uint8) for name in self._names]
-        self._group_atoms = np.array([len(z) for z in self._numbers], np.int64)
+        self._read_compositions(file["composition"])
         index = file["index"]
-        self._group, self._row = index["group"][:], index["row"][:]
-        self._trajectory = index["trajectory"][:]
-        self.time_index = index["time"][:] if "time" in index else None
-        if len(self._group) != int(attributes["n_frames"]) or len(self._row) != len(self._group):
-            raise DataError(
-                f"the index lists {len(self._group)} frames, the header {attributes['n_frames']}",
-                where=str(self.path),
-                hint=_DAMAGED,
-            )
+        self._group, self._row = _integers(index, "group"), _integers(index, "row")
+        self._trajectory = _integers(index, "trajectory")
+        self.time_index = _integers(index, "time") if "time" in index else None
+        self._check_index(int(attributes["n_frames"]))
         self.content_sha256 = str(attributes["content_sha256"])
         extra = {k: v for k, v in attributes.items() if k not in ("format", "units_energy", "units_length")}
         units = Units("eV", "Angstrom", "stated", "stated by the store")
         self.info = DatasetInfo(str(self.path), "store", units, extra)
+
+    def _read_compositions(self, root: Any) -> None:
+        """The atoms of each group, how many frames it has, and whether charges are stated."""
+        order = sorted((int(name.split("_")[0]), name) for name in root)
+        if [number for number, _ in order] != list(range(len(order))):
+            raise ValueError("compositions are missing")
+        self._names = [name for _, name in order]
+        self._numbers, sizes, fields = [], [], set()
+        for name in self._names:
+            group = root[name]
+            self._numbers.append(_numbers(group))
+            sizes.append(len(dataset(group, "energy")))
+            fields.update(group)
+        self._group_atoms = np.array([len(z) for z in self._numbers], np.int64)
+        self._group_frames = np.array(sizes, np.int64)
+        # stores written before charges could be stated as 0 hold them where any differs from 0
+        self._states_charges = "charge" in fields and "charge_stated" not in fields
+
+    def _check_index(self, n_frames: int) -> None:
+        """Every entry of the index must name a frame that is there: arrays would take a negative row for another."""
+        for name, array in (("group", self._group), ("row", self._row), ("trajectory", self._trajectory)):
+            if array.shape != (n_frames,):
+                raise ValueError(f"the index lists {array.size} frames ('{name}'), the header {n_frames}")
+        if n_frames and not (0 <= self._group.min() and self._group.max() < len(self._names)):
+            raise ValueError("the index names a composition that is not there")
+        if not ((self._row >= 0) & (self._row < self._group_frames[self._group])).all():
+            raise ValueError("the index names a frame that is not there")
 
     def __len__(self) -> int:
         return len(self._row)
@@ -316,13 +326,11 @@ class StoreDataset:
         if not rows.size:
             return Frames.build(np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3)))
         groups, blocks, places = self._group[rows], [], []
-        try:
+        with reading(self.path, "cannot read frames"):
             for group in np.unique(groups):
                 place = np.flatnonzero(groups == group)
                 blocks.append(self._load_group(int(group), self._row[rows[place]]))
                 places.append(place)
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise DataError(f"cannot read frames ({error})", where=str(self.path), hint=_DAMAGED) from error
         return Frames.concatenate(blocks).take(np.argsort(np.concatenate(places), kind="stable"))
 
     def _load_group(self, group: int, rows: np.ndarray) -> Frames:
@@ -331,14 +339,18 @@ class StoreDataset:
         got: dict[str, np.ndarray] = {}
         for name in _BLOCK_FIELDS:
             if name in handle:
-                got[name] = _gather(handle[name], unique)[inverse]
+                got[name] = _gather(dataset(handle, name), unique)[inverse]
         positions = got.pop("positions")
+        if self._states_charges:
+            got["charge_stated"] = np.ones(len(rows), bool)
+        elif "charge_stated" not in got:
+            got["charge_stated"] = np.zeros(len(rows), bool)
         return Frames.build(self._numbers[group], positions, where=str(self.path), **got)
 
     def _handle(self) -> h5py.File:
         """The open file of this process; HDF5 handles survive neither pickling nor a fork."""
         if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = _open(self.path), os.getpid()
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
         return self._file
 
     def close(self) -> None:
@@ -363,8 +375,23 @@ class StoreDataset:
             raise DataError(
                 f"the content has SHA-256 {digest.hexdigest()}, the header says {self.content_sha256}",
                 where=str(self.path),
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
+
+
+def _numbers(group: Any) -> np.ndarray:
+    """The atomic numbers of a composition."""
+    found = np.asarray(dataset(group, "numbers")[()])
+    if found.ndim != 1 or not found.size or found.dtype.kind not in "iu" or not (0 < found.min() <= found.max() < 119):
+        raise ValueError(f"'{group.name}' has no atomic numbers")
+    return found.astype(np.uint8)
+
+
+def _integers(group: Any, name: str) -> np.ndarray:
+    found = np.asarray(dataset(group, name)[()])
+    if found.dtype.kind not in "iu":
+        raise ValueError(f"'{name}' holds {found.dtype}, not whole numbers")
+    return found.astype(np.int64)
 
 
 def _gather(data: Any, rows: np.ndarray) -> np.ndarray:

@@ -61,6 +61,7 @@ BOND_RATIO = 0.95
 #: Share of the sampled frames that must agree.
 AGREE = 0.9
 SAMPLE = 500
+_CRYSTALS = 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def judge_units(
         energy, length: a unit that is stated already; only the other one is judged.
     """
     sample = _sample(block)
-    length_seen, length_note = _length_evidence(sample)
+    length_seen, length_note = _length_evidence(sample, crystals=not convention)
     used_length = length or ("Angstrom" if convention else length_seen)
     if length is None and convention and length_seen not in (None, "Angstrom"):
         note = f"positions look like {length_seen}, not Angstrom: {length_note}"
@@ -227,8 +228,11 @@ def _force_rms(sample: Frames) -> float:
     return float(np.median(np.sqrt(squares / (3 * real.sum(1)))))
 
 
-def _length_evidence(sample: Frames) -> tuple[str | None, str]:
-    """The length unit that bonds show, and why. Periodic frames and lone atoms say nothing."""
+def _length_evidence(sample: Frames, crystals: bool) -> tuple[str | None, str]:
+    """The length unit that bonds show, and why; lone atoms say nothing.
+
+    Periodic frames are asked only with ``crystals``, and only where no frame is open: expanded ones have long bonds.
+    """
     from ase.data import covalent_radii
 
     radii = np.resize(np.asarray(covalent_radii, float), 256)
@@ -239,6 +243,10 @@ def _length_evidence(sample: Frames) -> tuple[str | None, str]:
         r, rc = sample.positions[k, :n], radii[sample.numbers[k, :n]]
         distance = np.linalg.norm(r[:, None] - r[None], axis=-1) / (rc[:, None] + rc[None])
         ratios.append(distance[np.triu_indices(n, 1)].min())
+    for k in np.flatnonzero(sample.pbc.any(1) & bonding)[:_CRYSTALS] if crystals and not ratios else ():
+        found = _closest_image(sample, int(k), radii)
+        if found is not None:
+            ratios.append(found)
     if not ratios:
         return None, "no open molecule to measure bonds in"
     ratio = float(np.quantile(ratios, 0.05))  # low quantile: a dissociation scan still has bonded frames
@@ -248,6 +256,19 @@ def _length_evidence(sample: Frames) -> tuple[str | None, str]:
     if ratio > BOND_RATIO * LENGTH_UNITS["Bohr"] ** -1.5:  # half way, in the logarithm, beyond bonds in Bohr
         return None, note + ", no bonds in any unit"
     return best, f"{note} ({best})"
+
+
+def _closest_image(sample: Frames, k: int, radii: np.ndarray) -> float | None:
+    """The shortest distance of a periodic frame over the sum of the two radii; None where none are near."""
+    from ase.neighborlist import primitive_neighbor_list
+
+    n = int(sample.n_atoms[k])
+    z, cell = sample.numbers[k, :n], sample.cell[k]
+    edge = (abs(np.linalg.det(cell)) / n) ** (1 / 3)  # of the cube that an atom has to itself, in any unit
+    if not 0 < edge < np.inf:
+        return None
+    i, j, d = primitive_neighbor_list("ijd", sample.pbc[k], cell, sample.positions[k, :n], 1.5 * edge)
+    return float((d / (radii[z[i]] + radii[z[j]])).min()) if len(d) else None
 
 
 def _describe(sample: Frames, families: dict[str, str], rms: float, thermal: set[str]) -> str:

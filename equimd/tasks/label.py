@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ def _attach(data: Dataset, energies: list[np.ndarray], forces: list[np.ndarray],
     for e, f in zip(energies, forces, strict=True):
         b = data.frames(np.arange(start, start + len(e)))
         f = np.nan_to_num(f)  # padded slots; failed frames are dropped below
-        blocks.append(Frames.build(b.numbers, b.positions, e, f, b.cell, b.pbc, b.charge, b.spin, where=data.info.path))
+        blocks.append(replace(b, energy=e, forces=f))
         start += len(e)
     time = time_index(data)
     return ArrayDataset(

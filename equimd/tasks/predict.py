@@ -36,12 +36,15 @@ def write_predictions(
 def _labelled(atoms: Atoms, p: Prediction, keep_labels: bool) -> Atoms:
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    copy = atoms.copy()
-    copy.set_constraint()
-    if keep_labels and atoms.calc is not None:
-        known = atoms.calc.results
-        copy.info |= {f"{k}_ref": known[k] for k in ("energy",) if k in known}
-        copy.arrays |= {f"{k}_ref": known[k] for k in ("forces",) if k in known}
+    copy = atoms.copy()  # with its constraints: what was held fixed stays so
+    results = atoms.calc.results if atoms.calc is not None else {}
+    for kept, key in ((copy.info, "energy"), (copy.arrays, "forces")):
+        own = kept.pop(key, None)  # a label may stand there, too, where the prediction is to stand
+        known = results.get(key, own)
+        if keep_labels and known is not None:
+            kept[f"{key}_ref"] = known
+    for key in ("free_energy", "stress", "energies", "stresses"):
+        copy.info.pop(key, None)
     labels = {"energy": p.energy} if p.forces is None else {"energy": p.energy, "forces": p.forces}
     copy.calc = SinglePointCalculator(copy, **labels)
     if p.forces_std is not None and p.atom_forces_std is not None:

@@ -69,6 +69,8 @@ def pad_batch(batch: Batch, num_structures: int, num_slots: int) -> Batch:
         pbc=rows(batch.pbc),
         energy=None if batch.energy is None else rows(batch.energy),
         forces=None if batch.forces is None else slots(batch.forces),
+        energy_weight=None if batch.energy_weight is None else rows(batch.energy_weight),
+        force_weight=None if batch.force_weight is None else slots(batch.force_weight),
         num_slots=num_slots,
     )
 

@@ -107,19 +107,29 @@ def validate(
 ) -> dict[str, float]:
     """Errors of a model over batches, and the loss they make; each of several processes brings batches of its own.
 
-    With forces-only training the energies' constant is not known yet, and their errors are left out (NaN).
+    Labels that are missing are left out, and frames count alike whatever their weight. With forces-only training the
+    energies' constant is not known yet, and their errors are left out (NaN).
     """
     sums = torch.zeros(8, dtype=torch.float64)
     for batch in batches:
         out = predict(batch)
         if config.energy_weight and batch.energy is not None:
             wrong = (out["energy"] - batch.energy).double()
-            counted = wrong / batch.n_atoms if config.energy_loss_per_atom else wrong
+            if batch.energy_weight is not None:
+                wrong = wrong[batch.energy_weight > 0]
+            counted = wrong
+            if config.energy_loss_per_atom:
+                known = slice(None) if batch.energy_weight is None else batch.energy_weight > 0
+                counted = wrong / batch.n_atoms[known]
             lost = energy_losses(config.loss, counted).sum()
             sums[:4] += torch.stack([wrong.abs().sum(), wrong.square().sum(), lost, lost.new_tensor(len(wrong))]).cpu()
         if config.forces_weight and batch.forces is not None:
             wrong = out["forces"].double() - batch.forces.double()
-            lost, count = force_losses(config.loss, wrong).sum(), 3.0 * batch.n_atoms.sum().double()
+            count = 3.0 * batch.n_atoms.sum().double()
+            if batch.force_weight is not None:
+                wrong = wrong[batch.force_weight > 0]
+                count = count.new_tensor(wrong.numel())
+            lost = force_losses(config.loss, wrong).sum()
             sums[4:] += torch.stack([wrong.abs().sum(), wrong.square().sum(), lost, count]).cpu()
     e_abs, e_sq, e_loss, n_frames, f_abs, f_sq, f_loss, n_components = processes.sum_(sums).tolist()
     found = errors(e_abs, e_sq, f_abs, f_sq, n_frames, n_components)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ import torch
 from equimd.chemistry import refuse_unseen, symbols
 from equimd.config import ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
+from equimd.data.dataset import notes as data_notes
 from equimd.data.split import Split
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
 from equimd.run import Run
 from equimd.training.references import shift_references
+from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
 
 if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential
@@ -31,37 +33,6 @@ RESUMABLE = (
     "num_workers", "checkpoint_interval", "device", "threads", "compile", "display_unit", "tensorboard",
 )  # fmt: skip
 SPLIT_FILE = "split.json"
-
-
-@dataclass
-class Survey:
-    """What one pass over some frames found."""
-
-    elements: set[int] = field(default_factory=set)
-    states: set[tuple[int, int]] = field(default_factory=set)
-    hashes: list[str] = field(default_factory=list)
-    n_frames: int = 0
-    no_energy: int = 0
-    no_forces: int = 0
-    forces_sq: float = 0.0
-    n_components: int = 0
-    periodic: bool = False
-
-    @classmethod
-    def of(cls, data: Dataset) -> Survey:
-        found = cls()
-        for block in iterate_blocks(data):
-            found.elements.update(int(z) for z in np.unique(block.numbers) if z)
-            found.states.update((int(q), int(m)) for q, m in np.unique(block.charge_spin, axis=0))
-            found.hashes += block.content_hashes()
-            found.n_frames += len(block)
-            found.no_energy += int((~block.has_energy).sum())
-            found.no_forces += int((~block.has_forces).sum())
-            found.periodic |= bool(block.pbc.any())
-            real = block.numbers > 0
-            found.forces_sq += float(np.nansum(np.square(block.forces[real])))
-            found.n_components += 3 * int(real.sum())
-        return found
 
 
 @dataclass
@@ -78,11 +49,13 @@ class Setup:
     notes: list[str]
     warnings: list[str]
     periodic: bool = False
+    mean_weight: float | None = None
 
     @property
     def identity(self) -> str:
         """Names the training: its settings, but those that may change on the way, and its frames."""
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
+        settings = {k: v for k, v in settings.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
         text = json.dumps([settings, self.model.config.model_dump(mode="json"), self.hashes], sort_keys=True)
         return sha256_of([text])
 
@@ -98,7 +71,11 @@ class Setup:
 
 
 # where the frames came from does not matter, their content hashes are compared instead
-DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies", "init")
+DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies", "init", "check_pairs")
+# settings that came later, and the value that means what runs from before they existed did: those can still go on
+LATER_KEYS: dict[str, object] = {
+    "force_unit": None, "energy_key": None, "forces_key": None, "mask_fixed": False, "missing_labels": "refuse",
+}  # fmt: skip
 
 
 def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
@@ -114,7 +91,10 @@ def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
             found += bundled_paths(f"{bundled}idation" if bundled.endswith("-val") else bundled)
         else:
             found.append(name)
-    return open_dataset(found, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit)
+    return open_dataset(
+        found, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit, force_unit=c.force_unit,
+        energy_key=c.energy_key, forces_key=c.forces_key, mask_fixed=c.mask_fixed,
+    )  # fmt: skip
 
 
 def open_test_data(config: RunConfig) -> Dataset:
@@ -163,7 +143,7 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     """
     check_weights(config)
     data = open_data(config.dataset.data, config)
-    notes = [f"data: {len(data)} frames, {_units(data)}"]
+    notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
     split = _split(config, data) if run is None else Split.load(run.path / SPLIT_FILE)
     warnings = list(split.warnings)
     parts: dict[str, Dataset | None] = {}
@@ -180,6 +160,9 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     surveys = {"training": Survey.of(train), "validation": Survey.of(val)}
     for name, survey in surveys.items():
         check_labels(survey, name, config)
+    if run is None:
+        warnings += check_pairs(config, data)
+    warnings += large_forces(surveys["training"])
     model_config = _model_config(config, surveys["training"], surveys["validation"], notes)
     model = _build(config, model_config, train, surveys["training"], notes)
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
@@ -188,7 +171,11 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
     if test is not None and config.dataset.test_data:
         _check_elements("test", test.elements, model_config.elements, test.info.path)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
-    return Setup(config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic)
+    partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
+    return Setup(
+        config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic,
+        surveys["training"].mean_weight if partial else None,
+    )  # fmt: skip
 
 
 def _units(data: Dataset) -> str:
@@ -207,24 +194,6 @@ def check_weights(config: RunConfig) -> None:
         raise ConfigError(
             "a direct model trained on forces alone would never learn its energy",
             hint="--energy-weight 0.01, or conservative",
-        )
-
-
-def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
-    """Refuse frames without the labels that the loss needs."""
-    t = config.training
-    where = ", ".join(config.dataset.data)
-    if t.forces_weight and survey.no_forces:
-        raise DataError(
-            f"{survey.no_forces} of {survey.n_frames} {name} frames have no forces",
-            where=where,
-            hint="leave them out; or --forces-weight 0 trains on energies alone (no forces, no MD afterwards)",
-        )
-    if t.energy_weight and survey.no_energy:
-        raise DataError(
-            f"{survey.no_energy} of {survey.n_frames} {name} frames have no energy",
-            where=where,
-            hint="leave them out; or --energy-weight 0 trains on forces alone",
         )
 
 
@@ -309,7 +278,7 @@ def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.
         if missing:
             raise DataError(f"no energy for {symbols(missing)}", where=config.dataset.reference_energies)
         return np.nan_to_num(np.asarray(energies, np.float64))
-    if survey.no_energy:
+    if survey.no_energy == survey.n_frames:
         return np.zeros(119)
     return np.nan_to_num(np.asarray(fit_atomic_energies(train, np.arange(len(train))), np.float64))
 
@@ -320,9 +289,9 @@ def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarr
         return max(1e-3, float(np.sqrt(survey.forces_sq / max(1, survey.n_components))))
     total, count = 0.0, 0
     for block in iterate_blocks(train):
-        rest = block.energy - energies[block.numbers].sum(1)
-        total += float(np.sum(rest**2 / block.n_atoms))
-        count += len(block)
+        rest = (block.energy - energies[block.numbers].sum(1))[block.has_energy]
+        total += float(np.sum(rest**2 / block.n_atoms[block.has_energy]))
+        count += len(rest)
     return max(1e-3, float(np.sqrt(total / max(1, count))))
 
 

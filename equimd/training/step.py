@@ -223,6 +223,8 @@ class TrainStep:
             batch.spin,
             energy if self.energy_weight else None,
             batch.forces.to(dtype) if batch.forces is not None and self.forces_weight else None,
+            batch.energy_weight if self.energy_weight else None,
+            batch.force_weight if self.forces_weight else None,
         )
 
     def _runner(
@@ -288,7 +290,8 @@ class TrainStep:
         pair_kernels: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """d loss / d weights as one vector, and the statistics but the last. ``inputs`` as in ``_inputs``."""
-        positions, numbers, structure, n_atoms, edge_index, edge_shifts, charge, spin, energy, forces = inputs
+        positions, numbers, structure, n_atoms, edge_index, edge_shifts, charge, spin, energy, forces, *counts = inputs
+        energy_counts, force_counts = counts
         num_structures, num_slots = sizes
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_(True) for p in self.flat.views(vector)]
@@ -313,22 +316,33 @@ class TrainStep:
             n_frames, n_components = zero, zero
             if energy is not None:
                 present = (n_atoms > 0).to(energy.dtype)
-                n_frames = present.sum()
+                n_frames = n_structures = present.sum()
+                if energy_counts is not None:  # labels that are missing count 0, others by the weight of their frame
+                    present = (energy_counts > 0).to(energy.dtype)
+                    n_frames = present.sum()
                 error = (out.energy - energy) * present
                 energy_abs, energy_sq = error.detach().abs().sum(), error.detach().square().sum()
                 if self.energy_loss_per_atom:
                     error = error / n_atoms.clamp(min=1)
-                loss = loss + energy_weight * energy_losses(self.loss, error).sum() / n_frames
+                lost = energy_losses(self.loss, error)
+                lost = lost if energy_counts is None else lost * energy_counts
+                loss = loss + energy_weight * lost.sum() / n_structures
             if forces is not None:
-                n_components = 3 * (numbers > 0).to(forces.dtype).sum()
+                n_components = n_all = 3 * (numbers > 0).to(forces.dtype).sum()
                 if conservative:
                     (slope,) = torch.autograd.grad(out.energy.sum(), x, create_graph=True)
                     predicted = -slope
                 else:
                     predicted = out.direct_forces
                 error = predicted - forces
+                if force_counts is not None:
+                    labelled = (force_counts > 0).to(forces.dtype)
+                    n_components = 3 * labelled.sum()
+                    error = error * labelled[:, None]
                 forces_abs, forces_sq = error.detach().abs().sum(), error.detach().square().sum()
-                loss = loss + forces_weight * 3 * force_losses(self.loss, error).sum() / n_components
+                lost = force_losses(self.loss, error)
+                lost = lost if force_counts is None else lost * force_counts
+                loss = loss + forces_weight * 3 * lost.sum() / n_all
             parts = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradient = torch.cat(
             [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(parts, leaves, strict=True)]

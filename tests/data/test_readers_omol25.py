@@ -75,7 +75,7 @@ def test_metadata_is_used_only_if_it_fits(tmp_path: Path) -> None:
 
 def test_damage_is_named(tmp_path: Path) -> None:
     _shard(tmp_path / "a.aselmdb", 2, data={"charge": 0.5})
-    with pytest.raises(DataError, match=r"row 1: charge is 0.5"):
+    with pytest.raises(DataError, match=r"row 1: charge is '0.5'"):
         open_dataset(tmp_path / "a.aselmdb").frames()
     env = lmdb.open(str(tmp_path / "b.aselmdb"), subdir=False, map_size=1 << 20, lock=False)
     with env.begin(write=True) as txn:

@@ -8,78 +8,72 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.data.frames import CHARGE_KEYS, SPIN_KEYS, Frames
+from equimd.data.check_pairs import most_consistent
+from equimd.data.frames import Frames
 from equimd.data.readers.columns import check_labels
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.images import Images, read_images
+from equimd.data.readers.labels import (
+    Chosen,
+    choose,
+    energy_family,
+    forces_family,
+    is_gradient,
+)
+from equimd.data.readers.raw import Raw, ReadOptions
+from equimd.data.state import read_state
 from equimd.errors import DataError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Standard names first; where several names hold different values and none is standard, the file is refused.
-ENERGY_KEYS = ("energy", "Energy", "REF_energy", "ref_energy", "dft_energy", "DFT_energy", "total_energy",
-               "TotEnergy", "potential_energy", "energies", "E", "free_energy")  # fmt: skip
-FORCES_KEYS = ("forces", "Forces", "REF_forces", "ref_forces", "dft_forces", "DFT_forces", "force", "F")
 TRAJECTORY_KEYS = ("trajectory", "traj", "replica")
 TIME_KEYS = ("time_index", "step", "md_step")
+#: How much a frame counts in a training loss, and which atoms have a force label; in any case.
+WEIGHT_KEYS = ("config_weight", "frame_weight", "weight")
+MASK_KEYS = ("forces_mask", "force_mask", "mask_forces")
 
 
-def read_atoms(path: Path) -> Raw:
-    """All frames that ASE finds in ``path``.
+def read_atoms(path: Path, options: ReadOptions | None = None) -> Raw:
+    """All frames of a file that our xyz reader or ASE's readers take.
 
     Raises:
-        DataError: ASE cannot read it, no frames, ambiguous or NaN labels.
+        DataError: not readable, no frames, ambiguous or NaN labels.
     """
-    import ase.io
-    from ase.io.formats import UnknownFileTypeError
-
-    where = str(path)
-    try:
-        images = ase.io.read(path, index=":", format="extxyz" if _is_xyz(path) else None)
-    except UnknownFileTypeError as error:
-        raise DataError(
-            "not a format that equimd or ASE knows",
-            where=where,
-            hint="npz (MD17, rMD17), .aselmdb, QM9, equimd's HDF5 store, extended XYZ, or a file ase.io.read takes",
-        ) from error
-    except PermissionError as error:
-        raise DataError("no permission to read it", where=where) from error
-    except Exception as error:  # ASE's parsers raise whatever their line splitting runs into
-        raise DataError(
-            f"ASE cannot read it ({type(error).__name__}: {error})",
-            where=where,
-            hint="is it truncated? compare its size",
-        ) from error
-    images = images if isinstance(images, list) else [images]
-    return atoms_to_raw(images, where, "extxyz" if _is_xyz(path) else f"ase-{path.suffix.lstrip('.') or 'file'}")
+    return atoms_to_raw(read_images(path), str(path), options)
 
 
-def _is_xyz(path: Path) -> bool:
-    """Whether the first line is an atom count: xyz, whatever the file is called."""
-    with open(path, "rb") as stream:
-        return stream.readline(64).strip().isdigit()
-
-
-def atoms_to_raw(images: Sequence[Atoms], where: str, file_format: str) -> Raw:
-    """Frames of ASE ``images``, in their own units (eV and Angstrom by convention, checked later).
+def atoms_to_raw(found: Images, where: str, options: ReadOptions | None = None) -> Raw:
+    """Frames of ASE images, in their own units (eV and Angstrom by convention, checked later).
 
     Raises:
         DataError: no frames, ambiguous or NaN labels.
     """
+    images = found.images
     if not images:
         raise DataError("no frames in it", where=where)
-    energy_key = _choose(images, ENERGY_KEYS, _energy, "energy", where)
-    forces_key = _choose(images, FORCES_KEYS, _forces, "forces", where)
-    energies = [None if energy_key is None else _energy(a, energy_key) for a in images]
-    forces = [None if forces_key is None else _forces(a, forces_key) for a in images]
-    block = _pad(images, energies, forces, where)
-    check_labels(block.take(np.flatnonzero([e is not None for e in energies])), True, False, where)
-    check_labels(block.take(np.flatnonzero([f is not None for f in forces])), False, True, where)
-    extra: dict[str, object] = {"columns": {"energy": energy_key, "forces": forces_key}}
+    options = options or ReadOptions()
+    columns = _Columns(images, where, options)
+    chosen = columns.choose()
+    block = columns.block(chosen)
+    masked, notes = _masked(images, block, where, options.mask_fixed)
+    check_labels(
+        block,
+        columns.labelled(columns.energies, chosen.energy),
+        columns.labelled(columns.forces, chosen.forces),
+        where,
+        ~masked,
+    )
+    block.forces[masked] = np.nan
+    notes = [*found.notes, *chosen.notes, *notes]
+    if np.ptp(block.weight):
+        notes.append(f"frames are weighted by {block.weight.min():g} to {block.weight.max():g}")
+    extra: dict[str, object] = {"columns": {"energy": chosen.energy, "forces": chosen.forces}, "notes": notes}
     return Raw(
         block,
-        file_format,
+        found.format,
         where,
+        energy_unit=found.energy_unit,
+        length_unit=found.length_unit,
         convention=True,
         trajectory=_labels(images, TRAJECTORY_KEYS),
         time_index=_integers(images, TIME_KEYS),
@@ -87,96 +81,168 @@ def atoms_to_raw(images: Sequence[Atoms], where: str, file_format: str) -> Raw:
     )
 
 
-def _energy(atoms: Atoms, key: str) -> float | None:
-    """The energy called ``key``, from the calculator's results or ``info``."""
-    results = getattr(atoms.calc, "results", {}) or {}
-    value: Any = results.get(key, atoms.info.get(key))
-    if value is None or isinstance(value, (str, bool)):
+class _Columns:
+    """The numeric scalars of each frame, and the numeric (n, 3) columns of its atoms, that could be labels."""
+
+    def __init__(self, images: Sequence[Atoms], where: str, options: ReadOptions) -> None:
+        self.images, self.where, self.options = images, where, options
+        self.energies: dict[str, list[float | None]] = {}
+        self.forces: dict[str, list[np.ndarray | None]] = {}
+        for k, atoms in enumerate(images):
+            results = getattr(atoms.calc, "results", None) or {}
+            for name, value in [*results.items(), *atoms.info.items()]:
+                if self._may_be(name, options.energy_key, energy_family) and (number := _scalar(value)) is not None:
+                    self._add(self.energies, name, k, number)
+            for name, value in [*results.items(), *atoms.arrays.items()]:
+                if self._may_be(name, options.forces_key, forces_family) and _is_vectors(value, len(atoms)):
+                    self._add(self.forces, name, k, np.asarray(value, np.float64))
+
+    @staticmethod
+    def _may_be(name: object, asked: str | None, family: Any) -> bool:
+        return isinstance(name, str) and (family(name) is not None or name.lower() == (asked or "").lower())
+
+    def _add(self, table: dict[str, Any], name: str, k: int, value: Any) -> None:
+        column = table.setdefault(name, [None] * len(self.images))
+        if (
+            column[k] is not None
+            and not self.options.keys.ignored
+            and not np.array_equal(column[k], value, equal_nan=True)
+        ):
+            raise DataError(
+                f"'{name}' stands twice in a frame, with different values", where=f"{self.where}, frame {k}",
+                hint="remove the one that is not meant: results of the calculator, or info and arrays",
+            )  # fmt: skip
+        column[k] = value
+
+    def choose(self) -> Chosen:
+        """The columns that are meant, see :mod:`equimd.data.readers.labels`."""
+        return choose(
+            list(self.energies), list(self.forces), self.options.keys,
+            same=self._same, consistent=self._consistent, where=self.where,
+        )  # fmt: skip
+
+    def _same(self, one: str, other: str) -> bool:
+        table: dict[str, Any] = self.energies if one in self.energies else self.forces
+        if one not in table or other not in table:
+            return False
+        pairs = zip(table[one], table[other], strict=True)
+        return all((a is None) == (b is None) and (a is None or np.array_equal(a, b, equal_nan=True)) for a, b in pairs)
+
+    def _consistent(self, names: Sequence[str], forces: str) -> str | None:
+        return most_consistent({name: self.block(Chosen(name, forces)) for name in names})
+
+    def labelled(self, table: dict[str, Any], name: str | None) -> np.ndarray:
+        """(N,) the frames that have the label."""
+        found = [value is not None for value in table[name]] if name else [False] * len(self.images)
+        return np.array(found, bool)
+
+    def block(self, chosen: Chosen) -> Frames:
+        """One padded block with the labels ``chosen``."""
+        width = max(len(a) for a in self.images)
+        shape = (len(self.images), width)
+        numbers, positions = np.zeros(shape, np.int64), np.zeros((*shape, 3))
+        energy, forces = np.full(len(self.images), np.nan), np.full((*shape, 3), np.nan)
+        sign = -1.0 if chosen.forces and is_gradient(chosen.forces) else 1.0
+        for k, a in enumerate(self.images):
+            n = len(a)
+            numbers[k, :n], positions[k, :n] = a.numbers, a.positions
+            if chosen.energy and (value := self.energies[chosen.energy][k]) is not None:
+                energy[k] = value
+            if chosen.forces and (label := self.forces[chosen.forces][k]) is not None:
+                forces[k, :n], forces[k, n:] = sign * label, 0.0
+        states = [read_state(a.info, where=f"{self.where}, frame {k}") for k, a in enumerate(self.images)]
+        return Frames.build(
+            numbers,
+            positions,
+            energy,
+            forces,
+            np.array([np.asarray(a.cell) * a.pbc.any() for a in self.images]),
+            np.array([a.pbc for a in self.images]),
+            np.array([s.charge for s in states]),
+            np.array([s.spin for s in states]),
+            np.array([s.charge_stated for s in states]),
+            _weights(self.images, self.where),
+            where=self.where,
+        )
+
+
+def _scalar(value: Any) -> float | None:
+    """A number, None for anything else."""
+    if value is None or isinstance(value, str | bool | np.bool_ | dict):
         return None
-    array = np.asarray(value, np.float64).reshape(-1)
-    return float(array[0]) if array.size == 1 else None
-
-
-def _forces(atoms: Atoms, key: str) -> np.ndarray | None:
-    """The forces called ``key`` as stored: constraints do not zero them (``Atoms.get_forces`` would)."""
-    results = getattr(atoms.calc, "results", {}) or {}
-    value = results.get(key, atoms.arrays.get(key))
-    if value is None:
+    try:
+        array = np.asarray(value)
+    except ValueError:
         return None
-    array = np.asarray(value)
-    return array.astype(np.float64) if array.shape == (len(atoms), 3) and array.dtype.kind in "fiu" else None
+    return float(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "iuf" else None
 
 
-def _choose(images: Sequence[Atoms], keys: tuple[str, ...], read: Any, what: str, where: str) -> str | None:
-    """The label's key: the standard one where it exists, else the only one.
-
-    Raises:
-        DataError: several non-standard keys hold different values.
-    """
-    present = [key for key in keys if any(read(a, key) is not None for a in images)]
-    if not present or present[0] == keys[0]:
-        return present[0] if present else None
-    for other in present[1:]:
-        for k, a in enumerate(images):
-            one, two = read(a, present[0]), read(a, other)
-            if (one is None) != (two is None) or (one is not None and not np.array_equal(one, two, equal_nan=True)):
-                raise DataError(
-                    f"several keys could be the {what} and differ: {', '.join(present)}",
-                    where=f"{where}, frame {k}",
-                    hint=f"rename the one that is meant to '{keys[0]}'",
-                )
-    return present[0]
+def _is_vectors(value: Any, n_atoms: int) -> bool:
+    return isinstance(value, np.ndarray) and value.shape == (n_atoms, 3) and value.dtype.kind in "fiu"
 
 
-def _pad(images: Sequence[Atoms], energies: list[float | None], forces: list[np.ndarray | None], where: str) -> Frames:
-    """One padded block."""
-    width = max(len(a) for a in images)
-    n_frames = len(images)
-    numbers = np.zeros((n_frames, width), np.int64)
-    positions = np.zeros((n_frames, width, 3))
-    padded = np.full((n_frames, width, 3), np.nan)
-    for k, a in enumerate(images):
-        n = len(a)
-        numbers[k, :n], positions[k, :n] = a.numbers, a.positions
-        if forces[k] is not None:
-            padded[k, :n], padded[k, n:] = forces[k], 0.0
-    return Frames.build(
-        numbers,
-        positions,
-        np.array([np.nan if e is None else e for e in energies]),
-        padded,
-        np.array([np.asarray(a.cell) * a.pbc.any() for a in images]),
-        np.array([a.pbc for a in images]),
-        _whole(images, CHARGE_KEYS, where),
-        _whole(images, SPIN_KEYS, where),
-        where=where,
-    )
+def _lookup(mapping: Any, keys: tuple[str, ...]) -> tuple[str, Any] | None:
+    """The first of ``keys``, in any case, that a mapping has."""
+    lower = {str(name).lower(): name for name in mapping}
+    return next(((lower[key], mapping[lower[key]]) for key in keys if key in lower), None)
 
 
-def _whole(images: Sequence[Atoms], keys: tuple[str, ...], where: str) -> np.ndarray:
-    """A whole number per frame from ``info``, 0 where it is absent.
-
-    Raises:
-        DataError: a value that is not a whole number.
-    """
-    out = np.zeros(len(images), np.int64)
-    for k, a in enumerate(images):
-        value = next((a.info[key] for key in keys if key in a.info), 0)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not number.is_integer():
-            raise DataError(f"{keys[0]} is '{value}', expected a whole number", where=f"{where}, frame {k}")
-        out[k] = int(number)
+def _weights(images: Sequence[Atoms], where: str) -> np.ndarray | None:
+    """(N,) weights of the frames, None where none is stated."""
+    out = np.ones(len(images))
+    for k, atoms in enumerate(images):
+        found = _lookup(atoms.info, WEIGHT_KEYS)
+        if found is None:
+            continue
+        weight = _scalar(found[1])
+        if weight is None or not (np.isfinite(weight) and weight >= 0):
+            raise DataError(f"{found[0]} is '{found[1]}', expected a number from 0", where=f"{where}, frame {k}")
+        out[k] = weight
     return out
+
+
+def _masked(images: Sequence[Atoms], block: Frames, where: str, mask_fixed: bool) -> tuple[np.ndarray, list[str]]:
+    """(N, n) the atoms without a force label, by a mask column or, where that is asked for, because they are fixed."""
+    masked, fixed = np.zeros(block.numbers.shape, bool), np.zeros(block.numbers.shape, bool)
+    for k, atoms in enumerate(images):
+        n = len(atoms)
+        fixed[k, :n] = _fixed_atoms(atoms)
+        found = _lookup(atoms.arrays, MASK_KEYS)
+        if found is None:
+            continue
+        keep = np.asarray(found[1])
+        if keep.shape != (n,) or keep.dtype.kind not in "biuf" or not np.isin(keep, (0, 1)).all():
+            raise DataError(f"{found[0]} is no column of T and F", where=f"{where}, frame {k}")
+        masked[k, :n] = keep == 0
+    notes = [f"forces of {int(masked.sum())} atoms are masked, and not learned from"] if masked.any() else []
+    zero = int((fixed & ~masked & (block.forces == 0).all(-1)).sum())
+    if mask_fixed and fixed.any():
+        notes.append(f"forces of {int(fixed.sum())} fixed atoms are masked, and not learned from")
+        masked |= fixed
+    elif zero:
+        notes.append(
+            f"{zero} atoms that the file holds fixed have forces of exactly 0, which are learned as they stand: "
+            "--mask-fixed leaves them out"
+        )
+    return masked, notes
+
+
+def _fixed_atoms(atoms: Atoms) -> np.ndarray:
+    """(n,) the atoms that a constraint holds in all or some of their components."""
+    from ase.constraints import FixAtoms, FixCartesian
+
+    held = np.zeros(len(atoms), bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms | FixCartesian):
+            held[np.asarray(constraint.index, np.int64)] = True
+    return held
 
 
 def _integers(images: Sequence[Atoms], keys: tuple[str, ...]) -> np.ndarray | None:
     """An integer per frame from ``info``, None unless every frame has it."""
     for key in keys:
         values = [a.info.get(key) for a in images]
-        if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values):
+        if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and abs(int(v)) < 2**62 for v in values):
             return np.array(values, np.int64)
     return None
 

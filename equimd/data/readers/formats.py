@@ -6,19 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from equimd.data.readers.npz import Labels
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.registry import Registry
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What the user says about a file: :func:`equimd.data.open_dataset` tells what each means."""
-
-    labels: Labels = "revised"
-    energy_unit: str | None = None
-    length_unit: str | None = None
-    check_units: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,55 +2,133 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 
+from equimd.data.paths import read_bytes, regular_file
 from equimd.data.readers.columns import to_frames
+from equimd.data.readers.labels import LabelKeys
 from equimd.data.readers.raw import Raw
 from equimd.errors import DataError
 
-Labels = Literal["revised", "md17"]
+Labels = Literal["revised", "md17", "none"]
 _DAMAGED = "the file is truncated or damaged: fetch it again and compare its size or checksum"
+#: Deflate packs a thousandfold at most; headers that NumPy writes are far below this.
+_MAX_RATIO, _MAX_HEADER = 1200, 10_000
+_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError,
+    NotImplementedError, RuntimeError, RecursionError, MemoryError, OverflowError, struct.error, AttributeError,
+    AssertionError,
+)  # fmt: skip
 _TEXT = ("name", "theory", "license", "citation", "type")
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz, never unpickling anything.
+    """All arrays of an npz, never unpickling anything, and none larger than its header and the file allow.
 
     Raises:
         DataError: truncated, damaged, or holding pickled objects.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    regular_file(path)
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise DataError("a single array, not an archive of named arrays", where=str(path))
-            for key in archive.files:
-                arrays[key] = archive[key]
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise DataError(
-                "it holds pickled Python objects, which could run code",
-                where=str(path),
-                hint="save it again as plain arrays: numpy.savez(file, E=..., F=..., R=..., z=...)",
-            ) from error
-        raise DataError(f"not a readable npz ({error})", where=str(path), hint=_DAMAGED) from error
-    except (zipfile.BadZipFile, EOFError, zlib.error, KeyError, OSError, NotImplementedError) as error:
-        if isinstance(error, PermissionError):
-            raise DataError("no permission to read it", where=str(path)) from error
-        raise DataError(f"not a readable npz ({error})", where=str(path), hint=_DAMAGED) from error
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_sizes(members, path)
+            for member in members:
+                with archive.open(member) as stream:
+                    array = _read_array(stream, member.filename, member.file_size, path)
+                if array is not None:
+                    arrays[member.filename.removesuffix(".npy")] = array
+    except PermissionError as error:
+        raise DataError("no permission to read it", where=str(path)) from error
+    except _ERRORS as error:
+        raise DataError(f"not a readable npz ({_reason(error)})", where=str(path), hint=_DAMAGED) from error
+    if not arrays:
+        raise DataError("not an npz: a zip file without arrays", where=str(path))
     return arrays
 
 
 def embedded_md5(arrays: Mapping[str, np.ndarray]) -> str:
     """The checksum that an sGDML file carries of its own arrays, see :func:`sgdml_md5`; empty where there is none."""
     return _text(arrays["md5"]).removeprefix("b'").removesuffix("'") if "md5" in arrays else ""
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse what unpacks to more than deflate can have packed: made to fill the memory."""
+    size = path.stat().st_size
+    if sum(m.file_size for m in members) > _MAX_RATIO * size + (1 << 20):
+        raise ValueError(f"its arrays claim {sum(m.file_size for m in members):.3g} bytes in a file of {size}")
+    names = [m.filename for m in members]
+    if len(set(names)) != len(names):
+        raise ValueError("two arrays of one name")
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of an npy file, never unpickling anything.
+
+    Raises:
+        DataError: truncated, damaged, or holding pickled objects.
+    """
+    data = read_bytes(path)
+    try:
+        array = _read_array(io.BytesIO(data), path.name, len(data), path)
+    except _ERRORS as error:
+        raise DataError(f"not a readable npy ({_reason(error)})", where=str(path), hint=_DAMAGED) from error
+    if array is None:
+        raise DataError("not an npy file", where=str(path), hint=_DAMAGED)
+    return array
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _read_array(stream: IO[bytes], name: str, size: int, path: Path) -> np.ndarray | None:
+    """The array in ``size`` bytes; None where they are none, as other files in a zip are."""
+    npy = np.lib.format
+    if stream.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+        return None
+    version = tuple(stream.read(2))
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"'{name}' has an unknown header version {version}")
+    width = 2 if version == (1, 0) else 4
+    length = int.from_bytes(stream.read(width), "little")
+    if length > min(size, _MAX_HEADER):
+        raise ValueError(f"'{name}' has a header of {length} bytes")
+    shape, order, dtype = _header(stream.read(length).decode("latin-1" if version != (3, 0) else "utf-8"))
+    if dtype.hasobject:
+        raise DataError(
+            "it holds pickled Python objects, which could run code",
+            where=str(path),
+            hint="save it again as plain arrays: numpy.savez(file, E=..., F=..., R=..., z=...)",
+        )
+    count = math.prod(shape)
+    if count * dtype.itemsize != size - len(npy.MAGIC_PREFIX) - 2 - width - length:
+        raise ValueError(f"'{name}' claims the shape {shape}, its data are of another size")
+    flat = np.frombuffer(bytearray(stream.read(count * dtype.itemsize)), dtype, count)
+    return flat.reshape(shape, order="F" if order else "C")
+
+
+def _header(text: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type that the header of an array states."""
+    found = ast.literal_eval(text.strip())
+    if not isinstance(found, dict) or set(found) != {"descr", "fortran_order", "shape"}:
+        raise ValueError("an array's header is none")
+    shape, order = found["shape"], found["fortran_order"]
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or type(order) is not bool:
+        raise ValueError("an array's header states no shape")
+    return shape, order, np.lib.format.descr_to_dtype(found["descr"])
 
 
 def sgdml_md5(arrays: Mapping[str, np.ndarray]) -> str:
@@ -62,7 +140,7 @@ def sgdml_md5(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def read_npz(path: Path, labels: Labels = "revised") -> Raw:
+def read_npz(path: Path, labels: str = "revised", keys: LabelKeys | None = None) -> Raw:
     """Read an npz of frames; ``labels='md17'`` takes the original labels that rMD17 files carry along.
 
     Raises:
@@ -76,12 +154,14 @@ def read_npz(path: Path, labels: Labels = "revised") -> Raw:
     revised = {"nuclear_charges", "coords"} <= set(arrays)
     if labels == "md17":
         arrays = _original_labels(arrays, where)
-    elif labels != "revised":
-        raise DataError(f"unknown labels '{labels}'", where=where, hint="labels is 'revised' or 'md17'")
+    elif labels not in ("revised", "none"):
+        raise DataError(f"unknown labels '{labels}'", where=where, hint="labels is 'revised', 'md17' or 'none'")
     if revised and "old_energies" in arrays:
         extra["labels"] = labels
-    columns = to_frames(arrays, where)
-    extra["columns"] = columns.names
+    columns = to_frames(arrays, where, keys)
+    extra["columns"], extra["notes"] = columns.names, list(columns.notes)
+    if "pbc" not in columns.names and columns.block.pbc.any():
+        extra["notes"] = [*columns.notes, f"'{columns.names['cell']}' is there: the frames are periodic"]
     return Raw(
         columns.block,
         _format(arrays, revised),

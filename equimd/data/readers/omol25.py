@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from equimd.chemistry import refuse_dummies
 from equimd.data.dataset import DatasetInfo, Units
 from equimd.data.frames import Frames
+from equimd.data.hdf5 import reason
+from equimd.data.readers.lmdb_file import LmdbFile
+from equimd.data.state import read_state
 from equimd.errors import DataError
 
 _DAMAGED = "the shard is truncated or damaged: fetch it again"
-
-_OPEN: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+_MAX_ROW = 1 << 28  # bytes of one row unpacked: a hundred thousand atoms take a tenth
+_ERRORS = (KeyError, ValueError, TypeError, IndexError, OverflowError, AttributeError)
 
 
 class OMolDataset:
@@ -35,14 +38,14 @@ class OMolDataset:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.shards = sorted(self.path.glob("*.aselmdb")) if self.path.is_dir() else [self.path]
+        self.shards = _shards(self.path)
         if not self.shards:
             raise DataError("no .aselmdb shards in it", where=str(path))
-        self._envs: dict[int, Any] = {}
+        self._files: dict[int, LmdbFile] = {}
         self._pid = -1
-        keys = [self._keys(k) for k in range(len(self.shards))]
-        self._shard = np.repeat(np.arange(len(keys)), [len(k) for k in keys])
-        self._key = np.concatenate([np.array(k, np.int64) for k in keys])
+        rows = [self._rows(k) for k in range(len(self.shards))]
+        self._shard = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        self._key, self._page, self._place = np.concatenate(rows).T
         if not len(self._key):
             raise DataError("no rows in it", where=str(path))
         self._n_atoms = self._metadata()
@@ -51,26 +54,32 @@ class OMolDataset:
         extra: dict[str, object] = {"shards": [s.name for s in self.shards], "license": "CC-BY-4.0 (OMol25)"}
         self.info = DatasetInfo(str(path), "omol25-aselmdb", Units("eV", "Angstrom", "stated", note), extra)
 
-    def _env(self, shard: int) -> Any:
-        """The LMDB environment of a shard in this process: environments survive neither pickling nor a fork."""
+    def _file(self, shard: int) -> LmdbFile:
+        """A shard, open in this process: handles survive neither pickling nor a fork."""
         if self._pid != os.getpid():
-            self._envs, self._pid = {}, os.getpid()
-        if shard not in self._envs:
-            self._envs[shard] = _open_shard(self.shards[shard])
-        return self._envs[shard]
+            self._files, self._pid = {}, os.getpid()
+        if shard not in self._files:
+            self._files[shard] = LmdbFile(self.shards[shard])
+        return self._files[shard]
 
-    def _keys(self, shard: int) -> list[int]:
-        """Row ids in numeric order (LMDB's own order is 1, 10, 11, 2), without deleted ones."""
-        import lmdb
-
-        try:
-            with self._env(shard).begin() as txn:
-                ids = {int(k) for k in txn.cursor().iternext(keys=True, values=False) if k.isdigit()}
-                deleted = txn.get(b"deleted_ids")
-        except lmdb.Error as error:
-            raise DataError(f"LMDB cannot read it ({error})", where=str(self.shards[shard]), hint=_DAMAGED) from error
-        gone = _decode(deleted, str(self.shards[shard])) if deleted else []
-        return sorted(ids - {int(k) for k in gone})
+    def _rows(self, shard: int) -> np.ndarray:
+        """(rows, 3) id, page and place of the rows, by ids (LMDB's own order is 1, 10, 11, 2), without deleted ones."""
+        where = str(self.shards[shard])
+        file = self._file(shard)
+        found: dict[int, tuple[int, int]] = {}
+        gone: set[int] = set()
+        entries = 0
+        for key, page, place in file.entries():
+            entries += 1
+            if key.isdigit() and len(key) < 19:
+                found[int(key)] = (page, place)
+            elif key == b"deleted_ids":
+                ids = _decode(file.value(page, place), where)
+                gone = {int(k) for k in ids} if _is_list_of_numbers(ids) else set()
+        if entries != file.count:
+            raise DataError(f"LMDB: {entries} entries of {file.count} are there", where=where, hint=_DAMAGED)
+        rows = [(key, *found[key]) for key in sorted(set(found) - gone)]
+        return np.array(rows, np.int64).reshape(-1, 3)
 
     def _metadata(self) -> np.ndarray | None:
         """Atoms of each row from metadata.npz, None where it is absent or of another size."""
@@ -80,16 +89,19 @@ class OMolDataset:
         from equimd.data.readers.npz import load_arrays
 
         natoms = load_arrays(path).get("natoms")
-        return None if natoms is None or natoms.shape != self._key.shape else natoms.astype(np.int64)
+        usable = natoms is not None and natoms.shape == self._key.shape and natoms.dtype.kind in "iu"
+        return natoms.astype(np.int64) if natoms is not None and usable else None
 
     def _row(self, k: int) -> dict[str, Any]:
         shard, key = int(self._shard[k]), int(self._key[k])
         where = f"{self.shards[shard]}, row {key}"
-        with self._env(shard).begin() as txn:
-            value = txn.get(str(key).encode())
-        if value is None:
-            raise DataError("the row is missing", where=where, hint=_DAMAGED)
-        return _decode(value, where)
+        row = _decode(self._file(shard).value(int(self._page[k]), int(self._place[k])), where)
+        if not isinstance(row, dict):
+            raise DataError("the row is no table of values", where=where, hint=_DAMAGED)
+        return row
+
+    def _numbers(self, k: int) -> np.ndarray:
+        return self._frame(k).numbers[0]
 
     def __len__(self) -> int:
         return len(self._key)
@@ -97,7 +109,7 @@ class OMolDataset:
     @property
     def n_atoms(self) -> np.ndarray:
         if self._n_atoms is None:
-            self._n_atoms = np.array([len(_array(self._row(k)["numbers"])) for k in range(len(self))], np.int64)
+            self._n_atoms = np.array([len(self._numbers(k)) for k in range(len(self))], np.int64)
         return self._n_atoms
 
     @property
@@ -105,7 +117,7 @@ class OMolDataset:
         if self._elements is None:
             found: set[int] = set()
             for k in range(len(self)):
-                found.update(np.unique(_array(self._row(k)["numbers"])).tolist())
+                found.update(np.unique(self._numbers(k)).tolist())
             self._elements = tuple(sorted(found))
         return self._elements
 
@@ -127,72 +139,75 @@ class OMolDataset:
     def _frame(self, k: int) -> Frames:
         row = self._row(k)
         where = f"{self.shards[self._shard[k]]}, row {self._key[k]}"
-        data = row.get("data", {})
-        data = data if isinstance(data, dict) else {}
+        data, pairs = (_table(row.get(name)) for name in ("data", "key_value_pairs"))
+        state = read_state({**pairs, **data}, where=where)
         try:
-            numbers, positions = _array(row["numbers"]), _array(row["positions"])
-        except KeyError as error:
-            raise DataError(f"the row has no {error}", where=where, hint=_DAMAGED) from error
-        energy, forces = row.get("energy"), row.get("forces")
-        return Frames.build(
-            numbers[None],
-            positions[None],
-            None if energy is None else np.array([energy], np.float64),
-            None if forces is None else _array(forces)[None],
-            _array(row["cell"])[None] if "cell" in row else None,
-            _array(row["pbc"])[None] if "pbc" in row else None,
-            np.array([_state(data, row, "charge", where)]),
-            np.array([_state(data, row, "spin", where)]),
-            where=where,
-        )
+            arrays = {
+                k: _array(row[k]) for k in ("numbers", "positions", "cell", "pbc", "forces") if row.get(k) is not None
+            }
+            numbers, positions, energy = arrays["numbers"], arrays["positions"], row.get("energy")
+            if numbers.dtype.kind not in "iu" or any(a.dtype.kind not in "fiub" for a in arrays.values()):
+                raise ValueError("arrays that hold no numbers")
+            refuse_dummies(numbers, where)
+            if self._n_atoms is not None and numbers.shape != (self._n_atoms[k],):
+                raise ValueError(f"it has {numbers.size} atoms, metadata.npz says {self._n_atoms[k]}")
+            return Frames.build(
+                numbers[None],
+                positions[None],
+                None if energy is None else np.array([float(energy)]),
+                arrays["forces"][None] if "forces" in arrays else None,
+                arrays["cell"].reshape(1, 3, 3) if "cell" in arrays else None,
+                np.broadcast_to(arrays["pbc"], (1, 3)) if "pbc" in arrays else None,
+                np.array([state.charge]),
+                np.array([state.spin]),
+                np.array([state.charge_stated]),
+                where=where,
+            )
+        except _ERRORS as error:
+            raise DataError(f"a row cannot be read ({reason(error)})", where=where, hint=_DAMAGED) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_envs": {}, "_pid": -1}
+        return {**self.__dict__, "_files": {}, "_pid": -1}
 
 
-def _open_shard(path: Path) -> Any:
-    """The environment of a shard, the same one for all data sets of this process: LMDB opens a file only once.
-
-    Raises:
-        DataError: LMDB cannot open it.
-    """
-    import lmdb
-
-    key = (os.getpid(), str(path.resolve()))
-    env = _OPEN.get(key)
-    if env is None:
-        try:
-            env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise DataError(f"LMDB cannot open it ({error})", where=str(path), hint=_DAMAGED) from error
-        # LMDB maps the file into memory: touching a page beyond its end would kill the process
-        needed, size = (env.info()["last_pgno"] + 1) * env.stat()["psize"], path.stat().st_size
-        if size < needed:
-            env.close()
-            raise DataError(f"the file has {size} bytes, its pages need {needed}", where=str(path), hint=_DAMAGED)
-        _OPEN[key] = env
-    return env
+def _shards(path: Path) -> list[Path]:
+    """One file, the .aselmdb files of a folder, or the data of a folder that LMDB keeps as one."""
+    if not path.is_dir():
+        return [path]
+    return sorted(path.glob("*.aselmdb")) or [p for p in (path / "data.mdb",) if p.is_file()]
 
 
-def _state(data: dict[str, Any], row: dict[str, Any], name: str, where: str) -> int:
-    """Charge or multiplicity of a row; 0 (neutral, not stated) where the row lacks it."""
-    pairs = row.get("key_value_pairs", {})
-    value = data.get(name, pairs.get(name, 0) if isinstance(pairs, dict) else 0)
-    if not isinstance(value, (int, float)) or value != int(value):
-        raise DataError(f"{name} is {value}, expected a whole number", where=where)
-    return int(value)
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, int | str) and str(v).isdigit() for v in value)
 
 
 def _decode(value: bytes, where: str) -> Any:
+    """The JSON of a row. Rows of other LMDB collections are pickled, which reading could run: they are named."""
+    if value[:1] == b"\x80" or value[:2] == b"PK":
+        raise DataError(
+            "its rows are pickled Python objects (as OC20's LMDB files hold), which could run code when read",
+            where=where,
+            hint="convert it with the program that made it, to .aselmdb (JSON rows) or extended XYZ",
+        )
     try:
-        return json.loads(zlib.decompress(value))
-    except (zlib.error, ValueError) as error:
-        raise DataError(f"a row cannot be decoded ({error})", where=where, hint=_DAMAGED) from error
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(value, _MAX_ROW)
+        if unpacker.unconsumed_tail:
+            raise ValueError(f"it unpacks to more than {_MAX_ROW:,} bytes")
+        return json.loads(data)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise DataError(f"a row cannot be decoded ({reason(error)})", where=where, hint=_DAMAGED) from error
 
 
 def _array(value: Any) -> np.ndarray:
     """ASE's JSON form of an array: {"__ndarray__": [shape, dtype, flat list]}."""
     if isinstance(value, dict) and "__ndarray__" in value:
         shape, dtype, flat = value["__ndarray__"]
+        if np.dtype(dtype).hasobject:
+            raise ValueError("an array of objects")
         return np.array(flat, dtype=dtype).reshape(shape)
     return np.asarray(value)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from equimd.data.dataset import ConcatDataset, Dataset
-from equimd.data.readers.formats import READERS, ReadOptions, recognized
+from equimd.data.paths import existing
+from equimd.data.readers.formats import READERS, recognized
 from equimd.data.readers.npz import Labels
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import DataError
 
 _BUNDLED = "bundled:"
-_SUPPORTED = "npz (MD17, MD22, rMD17), .aselmdb, QM9, equimd's HDF5 store, extended XYZ and what ASE reads"
+_SUPPORTED = (
+    "npz (MD17, MD22, rMD17), .aselmdb, QM9, equimd's HDF5 store, DeePMD's npy folders, ASE and SchNetPack databases, "
+    "extended XYZ and what ASE reads"
+)
+_XYZ = (".xyz", ".extxyz")
 
 
 def open_dataset(
@@ -20,15 +26,23 @@ def open_dataset(
     labels: Labels = "revised",
     energy_unit: str | None = None,
     length_unit: str | None = None,
+    force_unit: str | None = None,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    mask_fixed: bool = False,
     check_units: bool = True,
 ) -> Dataset:
     """Open data of any supported format; several files make one data set, in the order given.
 
     Args:
-        paths: a file, a folder (OMol25 shards, QM9 molecules), ``bundled:NAME``, or a list of these.
-        labels: which labels of an rMD17 file; the original ones (``md17``) are there too.
+        paths: a file, a folder (OMol25 shards, QM9 molecules, DeePMD systems, xyz files), ``bundled:NAME``, or a list
+            of these.
+        labels: which labels of an rMD17 file, the original ones (``md17``) are there too; ``none`` reads no labels.
         energy_unit, length_unit: what the numbers in the file are in, where it does not say; forces are in
             energy_unit/length_unit. Never needed for files that state their units.
+        force_unit: of the forces, where it is not energy_unit/length_unit, such as ``Hartree/Bohr``.
+        energy_key, forces_key: the columns to take, where a file holds several that could be meant.
+        mask_fixed: atoms that a file holds fixed have no force label, since some programs write zeros there.
         check_units: refuse files whose units cannot be told. Off: such units are recorded as ``unknown``, the
             numbers are passed on unchanged, and ``info.extra['units_problem']`` says why.
 
@@ -36,15 +50,15 @@ def open_dataset(
         frames in eV and Angstrom.
 
     Raises:
-        DataError: missing, damaged or inconsistent.
+        DataError: missing, damaged or inconsistent, or holding several labels of which it is not clear which are meant.
         UnitsError: units contradictory or not to be inferred (``code`` says which).
-        ConfigError: an unknown unit name.
+        ConfigError: an unknown unit name, or a column that is not there.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
         raise DataError("no data given", hint=f"give one or more of: {_SUPPORTED}")
-    units = {"energy_unit": energy_unit, "length_unit": length_unit, "check_units": check_units}
-    parts = [_open_one(p, labels, units) for name in given for p in resolve(name)]
+    options = ReadOptions(labels, energy_unit, length_unit, force_unit, energy_key, forces_key, mask_fixed, check_units)
+    parts = [part for name in given for path in resolve(name) for part in _open_one(path, options)]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
@@ -58,25 +72,11 @@ def resolve(path: str | Path) -> list[Path]:
         from equimd.data.bundled import paths
 
         return paths(str(path)[len(_BUNDLED) :])
-    found = Path(path).expanduser()
-    if not found.exists():
-        near = _nearest(found)
-        raise DataError("no such file or folder", where=str(path), hint=near or "check the path")
-    return [found]
-
-
-def _nearest(path: Path) -> str | None:
-    """The name in the same folder that is closest to a missing one."""
-    import difflib
-
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist either"
-    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f"did you mean {path.parent / close[0]}?" if close else None
+    return [existing(path)]
 
 
 def detect(path: Path) -> str:
-    """The format of ``path``: npz, store, hdf5, aselmdb, qm9 or ase, or a name of ``READERS``, by content.
+    """The format of ``path``, by content: a key of ``_OWN`` or of ``READERS``, ``xyz_folder``, store or aselmdb.
 
     Raises:
         DataError: empty, unreadable, or a folder without data.
@@ -100,19 +100,37 @@ def detect(path: Path) -> str:
         return "aselmdb"
     if _is_qm9(head):
         return "qm9"
+    if head.startswith(b"SQLite format 3\0"):
+        return "asedb"
     if head.startswith(b"\x93NUMPY"):
         raise DataError("a single NumPy array, not frames", where=str(path), hint=f"supported: {_SUPPORTED}")
     return "ase"
 
 
 def _detect_folder(path: Path) -> str:
-    if any(path.glob("*.aselmdb")):
-        return "aselmdb"
-    if next(path.glob("*.xyz"), None) is not None:
-        return "qm9"
+    try:
+        if any(path.glob("*.aselmdb")) or (path / "data.mdb").is_file():
+            return "aselmdb"
+        if next(path.rglob("type.raw"), None) is not None:
+            return "deepmd"
+        first = next(iter(xyz_files(path)), None)
+        if first is not None:
+            return "qm9" if detect(first) == "qm9" else "xyz_folder"
+        inside = sorted(p.name for p in path.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     raise DataError(
-        "the folder holds neither .aselmdb shards nor QM9 .xyz files", where=str(path), hint="give the files themselves"
+        "the folder holds neither .aselmdb shards, nor DeePMD systems (type.raw), nor .xyz or .extxyz files",
+        where=str(path),
+        hint=f"give the files themselves{f': {listed}' if inside else ', the folder is empty'}",
     )
+
+
+def xyz_files(folder: Path) -> list[Path]:
+    """The xyz files of a folder, in numeric order where names differ by a number."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in _XYZ and p.is_file() and not p.name.startswith(".")]
+    return sorted(found, key=lambda p: (len(p.name), p.name))
 
 
 def _detect_hdf5(path: Path) -> str:
@@ -127,48 +145,83 @@ def _is_qm9(head: bytes) -> bool:
     return len(lines) > 1 and lines[0].strip().isdigit() and lines[1].split()[:1] == [b"gdb"]
 
 
-def _open_one(path: Path, labels: Labels, units: dict) -> Dataset:
-    """One file or folder."""
+def _open_one(path: Path, options: ReadOptions) -> list[Dataset]:
+    """One file or folder; a folder of xyz files is as many data sets."""
     kind = detect(path)
+    if kind == "xyz_folder":
+        return [part for file in xyz_files(path) for part in _open_one(file, options)]
     if kind in ("store", "aselmdb"):
-        return _open_lazy(path, kind, units)
+        return [_open_lazy(path, kind, options)]
     from equimd.data.readers.raw import to_dataset
 
-    if kind in READERS.added:
-        raw = READERS[kind].read(path, ReadOptions(labels, **units))
-    elif kind == "npz":
-        from equimd.data.readers.npz import read_npz
-
-        raw = read_npz(path, labels)
-    elif kind == "qm9":
-        from equimd.data.readers.qm9 import read_qm9
-
-        raw = read_qm9(path)
-    elif kind == "hdf5":
-        from equimd.data.readers.hdf5 import read_hdf5
-
-        raw = read_hdf5(path)
-    else:
-        from equimd.data.readers.atoms import read_atoms
-
-        raw = read_atoms(path)
-    return to_dataset(raw, **units)
+    read = READERS[kind].read if kind in READERS.added else _OWN[kind]
+    return [to_dataset(read(path, options), options)]
 
 
-def _open_lazy(path: Path, kind: str, units: dict) -> Dataset:
-    """Formats that define their units and are read as needed."""
-    from equimd.errors import UnitsError
-    from equimd.units import energy_factor, length_factor
+def _read_npz(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.npz import read_npz
 
-    asked = (units["energy_unit"], units["length_unit"])
-    if (asked[0] and energy_factor(asked[0]) != 1.0) or (asked[1] and length_factor(asked[1]) != 1.0):
+    return read_npz(path, options.labels, options.keys)
+
+
+def _read_qm9(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.qm9 import read_qm9
+
+    return read_qm9(path, options.energy_key)
+
+
+def _read_hdf5(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.hdf5 import read_hdf5
+
+    return read_hdf5(path, options.keys)
+
+
+def _read_deepmd(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.deepmd import read_deepmd
+
+    return read_deepmd(path)
+
+
+def _read_asedb(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.asedb import read_asedb
+
+    return read_asedb(path, options)
+
+
+def _read_atoms(path: Path, options: ReadOptions) -> Raw:
+    from equimd.data.readers.atoms import read_atoms
+
+    return read_atoms(path, options)
+
+
+#: Readers of formats that are read at once, by the name that :func:`detect` gives them.
+_OWN: dict[str, Callable[[Path, ReadOptions], Raw]] = {
+    "npz": _read_npz, "qm9": _read_qm9, "hdf5": _read_hdf5, "deepmd": _read_deepmd, "asedb": _read_asedb,
+    "ase": _read_atoms,
+}  # fmt: skip
+
+
+def _open_lazy(path: Path, kind: str, options: ReadOptions) -> Dataset:
+    """Formats that define their units and labels and are read as needed."""
+    from equimd.errors import ConfigError, UnitsError
+    from equimd.units import energy_factor, force_factor, length_factor
+
+    asked = (options.energy_unit, options.length_unit, options.force_unit)
+    factors = (energy_factor, length_factor, force_factor)
+    if any(unit is not None and factor(unit) != 1.0 for unit, factor in zip(asked, factors, strict=True)):
         error = UnitsError(
             f"this format is in eV and Angstrom by definition, not in {' and '.join(u for u in asked if u)}",
             where=str(path),
-            hint="leave out --energy-unit and --length-unit",
+            hint="leave out --energy-unit, --length-unit and --force-unit",
         )
         error.code = "units_mismatch"
         raise error
+    for key, name in ((options.energy_key, "energy"), (options.forces_key, "forces")):
+        if key is not None and key != name:
+            raise ConfigError(
+                f"no column '{key}': this format has one energy and one set of forces", where=str(path),
+                hint=f"leave out --{name}-key",
+            )  # fmt: skip
     if kind == "store":
         from equimd.data.store import StoreDataset
 

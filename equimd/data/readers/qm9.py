@@ -12,40 +12,51 @@ from pathlib import Path
 
 import numpy as np
 
+from equimd.chemistry import element
 from equimd.data.frames import Frames
+from equimd.data.paths import read_text
 from equimd.data.readers.raw import Raw
-from equimd.errors import DataError
+from equimd.errors import ConfigError, DataError
 
-#: Position of U0, the energy at 0 K with the zero-point energy in it, among the words of the property line.
-_U0 = 12
+#: Positions among the words of the property line of the energies: U0 is that at 0 K with the zero-point energy in it.
+_ENERGIES = {"U0": 12, "U": 13, "H": 14, "G": 15}
 
 
-def read_qm9(path: Path) -> Raw:
+def read_qm9(path: Path, energy: str | None = None) -> Raw:
     """Read one QM9 file (with one molecule or several, one after the other) or a folder of them, in numeric order.
+
+    Args:
+        energy: which of U0 (the default), U, H and G.
 
     Raises:
         DataError: a line that is not what the format says, or NaN.
+        ConfigError: another energy.
     """
+    key = energy or "U0"
+    if key not in _ENERGIES:
+        raise ConfigError(f"QM9 has no energy '{key}'", where=str(path), hint=", ".join(_ENERGIES))
     files = sorted(path.glob("*.xyz"), key=lambda p: (len(p.name), p.name)) if path.is_dir() else [path]
-    molecules = [m for file in files for m in _molecules(file)]
+    molecules = [m for file in files for m in _molecules(file, _ENERGIES[key])]
+    if not molecules:
+        raise DataError("no molecules in it", where=str(path))
     width = max(len(z) for z, _, _ in molecules)
     numbers = np.zeros((len(molecules), width), np.int64)
     positions = np.zeros((len(molecules), width, 3))
     for k, (z, r, _) in enumerate(molecules):
         numbers[k, : len(z)], positions[k, : len(z)] = z, r
-    block = Frames.build(numbers, positions, np.array([u0 for _, _, u0 in molecules]), where=str(path))
+    block = Frames.build(numbers, positions, np.array([e for _, _, e in molecules]), where=str(path))
     extra: dict[str, object] = {
         "theory": "B3LYP/6-31G(2df,p)",
-        "label": "U0, internal energy at 0 K, zero-point energy included",
+        "label": "U0, internal energy at 0 K, zero-point energy included" if key == "U0" else key,
         "energies_only": True,
         "license": "CC0",
     }
     return Raw(block, "qm9", str(path), energy_unit="Hartree", length_unit="Angstrom", extra=extra)
 
 
-def _molecules(path: Path) -> Iterator[tuple[list[int], list[list[float]], float]]:
-    """Atomic numbers, positions and U0 of each molecule in a file."""
-    lines = path.read_text(errors="replace").splitlines()
+def _molecules(path: Path, word: int) -> Iterator[tuple[list[int], list[list[float]], float]]:
+    """Atomic numbers, positions and energy of each molecule in a file."""
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     start = 0
     while start < len(lines):
         if not lines[start].strip():
@@ -53,35 +64,34 @@ def _molecules(path: Path) -> Iterator[tuple[list[int], list[list[float]], float
             continue
         where = f"{path}, line {start + 1}"
         count = lines[start].strip()
-        if not count.isdigit() or int(count) < 1:
+        if not (count.isascii() and count.isdigit()) or int(count[:12]) < 1:
             raise DataError(f"'{count[:40]}' where the number of atoms should stand", where=where)
-        n = int(count)
+        n = int(count[:12])
         if len(lines) < start + 2 + n:
             raise DataError(f"the file ends within a molecule of {n} atoms", where=where, hint="it is truncated")
-        yield _molecule(lines[start + 1 : start + 2 + n], f"{path}, line {start + 2}")
+        yield _molecule(lines[start + 1 : start + 2 + n], f"{path}, line {start + 2}", word)
         start += n + 5  # count, properties, atoms, frequencies, SMILES, InChI
 
 
-def _molecule(lines: list[str], where: str) -> tuple[list[int], list[list[float]], float]:
-    from ase.data import atomic_numbers
-
+def _molecule(lines: list[str], where: str, word: int) -> tuple[list[int], list[list[float]], float]:
     words = lines[0].split()
-    if len(words) <= _U0 or words[0] != "gdb":
+    if len(words) <= max(_ENERGIES.values()) or words[0] != "gdb":
         raise DataError("not the property line of QM9 ('gdb', index and 15 numbers)", where=where)
     numbers, positions = [], []
     try:
-        u0 = _number(words[_U0])
-        for line in lines[1:]:
-            symbol, *rest = line.split()
-            numbers.append(atomic_numbers[symbol])
+        energy = _number(words[word])
+        for k, line in enumerate(lines[1:]):
+            symbol, *rest = line.split() or [""]
+            numbers.append(element(symbol, where=f"{where}, atom {k}")[0])
             positions.append([_number(w) for w in rest[:3]])
             if len(rest) < 3:
                 raise ValueError(f"'{line}' has no three coordinates")
-    except (ValueError, KeyError) as error:
-        raise DataError(f"a line cannot be read ({error})", where=where) from error
-    if not np.isfinite(u0):
-        raise DataError(f"the energy is {u0}", where=where)
-    return numbers, positions, u0
+    except (ValueError, DataError) as error:
+        what = error.what if isinstance(error, DataError) else error
+        raise DataError(f"a line cannot be read ({what})", where=where) from error
+    if not np.isfinite(energy):
+        raise DataError(f"the energy is {energy}", where=where)
+    return numbers, positions, energy
 
 
 def _number(word: str) -> float:

@@ -8,8 +8,36 @@ import numpy as np
 
 from equimd.data.dataset import ArrayDataset, DatasetInfo, Units
 from equimd.data.frames import Frames
+from equimd.data.readers.labels import LabelKeys
 from equimd.data.unit_rule import Verdict, judge_units, mismatch_error
-from equimd.units import ENERGY_UNITS, LENGTH_UNITS, canonical_unit, energy_factor, length_factor
+from equimd.units import (
+    ENERGY_UNITS,
+    LENGTH_UNITS,
+    canonical_unit,
+    energy_factor,
+    force_factor,
+    force_unit,
+    length_factor,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user says about data: which labels, which columns, which units; see :func:`equimd.data.open_dataset`."""
+
+    labels: str = "revised"
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    force_unit: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    mask_fixed: bool = False
+    check_units: bool = True
+
+    @property
+    def keys(self) -> LabelKeys:
+        """The columns that are asked for."""
+        return LabelKeys(self.energy_key, self.forces_key, self.labels == "none")
 
 
 @dataclass
@@ -20,6 +48,7 @@ class Raw:
         block: the frames; energies, lengths and forces (energy/length) in the file's units.
         format: short name of the format, such as ``npz-sgdml``.
         energy_unit, length_unit: what the file or its format definition states, None where nothing does.
+        force_unit: of the forces, where the file states one for them alone.
         convention: the format is eV and Angstrom by convention, though files break it; checked, not inferred.
         trajectory, time_index: per frame, where the file knows them.
     """
@@ -29,6 +58,7 @@ class Raw:
     path: str
     energy_unit: str | None = None
     length_unit: str | None = None
+    force_unit: str | None = None
     convention: bool = False
     trajectory: np.ndarray | None = None
     time_index: np.ndarray | None = None
@@ -76,22 +106,25 @@ def _unknown(verdict: Verdict) -> tuple[Units, dict[str, object]]:
     return Units(verdict.energy, verdict.length, "unknown", verdict.note), {"units_problem": problem}
 
 
-def to_dataset(
-    raw: Raw, *, energy_unit: str | None = None, length_unit: str | None = None, check_units: bool = True
-) -> ArrayDataset:
+def to_dataset(raw: Raw, options: ReadOptions | None = None) -> ArrayDataset:
     """The frames of ``raw`` in eV and Angstrom.
 
     Raises:
         UnitsError: see :func:`resolve_units`.
     """
+    options = options or ReadOptions()
+    asked = options.force_unit or raw.force_unit
+    force = None if asked is None else "/".join(force_unit(asked))
     units, problem = resolve_units(
-        raw.block,
+        raw.block if force is None else replace(raw.block, forces=np.full_like(raw.block.forces, np.nan)),
         path=raw.path,
         stated=(raw.energy_unit, raw.length_unit),
-        asked=(energy_unit, length_unit),
+        asked=(options.energy_unit, options.length_unit),
         convention=raw.convention,
-        check=check_units,
+        check=options.check_units,
     )
+    if force is not None and force != units.forces:
+        units = replace(units, force=force)
     info = DatasetInfo(raw.path, raw.format, units, {**raw.extra, **problem})
     return ArrayDataset(scale(raw.block, units), info, raw.trajectory, raw.time_index)
 
@@ -99,12 +132,13 @@ def to_dataset(
 def scale(block: Frames, units: Units) -> Frames:
     """``block``, given in ``units``, in eV and Angstrom."""
     e, length = energy_factor(units.energy), length_factor(units.length)
-    if e == 1.0 and length == 1.0:
+    f = force_factor(units.forces)
+    if e == 1.0 and length == 1.0 and f == 1.0:
         return block
     return replace(
         block,
         positions=block.positions * length,
         cell=block.cell * length,
         energy=block.energy * e,
-        forces=block.forces * (e / length),
+        forces=block.forces * f,
     )

@@ -1,44 +1,31 @@
-"""Structures to ask a model about, with or without labels: any file that ASE reads."""
+"""The structures of a file, as ASE reads them: what to predict, or where to start from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from equimd.data.readers.images import read_images
 from equimd.errors import DataError
+from equimd.units import LENGTH_UNITS
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
-    """All structures of a file, in any format ASE reads.
+    """All structures of a file, xyz or any format ASE reads, in Angstrom.
 
     Raises:
-        DataError: the file is missing, not understood, empty, or holds positions that are not finite.
+        DataError: the file is missing, not understood, cut off or empty, or holds dummy atoms, positions that are not
+            finite, or a cell without volume.
     """
-    from ase.io import read
-
-    path = Path(path)
-    if not path.is_file():
-        raise DataError("there is no such file", where=str(path))
-    try:
-        found = read(str(path), index=":")
-    except MemoryError:
-        raise
-    except Exception as error:  # ASE's parsers raise whatever they trip over
-        reason = str(error).strip().splitlines()
-        raise DataError(
-            f"cannot be read as structures ({type(error).__name__}: {reason[0] if reason else 'no reason given'})",
-            where=str(path),
-            hint="xyz, extxyz, or another format that ASE reads",
-        ) from None
-    structures = list(found) if isinstance(found, list) else [found]
-    if not structures or not all(len(a) for a in structures):
-        raise DataError("holds no structures, or one without atoms", where=str(path))
-    for k, a in enumerate(structures):
-        if not np.isfinite(a.positions).all():
-            raise DataError("positions are NaN or infinite", where=f"{path}, structure {k}")
-    return structures
+    found = read_images(Path(path))
+    factor = LENGTH_UNITS[found.length_unit or "Angstrom"]
+    for atoms in found.images:
+        if factor != 1.0:
+            atoms.set_cell(atoms.cell * factor, scale_atoms=False)
+            atoms.positions *= factor
+    if not found.images:
+        raise DataError("no structures in it", where=str(path))
+    return found.images

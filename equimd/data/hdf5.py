@@ -1,0 +1,118 @@
+"""HDF5 files read without trust: what a file claims is compared with what it is before it is allocated or followed.
+
+A damaged or hostile file may claim arrays larger than memory, hold links that lead back to themselves or to other
+files, or name objects of another kind than its format says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equimd.data.paths import regular_file
+from equimd.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+DAMAGED = "the file is truncated or damaged: write or fetch it again"
+#: Deflate packs a thousandfold at most: an array that claims more than twice that of its whole file does not exist.
+MAX_RATIO, SMALL = 2000, 1 << 20
+#: What h5py and NumPy raise on damaged files.
+ERRORS = (
+    OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
+)  # fmt: skip
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """The file, open for reading.
+
+    Raises:
+        DataError: missing, not a regular file, or not HDF5.
+    """
+    import h5py
+
+    regular_file(path)
+    try:
+        return h5py.File(path, "r")
+    except ERRORS as error:
+        raise DataError(f"not a readable HDF5 file ({reason(error)})", where=str(path), hint=DAMAGED) from error
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what h5py raises on damaged contents into a DataError that says ``what`` could not be read."""
+    try:
+        yield
+    except ERRORS as error:
+        raise DataError(f"{what} ({reason(error)})", where=str(path), hint=DAMAGED) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = str(error).strip("'\" ").splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def dataset(group: Any, name: str) -> h5py.Dataset:
+    """The array ``name`` of ``group``, which must exist, be an array, and be no larger than its file can hold.
+
+    Raises:
+        KeyError, ValueError: it is none of this; see ``ERRORS``.
+    """
+    import h5py
+
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise ValueError(f"'{name}' is a link to another file")
+    found = group[name]
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"'{name}' is a {type(found).__name__.lower()}, not an array")
+    if found.external or found.is_virtual:
+        raise ValueError(f"'{name}' keeps its values in another file")
+    if found.dtype.kind not in "iufbSO":
+        raise ValueError(f"'{name}' holds {found.dtype}, not numbers")
+    size = Path(found.file.filename).stat().st_size
+    claimed = int(np.prod([int(n) for n in found.shape], dtype=object)) * found.dtype.itemsize if found.shape else 0
+    if claimed > SMALL + MAX_RATIO * size:
+        raise ValueError(f"'{name}' claims {claimed:.3g} bytes in a file of {size}")
+    return found
+
+
+def is_dataset(group: Any, name: str) -> bool:
+    """Whether ``name`` is an array in this file, not a group, no link to another file or to nothing."""
+    import h5py
+
+    return _class(group, name) is h5py.Dataset
+
+
+def _class(group: Any, name: str) -> type | None:
+    """The class of an object in this file; None where a link leads out of it or to nothing."""
+    import h5py
+
+    if group.get(name, getclass=True, getlink=True) is h5py.ExternalLink:
+        return None
+    try:
+        return group.get(name, getclass=True)
+    except (KeyError, RuntimeError):  # a soft link to nothing
+        return None
+
+
+def groups(group: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Name and handle of the groups in ``group``, in the order of their names, each group of the file once.
+
+    Links to other files are left out; ``seen`` holds the addresses of the groups met so far, for links that lead back.
+    """
+    import h5py
+
+    for name in sorted(group):
+        if _class(group, name) is not h5py.Group:
+            continue
+        child = group[name]
+        address = hash(child.id)
+        if address not in seen:
+            seen.add(address)
+            yield name, child

@@ -1,0 +1,51 @@
+"""Cells as files mean them: which directions are periodic where a file does not say, and what is no cell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equimd.errors import DataError
+
+#: Volume of a cell over the product of its edges below which its vectors are not independent.
+FLAT = 1e-6
+
+
+def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and periodic directions of frames.
+
+    A lattice is periodic along its vectors that are not zero, unless ``pbc`` says otherwise; one of zeros is no cell.
+
+    Args:
+        cell: (N, 3, 3) rows are lattice vectors.
+        pbc: (N, 3) bool, None where the file does not say.
+
+    Raises:
+        DataError: not finite, periodic along a vector that is zero, or vectors that span no volume.
+    """
+    n = len(cell)
+    bad = ~np.isfinite(cell).all((1, 2))
+    if bad.any():
+        raise DataError("the cell is NaN or infinite", where=_frame(where, bad))
+    lengths = np.linalg.norm(cell, axis=2)
+    stated = lengths > 0 if pbc is None else np.array(pbc, bool)
+    bad = (stated & ~(lengths > 0)).any(1)
+    if bad.any():
+        raise DataError(
+            "periodic (pbc), but a lattice vector along which it is, is absent or zero", where=_frame(where, bad),
+            hint='three lattice vectors, such as Lattice="..." in extended XYZ, or pbc="F F F"',
+        )  # fmt: skip
+    unit = cell / np.where(lengths > 0, lengths, 1.0)[..., None]
+    volume = np.ones(n)
+    whole = stated.all(1)
+    volume[whole] = np.abs(np.linalg.det(unit[whole]))
+    for k, (one, other) in enumerate(((1, 2), (2, 0), (0, 1))):
+        slab = stated[:, one] & stated[:, other] & ~stated[:, k]
+        volume[slab] = np.linalg.norm(np.cross(unit[slab, one], unit[slab, other]), axis=1)
+    bad = volume < FLAT
+    if bad.any():
+        raise DataError("the lattice vectors are not independent: the cell has no volume", where=_frame(where, bad))
+    return cell, stated
+
+
+def _frame(where: str, bad: np.ndarray) -> str:
+    return where if len(bad) == 1 and ", frame " in where else f"{where}, frame {int(np.argmax(bad))}"

@@ -1,0 +1,227 @@
+"""The second line of an xyz frame: extended XYZ's keys and values, or what CP2K, ORCA, xtb and i-PI write there.
+
+Extended XYZ as ASE reads and writes it, except that the names of keys are taken in any case and that a line without a
+single ``key=value`` is text: "no charge or spin stated" states nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from equimd.errors import DataError
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?"
+_CP2K = re.compile(rf"(?:^|[,\s])E\s*=\s*(?P<energy>{_NUMBER})\s*(?:,|$)")
+_CP2K_WHOLE = re.compile(rf"\s*(?:\w+\s*=\s*{_NUMBER}\s*(?:,|$)\s*)+")
+_ORCA = re.compile(rf"^\s*Coordinates from ORCA-job .*\sE\s+(?P<energy>{_NUMBER})\s*$")
+_XTB = re.compile(rf"^\s*energy:\s*(?P<energy>{_NUMBER})\s+gnorm:.*\bxtb:")
+_IPI = re.compile(rf"^\s*#\s*CELL\(abcABC\):\s*(?P<cell>(?:{_NUMBER}\s+){{5}}{_NUMBER})(?P<rest>.*)$")
+_IPI_UNITS = {"angstrom": "Angstrom", "atomic_unit": "Bohr", "automatic": "Bohr", "": "Bohr"}
+_QUOTES = {'"': '"', "'": "'", "{": "}", "[": "]"}
+_WORDS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
+          "FALSE": False}  # fmt: skip
+
+
+@dataclass
+class Comment:
+    """What the comment line of a frame says.
+
+    Attributes:
+        info: keys as they stand and their values, without the four below.
+        properties: the columns of the atoms' lines, as they stand.
+        cell: (3, 3) rows are lattice vectors, in the file's length unit.
+        pbc: periodic along each vector, where it is stated.
+        energy_unit, length_unit: what a program's own format is in.
+        program: whose format it is, for the message.
+    """
+
+    info: dict[str, Any] = field(default_factory=dict)
+    properties: str | None = None
+    cell: np.ndarray | None = None
+    pbc: tuple[bool, bool, bool] | None = None
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    program: str | None = None
+
+
+def parse_comment(line: str, where: str) -> Comment:
+    """Read one comment line.
+
+    Raises:
+        DataError: a key that matters (the lattice, pbc) twice or with a value that is none.
+    """
+    line = line.strip()
+    if not line:
+        return Comment()
+    known = _of_a_program(line, where)
+    if known is not None:
+        return known
+    pairs = _pairs(line)
+    if not any(value is not None for _, value in pairs):
+        return Comment(info={"comment": line})
+    out, seen = Comment(), set[str]()
+    for key, text in pairs:
+        name = key.lower()
+        if name in ("lattice", "cell", "properties", "pbc"):
+            if name in seen and text is not None:
+                raise DataError(f"'{key}' stands twice in the comment line", where=where)
+            seen.add(name)
+        if name == "lattice" or (name == "cell" and "lattice" not in {k.lower() for k, _ in pairs}):
+            out.cell = _lattice(key, text, where)
+        elif name == "properties" and text:
+            out.properties = text
+        elif name == "pbc":
+            out.pbc = _flags(text, where)
+        else:
+            out.info[key] = True if text is None else _value(text)
+    return out
+
+
+def _of_a_program(line: str, where: str) -> Comment | None:
+    """The formats of programs that state no keys of extended XYZ, and whose units are theirs."""
+    if "roperties=" not in line and "attice=" not in line:
+        found = _CP2K.search(line)
+        if found and (_CP2K_WHOLE.fullmatch(line) and re.search(r"\s=|=\s", line)):
+            info = {k: _value(v) for k, v in re.findall(rf"(\w+)\s*=\s*({_NUMBER})", line)}
+            return Comment(info, energy_unit="Hartree", length_unit="Angstrom", program="CP2K")
+    for pattern, program in ((_ORCA, "ORCA"), (_XTB, "xtb")):
+        found = pattern.search(line)
+        if found:
+            info = {"energy": _value(found["energy"]), "comment": line}
+            return Comment(info, energy_unit="Hartree", length_unit="Angstrom", program=program)
+    found = _IPI.match(line)
+    if found:
+        return _of_ipi(found, where)
+    if line.startswith("#") and "CELL" in line[:12].upper():
+        raise DataError("a cell in another form of i-PI's", where=where, hint="write it with cell_units and abcABC")
+    return None
+
+
+def _of_ipi(found: re.Match[str], where: str) -> Comment:
+    """i-PI: lengths and angles of the cell, and the units of positions and cell."""
+    from ase.geometry import cellpar_to_cell
+
+    units = {name: unit.lower() for name, unit in re.findall(r"(\w+)\{(\w*)\}", found["rest"])}
+    what = [name for name in units if name != "cell"]
+    if what and what[0] not in ("positions", "x_centroid"):
+        raise DataError(f"it holds {what[0]}, not positions", where=where, hint="give i-PI's positions file")
+    names = (units.get(what[0] if what else "positions", ""), units.get("cell", ""))
+    if any(name not in _IPI_UNITS for name in names):
+        raise DataError(f"i-PI's units {names} are not known", where=where, hint="write positions{angstrom}")
+    from equimd.units import LENGTH_UNITS
+
+    length, box = (_IPI_UNITS[name] for name in names)
+    cell = cellpar_to_cell([float(x) for x in found["cell"].split()])
+    cell[:] *= LENGTH_UNITS[box] / LENGTH_UNITS[length]
+    return Comment({"comment": found.string.strip()}, cell=cell, length_unit=length, program="i-PI")
+
+
+def _pairs(line: str) -> list[tuple[str, str | None]]:
+    """Keys and values in order; a word without a value has None."""
+    out: list[tuple[str, str | None]] = []
+    at = 0
+    while at < len(line):
+        if line[at].isspace() or line[at] == ",":
+            at += 1
+            continue
+        key, at = _word(line, at, stop="=,")
+        after = at
+        while after < len(line) and line[after].isspace():
+            after += 1
+        if after < len(line) and line[after] == "=" and key:
+            at = after + 1
+            while at < len(line) and line[at].isspace():
+                at += 1
+            value, at = _word(line, at, stop="")
+            out.append((key, value.rstrip(",") if value.endswith(",") else value))
+        elif key:
+            out.append((key, None))
+        else:
+            at += 1
+    return out
+
+
+def _word(line: str, at: int, stop: str) -> tuple[str, int]:
+    """The text from ``at`` to the next space, without its quotes or brackets, and where it ends."""
+    out: list[str] = []
+    close = None
+    while at < len(line):
+        letter = line[at]
+        if letter == "\\" and at + 1 < len(line):
+            at += 1
+            out.append(line[at])
+        elif close is not None:
+            if letter == close:
+                close = None
+            else:
+                out.append(letter)
+        elif letter in _QUOTES:
+            close = _QUOTES[letter]
+        elif letter.isspace() or letter in stop:
+            break
+        else:
+            out.append(letter)
+        at += 1
+    return "".join(out), at
+
+
+def number(word: str) -> float:
+    """A number, with Fortran's exponents too (1.0D-3).
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return float(word)
+    except ValueError:
+        return float(re.sub(r"[dD]", "e", word, count=1))
+
+
+def _value(text: str) -> Any:
+    """A whole number, a number, a flag or text, or an array of the first three; JSON where ASE wrote it."""
+    if text.startswith("_JSON "):
+        try:
+            return json.loads(text[6:])
+        except (ValueError, RecursionError):
+            return text
+    words = re.findall(r"[^\s,]+", text)
+    if not words:
+        return text
+    for convert in (int, number, _WORDS.__getitem__):
+        try:
+            values = [convert(w) for w in words]
+        except (ValueError, KeyError):
+            continue
+        if len(values) == 1:
+            return values[0]
+        try:
+            return np.array(values)
+        except OverflowError:
+            return text
+    return text
+
+
+def _lattice(key: str, text: str | None, where: str) -> np.ndarray:
+    try:
+        values = [number(w) for w in re.findall(r"[^\s,]+", text or "")]
+    except ValueError:
+        values = []
+    if len(values) not in (3, 9) or not np.isfinite(values).all():
+        raise DataError(f"{key} is '{(text or '')[:60]}', expected nine numbers (three lattice vectors)", where=where)
+    return np.diag(values) if len(values) == 3 else np.array(values).reshape(3, 3)
+
+
+def _flags(text: str | None, where: str) -> tuple[bool, bool, bool]:
+    words = re.findall(r"[^\s,]+", text or "")
+    known = {"t": True, "f": False, "true": True, "false": False, "1": True, "0": False}
+    flags = [known.get(w.lower()) for w in words]
+    if len(flags) == 1:
+        flags = flags * 3
+    if len(flags) != 3 or None in flags:
+        raise DataError(f"pbc is '{(text or '')[:30]}', expected three of T and F", where=where)
+    return bool(flags[0]), bool(flags[1]), bool(flags[2])

@@ -1,0 +1,110 @@
+"""What the frames of a training hold, found in one pass, and whether they are fit to be learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from equimd.config import RunConfig
+from equimd.data.check_frames import FORCE_LIMIT
+from equimd.data.check_pairs import sampled_consistency
+from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.errors import DataError
+
+
+@dataclass
+class Survey:
+    """What one pass over some frames found."""
+
+    elements: set[int] = field(default_factory=set)
+    states: set[tuple[int, int]] = field(default_factory=set)
+    hashes: list[str] = field(default_factory=list)
+    n_frames: int = 0
+    no_energy: int = 0
+    no_forces: int = 0
+    forces_sq: float = 0.0
+    n_components: int = 0
+    max_force: float = 0.0
+    large_forces: int = 0
+    weight: float = 0.0
+    weighted: bool = False
+    periodic: bool = False
+
+    @classmethod
+    def of(cls, data: Dataset) -> Survey:
+        found = cls()
+        for block in iterate_blocks(data):
+            found.elements.update(int(z) for z in np.unique(block.numbers) if z)
+            found.states.update((int(q), int(m)) for q, m in np.unique(block.charge_spin, axis=0))
+            found.hashes += block.content_hashes()
+            found.n_frames += len(block)
+            found.no_energy += int((~block.has_energy).sum())
+            found.no_forces += int((~block.has_forces).sum())
+            found.periodic |= bool(block.pbc.any())
+            labelled = block.forces[block.force_mask]
+            found.forces_sq += float(np.sum(np.square(labelled)))
+            found.n_components += labelled.size
+            largest = np.linalg.norm(np.where(block.force_mask[..., None], block.forces, 0.0), axis=-1).max(1)
+            found.max_force = max(found.max_force, float(largest.max(initial=0.0)))
+            found.large_forces += int((largest > FORCE_LIMIT).sum())
+            found.weight += float(block.weight.sum())
+            found.weighted |= bool((block.weight != 1).any())
+        return found
+
+    @property
+    def mean_weight(self) -> float:
+        """Of the frames in the loss."""
+        return self.weight / max(1, self.n_frames) or 1.0
+
+
+def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
+    """Refuse frames without the labels that the loss needs, unless they are to be learned from as far as they go."""
+    t = config.training
+    where = ", ".join(config.dataset.data)
+    few = (survey.no_forces, survey.no_energy) if config.dataset.missing_labels == "refuse" else (0, 0)
+    if t.forces_weight and (few[0] or not survey.n_components):
+        raise DataError(
+            f"{survey.no_forces} of {survey.n_frames} {name} frames have no forces, or not on every atom",
+            where=where,
+            hint="leave them out; or --missing-labels mask learns from the labels there are; or --forces-weight 0 "
+            "trains on energies alone (no forces, no MD afterwards)",
+        )
+    if t.energy_weight and (few[1] or survey.no_energy == survey.n_frames):
+        raise DataError(
+            f"{survey.no_energy} of {survey.n_frames} {name} frames have no energy",
+            where=where,
+            hint="leave them out; or --missing-labels mask learns from the labels there are; or --energy-weight 0 "
+            "trains on forces alone",
+        )
+
+
+def check_pairs(config: RunConfig, data: Dataset) -> list[str]:
+    """Whether the energies of near frames follow from their forces, on a sample; what to warn of.
+
+    Raises:
+        DataError: they do not: other units, the wrong sign, another method's, or another frame's.
+    """
+    t = config.training
+    if not (config.dataset.check_pairs and t.energy_weight and t.forces_weight):
+        return []
+    found = sampled_consistency(data)
+    if found is None:
+        return []
+    if found.verdict != "ok":
+        raise DataError(
+            found.sentence(), where=", ".join(config.dataset.data),
+            hint="state --energy-unit and --force-unit, or the columns that belong together with --energy-key and "
+            "--forces-key; `equimd data inspect` shows more; --no-check-pairs trains all the same",
+        )  # fmt: skip
+    return [found.sentence()] if len(found.rows) else []
+
+
+def large_forces(survey: Survey) -> list[str]:
+    """What to warn of forces that are none of matter."""
+    if not survey.large_forces:
+        return []
+    return [
+        f"{survey.large_forces} training frames have forces above {FORCE_LIMIT:g} eV/A, up to {survey.max_force:.3g}: "
+        "they are fitted as they stand, and outweigh the rest; are the units right, do atoms clash?"
+    ]
