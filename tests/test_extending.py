@@ -168,7 +168,7 @@ def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monke
 
 def test_the_form_is_fitted_and_saved(tmp_path: Path) -> None:
     from equimd.errors import UncertaintyError
-    from equimd.uq.calibration import Recalibration, compare_forms
+    from equimd.uq.recalibration import Recalibration, compare_forms
     from equimd.uq.samples import Samples
 
     rng = np.random.default_rng(0)
