@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.accuracy.report import duration
-from equimd.benchmarks.accuracy.suite import row_variant
+from equimd.benchmarks.accuracy.accuracy_suite import row_variant
+from equimd.benchmarks.accuracy.accuracy_tables import duration
 from equimd.benchmarks.options import PEERS
-from equimd.benchmarks.speed.report import NAMES
+from equimd.benchmarks.speed.speed_tables import NAMES
 from equimd.config import PRESETS
 
 Rows = Mapping[str, Mapping[str, Any]]

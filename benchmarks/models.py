@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.options import Options
 from equimd.errors import MachineError
 
@@ -78,13 +78,17 @@ def case(name: str) -> Case:
     return Case(name, f"rmd17/{name}/01", 950, 500.0)
 
 
-def problem(case: Case, options: Options) -> accuracy.Problem:
+def problem(case: Case, options: Options) -> accuracy_suite.Problem:
     """The training of a case with data files.
 
     Raises:
         DataError: an unknown molecule, or files that are not there.
     """
-    return accuracy.acetylacetone(options.data) if case.name == ACAC else accuracy.rmd17(options.data, case.name)
+    return (
+        accuracy_suite.acetylacetone(options.data)
+        if case.name == ACAC
+        else accuracy_suite.rmd17(options.data, case.name)
+    )
 
 
 def files(case: Case, options: Options) -> list[Path]:
@@ -104,12 +108,12 @@ def trained(case: Case, options: Options, seed: int, variant: str = "conservativ
         MachineError: the training failed.
     """
     if case.name != BUNDLED:
-        return accuracy.train(problem(case, options), variant, seed, options)
-    budget = accuracy.budget(options)
+        return accuracy_suite.train(problem(case, options), variant, seed, options)
+    budget = accuracy_suite.budget(options)
     run = options.work / "accuracy" / f"{case.row.replace('/', '-')}-{variant}-{budget}-seed{seed}"
     if (run / "test.json").exists():
         return run
-    new = ["--data", "bundled:ethanol", *accuracy.preset(options), "--forces", variant]
+    new = ["--data", "bundled:ethanol", *accuracy_suite.preset(options), "--forces", variant]
     new += ["--max-time", budget, "--threads", "1"]
     todo = ["--resume", str(run)] if run.exists() else [*new, "--seed", str(seed), "--out", str(run)]
     command = [sys.executable, "-m", "equimd.cli.main", "train", *todo]

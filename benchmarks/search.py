@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.accuracy.suite import equimd, option
+from equimd.benchmarks.accuracy.accuracy_suite import equimd, option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
 from equimd.benchmarks.pieces import fingerprint, piece

@@ -72,7 +72,7 @@ def _options(
     preset: str | None = None,
 ) -> Any:
     """The options all suites share, checked."""
-    from equimd.benchmarks.accuracy.suite import MOLECULES
+    from equimd.benchmarks.accuracy.accuracy_suite import MOLECULES
     from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
     from equimd.config import parse_config, parse_duration
 
@@ -133,18 +133,18 @@ def accuracy(
         equimd bench accuracy --molecules ethanol --preset accurate --budget 2h
         equimd bench accuracy --molecules none --acac --ccsd
     """
-    from equimd.benchmarks.accuracy import suite
+    from equimd.benchmarks.accuracy import accuracy_suite
 
     if molecules == "none" and not (acac or ccsd):
         raise typer.BadParameter("--molecules none leaves nothing to be trained without --acac or --ccsd")
     named = "" if molecules == "none" else molecules
     options = _options(data, named, budget, peers, out, work, seeds, preset)
-    chosen = suite.SPLITS if splits == "all" else _words(splits)
+    chosen = accuracy_suite.SPLITS if splits == "all" else _words(splits)
     wrong = set(_words(variants)) - {"conservative", "direct"}
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):
         raise typer.BadParameter("--variants conservative,direct; --sizes 50,200,950")
     frames = tuple(int(n) for n in _words(sizes))
-    _show(suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd))
+    _show(accuracy_suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd))
 
 
 @app.command(cls=_Command)
@@ -177,16 +177,18 @@ def speed(
         equimd bench speed --molecules ethanol --parts target --peers schnetpack
         equimd bench speed --parts large --threads 1
     """
-    from equimd.benchmarks.speed import suite
+    from equimd.benchmarks.speed import speed_suite
 
     options = _options(data, molecules, budget, peers, out, work)
-    wrong = set(_words(parts)) - set(suite.ALL_PARTS)
+    wrong = set(_words(parts)) - set(speed_suite.ALL_PARTS)
     numbers = _words(threads or "")
     if wrong or not all(n.isdigit() and int(n) for n in numbers):
-        raise typer.BadParameter(f"--parts {','.join(suite.ALL_PARTS)}; --threads 1,2")
+        raise typer.BadParameter(f"--parts {','.join(speed_suite.ALL_PARTS)}; --threads 1,2")
     chosen = tuple(int(n) for n in numbers)
     _show(
-        suite.run(options, threads=chosen, runs=suite.parse_runs(_words(runs or "")), quick=quick, parts=_words(parts))
+        speed_suite.run(
+            options, threads=chosen, runs=speed_suite.parse_runs(_words(runs or "")), quick=quick, parts=_words(parts)
+        )
     )
 
 
@@ -199,7 +201,7 @@ def report(out: _Out = RESULTS) -> None:
         equimd bench report
         equimd bench report --out bench
     """
-    from equimd.benchmarks.report import join
+    from equimd.benchmarks.joined_report import join
 
     _show(join(out))
 

@@ -143,7 +143,7 @@ def test_the_reader_opens_its_files_and_refuses_broken_ones(tmp_path: Path) -> N
 
 def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from equimd.benchmarks import models
-    from equimd.benchmarks.calibration import report, sigmas
+    from equimd.benchmarks.calibration import calibration_tables, sigmas
     from equimd.benchmarks.calibration.baselines import table
     from equimd.benchmarks.options import Options
     from equimd.benchmarks.pieces import MeasuredRow
@@ -163,7 +163,7 @@ def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monke
         assert 0.2 < found["constant"]["splits"]["300K"]["forces"]["zms"] < 5
         row = MeasuredRow("bundled/ethanol/300K/constant/forces_zms", 1.0, "1", "equimd bench", "-", 1.0, 1, 0)
         results = merge(tmp_path / "calibration.json", "calibration", [row], {})
-        assert "| bundled ethanol | 300K | one sigma for all | 1.00 |" in report.markdown(results)
+        assert "| bundled ethanol | 300K | one sigma for all | 1.00 |" in calibration_tables.markdown(results)
 
 
 def test_the_form_is_fitted_and_saved(tmp_path: Path) -> None:

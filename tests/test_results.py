@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from equimd.benchmarks import headline
-from equimd.benchmarks.accuracy import report as accuracy_report
+from equimd.benchmarks.accuracy import accuracy_tables
 from equimd.benchmarks.results import Row, merge
 from equimd.config import PRESETS
 
@@ -37,14 +37,14 @@ def test_results_keep_the_contract(path: Path) -> None:
 
 def test_the_accuracy_table_is_the_results_file() -> None:
     found = json.loads((RESULTS / "accuracy.json").read_text())
-    assert (RESULTS / "accuracy.md").read_text() == accuracy_report.markdown(found)
+    assert (RESULTS / "accuracy.md").read_text() == accuracy_tables.markdown(found)
 
 
 def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
     readme = (root / "README.md").read_text()
     begin, end = re.search(r"<!-- results:begin.*?-->\n", readme), readme.index("<!-- results:end -->")
     assert begin is not None
-    accuracy = accuracy_report.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
+    accuracy = accuracy_tables.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
     quoted = readme[begin.end() : end]
     for table in (accuracy, headline.speed(RESULTS), headline.trust(RESULTS)):
         assert table in quoted, table

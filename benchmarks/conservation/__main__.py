@@ -1,5 +1,5 @@
 """``python -m equimd.benchmarks.conservation``: the suite with all its options."""
 
-from equimd.benchmarks.conservation.suite import main
+from equimd.benchmarks.conservation.conservation_suite import main
 
 main()

@@ -27,10 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.options import Options, peer_python, say
 from equimd.benchmarks.pieces import MeasuredRow
-from equimd.benchmarks.speed.workers import environment
+from equimd.benchmarks.speed.peer_workers import environment
 from equimd.errors import MachineError
 
 TARGET = 10.0  # meV/Angstrom
@@ -79,29 +79,29 @@ def seconds_until(
     return {"seconds": used if done else limit, "reached": bool(done)}
 
 
-def own(problem: accuracy.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
+def own(problem: accuracy_suite.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
     """`equimd train`, with the compiled products in ``scratch``."""
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
-    arguments = accuracy.arguments(problem, "conservative", seed, options)
+    arguments = accuracy_suite.arguments(problem, "conservative", seed, options)
     command = [sys.executable, "-m", "equimd.cli.main", "train", *arguments, "--out", str(run)]
     metrics = run / "metrics.csv"
     return seconds_until(command, lambda: first_at(metrics, target), options.budget_s, environment(1, scratch), log)
 
 
-def peer(problem: accuracy.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
+def peer(problem: accuracy_suite.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
     """SchNetPack's PaiNN, which ends by itself when it is at the target."""
     there = scratch / "reached"
     there.unlink(missing_ok=True)
     files = [str(problem.train), str(problem.tests[0][1]), f"{options.budget_s / 60:g}"]
     more = ["--seed", str(seed), "--target", f"{target:g}", "--reached", str(there)]
-    command = [str(peer_python(PEER)), str(accuracy.PEER), *files, *more]
+    command = [str(peer_python(PEER)), str(accuracy_suite.PEER), *files, *more]
     return seconds_until(command, there.exists, options.budget_s, environment(1), log)
 
 
 def measure(molecule: str, seed: int, target: float, options: Options) -> dict[str, Any]:
     """One seed: seconds of each potential."""
-    problem, found = accuracy.rmd17(options.data, molecule), {}
+    problem, found = accuracy_suite.rmd17(options.data, molecule), {}
     with tempfile.TemporaryDirectory(prefix="target-", dir=options.work) as folder:
         scratch, logs = Path(folder), options.work / "speed" / "target" / f"{molecule}-seed{seed}"
         turns = {COLD: own, WARM: own} | ({PEER: peer} if PEER in options.peers else {})
@@ -116,14 +116,14 @@ def rows(found: Sequence[Mapping[str, Any]], options: Options) -> list[MeasuredR
     """Medians over the seeds of one molecule."""
     molecule, target = found[0]["molecule"], found[0]["target"]
     seconds = {who: [f["measured"][who]["seconds"] for f in found] for who in found[0]["measured"]}
-    command = f"equimd bench speed --molecules {molecule} --parts target --budget {accuracy.budget(options)}"
+    command = f"equimd bench speed --molecules {molecule} --parts target --budget {accuracy_suite.budget(options)}"
     name = f"speed/{molecule}/{BATCH}/target"
 
     def row(metric: str, values: list[float], unit: str, *who: str) -> MeasuredRow:
         missed = [f"{w}, seed {f['seed']}" for w in who for f in found if not f["measured"][w]["reached"]]
         note = f"to {target:g} meV/A" + (f"; not reached: {', '.join(missed)}" if missed else "")
         each = {str(f["seed"]): v for f, v in zip(found, values, strict=True)}
-        value, training = statistics.median(values), (options.budget_s, accuracy.FULL, None)
+        value, training = statistics.median(values), (options.budget_s, accuracy_suite.FULL, None)
         return MeasuredRow(f"{name}/{metric}", value, unit, command, note, *training, per_seed=each)
 
     out = [row(f"seconds_{who}", values, "s", who) for who, values in seconds.items()]

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import report, search
-from equimd.benchmarks.accuracy import published
-from equimd.benchmarks.accuracy import report as accuracy_report
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks import joined_report, search
+from equimd.benchmarks.accuracy import accuracy_suite, accuracy_tables, published
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import Row, merge
 from equimd.config import RunConfig, config_text, parse_config
@@ -55,19 +53,19 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
                 (folder / "test.json").write_text(json.dumps(ERRORS))
         return json.dumps({**ERRORS, "forces_rmse_meV_per_A": 40.0})
 
-    monkeypatch.setattr(accuracy, "equimd", run)
+    monkeypatch.setattr(accuracy_suite, "equimd", run)
     return called
 
 
 def test_rmd17_is_trained_by_the_published_protocol_once(options: Options, commands: list[list[str]]) -> None:
-    table = accuracy.run(options, splits=("01", "02")).read_text()
+    table = accuracy_suite.run(options, splits=("01", "02")).read_text()
     first = " ".join(commands[0])
     assert (
         "--splits 950 50 0" in first and "rmd17_ethanol_train_01.npz" in first and "rmd17_ethanol_test_01.npz" in first
     )
     assert "--preset small --forces conservative --max-time 5m --threads 1 --seed 0" in first
     assert len(commands) == 2
-    accuracy.run(options, splits=("01", "02"))
+    accuracy_suite.run(options, splits=("01", "02"))
     assert len(commands) == 2  # nothing finished is repeated
     assert "| ethanol | 02 | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
     assert "| ethanol | - | NequIP, published | - | 0.4 | 2.8 |" in table
@@ -81,14 +79,14 @@ def test_rmd17_is_trained_by_the_published_protocol_once(options: Options, comma
 def test_a_preset_that_was_asked_for_has_runs_and_rows_of_its_own(
     options: Options, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracy.run(options)
-    monkeypatch.setattr(accuracy, "settings", lambda run: {"preset": "accurate", "max_time": 9000.0, "lr": 0.002})
+    accuracy_suite.run(options)
+    monkeypatch.setattr(accuracy_suite, "settings", lambda run: {"preset": "accurate", "max_time": 9000.0, "lr": 0.002})
     asked = replace(options, preset="accurate", budget_s=9000.0)
-    table = accuracy.run(asked).read_text()
+    table = accuracy_suite.run(asked).read_text()
     assert "--preset accurate --forces conservative --max-time 150m" in " ".join(commands[1])
     assert "| ethanol | 01 | equimd, conservative, accurate; --lr 0.002 | 2.5 h, 1 thread | 1.00 | 7.50 |" in table
     assert "| ethanol | 01 | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
-    accuracy.run(asked)
+    accuracy_suite.run(asked)
     assert len(commands) == 2
 
 
@@ -99,7 +97,7 @@ def test_force_errors_stand_over_the_published_ones(tmp_path: Path) -> None:
         for variant in ("conservative", "direct", "schnetpack-painn")
         for m, v in ERRORS.items()
     ]
-    text = accuracy_report.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
+    text = accuracy_tables.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
     ratios = [line for line in text.splitlines() if line.count("|") == 8 and "equimd" in line]
     assert ratios == [
         "| malonaldehyde | 01 | equimd, conservative | 45 min, 1 thread | 0.54 | 1.47 | 1.50 |",
@@ -108,14 +106,14 @@ def test_force_errors_stand_over_the_published_ones(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_training_is_resumed(options: Options, commands: list[list[str]]) -> None:
-    problem = accuracy.rmd17(options.data, "ethanol")
+    problem = accuracy_suite.rmd17(options.data, "ethanol")
     (options.work / "accuracy" / "ethanol-01-direct-5m-seed0").mkdir(parents=True)
-    run = accuracy.train(problem, "direct", 0, options)
+    run = accuracy_suite.train(problem, "direct", 0, options)
     assert commands == [["train", "--resume", str(run)]]
 
 
 def test_learning_curves_and_seeds_have_rows_of_their_own(options: Options, commands: list[list[str]]) -> None:
-    table = accuracy.run(replace(options, seeds=(0, 3)), sizes=(50, 950)).read_text()
+    table = accuracy_suite.run(replace(options, seeds=(0, 3)), sizes=(50, 950)).read_text()
     names = [r["name"] for r in json.loads((options.out / "accuracy.json").read_text())["rows"]]
     assert "rmd17/ethanol/01-n50/conservative-seed3/forces_mae_meV_per_A" in names
     assert len(names) == len(set(names)) == 2 * 2 * 4
@@ -134,22 +132,22 @@ def test_learning_curves_are_drawn_from_all_sizes(tmp_path: Path) -> None:
 
     path = tmp_path / "accuracy.json"
     found = merge(path, "accuracy", rows("01", 950, 3.0), {})
-    assert not accuracy_report.plot_curves(found, tmp_path / "curves.png")
+    assert not accuracy_tables.plot_curves(found, tmp_path / "curves.png")
     found = merge(path, "accuracy", [*rows("01-n200", 200, 8.0), *rows("01-n50", 50, 20.0)], {})
     lines = [
-        line for line in accuracy_report.markdown(found).splitlines() if line.count("|") == 7 and "45 min |" in line
+        line for line in accuracy_tables.markdown(found).splitlines() if line.count("|") == 7 and "45 min |" in line
     ]
     assert [line.split(" | ")[2:] for line in lines] == [
         ["50", "45 min", "1.00", "20.00 |"],
         ["200", "45 min", "1.00", "8.00 |"],
         ["950", "45 min", "1.00", "3.00 |"],
     ]
-    accuracy_report.write(found, tmp_path)
+    accuracy_tables.write(found, tmp_path)
     assert (tmp_path / "accuracy-curves.png").stat().st_size > 1000
 
 
 def test_acetylacetone_is_tested_hot_and_ccsd_on_what_is_left(options: Options, commands: list[list[str]]) -> None:
-    table = accuracy.run(replace(options, molecules=()), acac=True, ccsd=True).read_text()
+    table = accuracy_suite.run(replace(options, molecules=()), acac=True, ccsd=True).read_text()
     assert [c[0] for c in commands] == ["train", "evaluate", "train", "evaluate"]
     assert commands[1][-2].endswith("test_MD_600K.xyz")
     assert "| acetylacetone | 300K-300K | equimd, conservative | 5 min, 1 thread | 2.00 | 12.25 |" in table
@@ -160,22 +158,22 @@ def test_acetylacetone_is_tested_hot_and_ccsd_on_what_is_left(options: Options, 
 
 def test_the_published_test_file_is_used_where_it_is(options: Options) -> None:
     (options.data[0] / "ethanol_ccsd_t-test.npz").touch()
-    problem = accuracy.coupled_cluster(options.data)
+    problem = accuracy_suite.coupled_cluster(options.data)
     assert problem.counts == (950, 50, 0) and problem.tests[0][1].name == "ethanol_ccsd_t-test.npz"
 
 
 def test_unknown_molecules_and_splits_are_refused(options: Options) -> None:
     with pytest.raises(DataError, match="no water 01"):
-        accuracy.rmd17(options.data, "water")
+        accuracy_suite.rmd17(options.data, "water")
     with pytest.raises(DataError, match="splits 01, 02"):
-        accuracy.rmd17(options.data, "ethanol", "06")
+        accuracy_suite.rmd17(options.data, "ethanol", "06")
     with pytest.raises(DataError, match="equimd data fetch rmd17 uracil"):
-        accuracy.rmd17(options.data, "uracil")
+        accuracy_suite.rmd17(options.data, "uracil")
 
 
 def test_a_command_that_fails_is_named() -> None:
     with pytest.raises(MachineError, match="equimd config --no-such-option: failed with exit code 2"):
-        accuracy.equimd("config", "--no-such-option")
+        accuracy_suite.equimd("config", "--no-such-option")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +189,7 @@ def test_a_command_that_fails_is_named() -> None:
 )
 def test_what_a_run_states_is_said_beside_the_nearest_preset(tmp_path: Path, values, said) -> None:
     (tmp_path / "config.yaml").write_text(config_text(parse_config(values)))
-    assert accuracy.settings(tmp_path) == said
+    assert accuracy_suite.settings(tmp_path) == said
 
 
 def test_small_presets_are_named_in_tables(tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_small_presets_are_named_in_tables(tmp_path: Path) -> None:
         Row(f"rmd17/ethanol/01/conservative-small/{m}", v, "meV", "c", "small, --lr 0.1", 60.0, 950, 0)
         for m, v in ERRORS.items()
     ]
-    text = accuracy_report.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
+    text = accuracy_tables.markdown(merge(tmp_path / "accuracy.json", "accuracy", rows, {}))
     assert "| equimd, conservative, small; --lr 0.1 |" in text
 
 
@@ -244,15 +242,15 @@ def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.Mon
 
 
 def test_settings_are_written_as_options() -> None:
-    assert accuracy.option("max_time", 2700.0) == ["--max-time", "45m"]
-    assert accuracy.option("data", ["/a/b.npz", "c.npz"]) == ["--data", "b.npz", "c.npz"]
-    assert accuracy.option("tensorboard", True) == ["--tensorboard"]
+    assert accuracy_suite.option("max_time", 2700.0) == ["--max-time", "45m"]
+    assert accuracy_suite.option("data", ["/a/b.npz", "c.npz"]) == ["--data", "b.npz", "c.npz"]
+    assert accuracy_suite.option("tensorboard", True) == ["--tensorboard"]
     assert RunConfig().training.tensorboard is False
 
 
 def test_published_figures_are_numbers_of_known_molecules() -> None:
     for table in published.RMD17.values():
-        assert set(table) <= set(accuracy.MOLECULES)
+        assert set(table) <= set(accuracy_suite.MOLECULES)
         for energy, forces in table.values():
             assert 0 < published.figure(energy) < 10 and 0 < published.figure(forces) < 20
     assert published.figure("4.1-5.0") == 5.0
@@ -260,11 +258,11 @@ def test_published_figures_are_numbers_of_known_molecules() -> None:
 
 def test_the_report_joins_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results here"):
-        report.join(tmp_path)
+        joined_report.join(tmp_path)
     rows = [
         Row(f"rmd17/ethanol/01/conservative/{m}", v, "meV", "c", "default", 60.0, 950, 0) for m, v in ERRORS.items()
     ]
-    accuracy_report.write(merge(tmp_path / "accuracy.json", "accuracy", rows, {}), tmp_path)
-    text = report.join(tmp_path).read_text()
+    accuracy_tables.write(merge(tmp_path / "accuracy.json", "accuracy", rows, {}), tmp_path)
+    text = joined_report.join(tmp_path).read_text()
     assert text.startswith("# Benchmarks\n\n## Accuracy\n") and "![accuracy](accuracy.png)" in text
     assert "speed" not in text

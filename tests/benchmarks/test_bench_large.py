@@ -15,15 +15,13 @@ import pytest
 
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import merge
-from equimd.benchmarks.speed import large, workers
-from equimd.benchmarks.speed import report as speed_report
-from equimd.benchmarks.speed import suite as speed
+from equimd.benchmarks.speed import large, peer_workers, speed_suite, speed_tables
 
 
 @pytest.fixture
 def box() -> ModuleType:
     """The script beside the workers, which is imported from their folder."""
-    spec = importlib.util.spec_from_file_location("water", workers.FOLDER / "water.py")
+    spec = importlib.util.spec_from_file_location("water", peer_workers.FOLDER / "water.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -69,7 +67,7 @@ def test_exponents_are_slopes_of_the_logarithms() -> None:
 def test_table_and_plot_stand_beside_the_other_rows(tmp_path: Path) -> None:
     rows = large.rows([one(n, 1.0) for n in (10125, 1029)], 1) + large.rows([one(n, 1.0) for n in (540, 1029)], 2)
     results = merge(tmp_path / "speed.json", "speed", rows, {})
-    speed_report.write(results, tmp_path)
+    speed_tables.write(results, tmp_path)
     table = (tmp_path / "speed.md").read_text()
     lines = [line for line in table.splitlines() if re.match(r"\| \d", line)]
     assert [line.split()[1] for line in lines] == ["1029", "10125", "540", "1029"]  # by number, one thread first
@@ -95,8 +93,8 @@ def test_the_part_needs_no_data_and_goes_on_where_it_stopped(tmp_path: Path, mon
     monkeypatch.setattr(large, "QUICK_SIZES", (500, 1000))
     options = Options((tmp_path,), out=tmp_path / "out", work=tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
-        speed.run(options, quick=True, parts=("large",))
-    table = speed.run(options, quick=True, parts=("large",))
+        speed_suite.run(options, quick=True, parts=("large",))
+    table = speed_suite.run(options, quick=True, parts=("large",))
     assert made == [500, 0, 1000]
     assert "| 1000 | 2 | 3 |" in table.read_text()
     assert json.loads((options.out / "speed.json").read_text())["data_sha256"] == {}

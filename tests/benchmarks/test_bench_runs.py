@@ -11,9 +11,7 @@ import torch
 
 from equimd.benchmarks import kept, models, own_runs
 from equimd.benchmarks.calibration import rates
-from equimd.benchmarks.detection import labels
-from equimd.benchmarks.detection import runs as detection_runs
-from equimd.benchmarks.detection import suite as detection
+from equimd.benchmarks.detection import detection_runs, detection_suite, labels
 from equimd.benchmarks.own_runs import OwnRuns, Plan
 from equimd.data.system import System
 from equimd.guard.score import StepScore
@@ -162,7 +160,7 @@ def test_what_a_rule_made_of_the_runs() -> None:
     def story(alarm: int | None, bad: int | None, physical: int | None = None) -> dict[str, object]:
         return {"first": {"flag": alarm}, "bad": bad, "physical": physical and "apart", "physical_step": physical}
 
-    told = detection._of_rule(
+    told = detection_suite._of_rule(
         "flag", [story(10, 30), story(50, 30), story(None, 30), story(5, None), story(40, 40, 60)]
     )
     assert {name: value for name, (value, *_) in told.items()} == {

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from equimd.benchmarks.options import Options
-from equimd.benchmarks.speed import report as speed_report
-from equimd.benchmarks.speed import target
+from equimd.benchmarks.speed import speed_tables, target
 from equimd.errors import MachineError
 
 
@@ -57,6 +56,6 @@ def test_rows_are_medians_over_seeds_and_name_what_was_not_reached() -> None:
     cold, warm = rows["target_ratio_cold_vs_schnetpack"], rows["target_ratio_warm_vs_schnetpack"]
     assert cold.per_seed == {"0": 4.0, "1": 2.0, "2": 13.5} and cold.value == 4.0 and warm.value == 6.0
     assert "not reached: schnetpack, seed 2" in cold.preset and "not reached" not in rows["seconds_equimd"].preset
-    lines = speed_report._target_lines("ethanol", {name: vars(row) for name, row in rows.items()})
+    lines = speed_tables._target_lines("ethanol", {name: vars(row) for name, row in rows.items()})
     assert lines[0] == "| ethanol | equimd, cold | 300 | 300, 400, 200 | to 10 meV/A |"
     assert lines[-1] == "| ethanol | SchNetPack PaiNN over equimd, warm | 6.00 x | 6.00, 4.00, 27.00 | |"

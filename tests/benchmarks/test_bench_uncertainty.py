@@ -12,12 +12,9 @@ import pytest
 
 from equimd.benchmarks import models
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.calibration import costs, sigmas
-from equimd.benchmarks.calibration import report as calibration_report
-from equimd.benchmarks.conservation import report as conservation_report
-from equimd.benchmarks.conservation import runs as conservation
-from equimd.benchmarks.conservation import suite as conservation_suite
-from equimd.benchmarks.detection import report as detection_report
+from equimd.benchmarks.calibration import calibration_tables, costs, sigmas
+from equimd.benchmarks.conservation import conservation_runs, conservation_suite, conservation_tables
+from equimd.benchmarks.detection import detection_tables
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge
@@ -70,7 +67,7 @@ def test_the_calibration_table_holds_every_method(tmp_path: Path) -> None:
     rows.append(row(halts, 21.0, interval=[8, 36], per_seed={"0": 20.0, "1": 22.0}))
     rows.append(row("rmd17/ethanol/01/eager/decision_halt_ratio", 1.1))
     rows.append(row("rmd17/ethanol/01/eager/plain_ms", 3.0))
-    text = calibration_report.markdown(written(tmp_path, "calibration", rows))
+    text = calibration_tables.markdown(written(tmp_path, "calibration", rows))
     assert text.count("1.23 [1.10, 1.30]") == 6 and text.count("ensemble of 4") == 2
     assert text.index("| 300K | gmm" if "| 300K | gmm" in text else "| 300K |") < text.index("| 600K |")
     assert "flags a frame | 0.5 % | 0.60 %" in text and "0.50 to 0.80 %" in text
@@ -98,7 +95,7 @@ def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_p
     assert away["auroc_domain"]["value"] > 0.9 and "auroc_domain" not in home
     assert away["bad"] > home["bad"]
     pieces = {0: {"methods": {"last-layer": {"splits": found["splits"]}}}}
-    calibration_report.plot("toy", pieces, tmp_path / "plot.png")
+    calibration_tables.plot("toy", pieces, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
     ratios = sigmas.step_ratios(toy.model, [method, distance.mahalanobis(toy.model, layer.distance)], toy.held_out)
     assert set(ratios) == {"last-layer", "mahalanobis"} and min(ratios.values()) > 0
@@ -148,7 +145,7 @@ def test_the_detection_table_and_plot(tmp_path: Path) -> None:
     rows.append(row("bundled/ethanol/300K/guard/tau", 0.1))
     for rule, value in (("halt", 0.4), ("flag", 0.1), ("bound", 0.05)):
         rows.append(replace(row(f"bundled/ethanol/300K/{rule}/threshold", value), unit="eV/A"))
-    text = detection_report.markdown(written(tmp_path, "detection", rows))
+    text = detection_tables.markdown(written(tmp_path, "detection", rows))
     assert "| | 300 K | 1000 K |" in text and "| bad frames | 1.2% | 1.2% |" in text
     assert "| | halt, 300 K | halt, 1000 K | flag, 300 K |" in text
     assert "| above (meV/A) | 400 | 400 | 100 | 100 | 50 | 50 |" in text
@@ -161,37 +158,37 @@ def test_the_detection_table_and_plot(tmp_path: Path) -> None:
         t: {"runs": [story, {**story, "bad": None}], "frames": frames, "tau": 0.2, "thresholds": thresholds}
         for t in (300.0, 1000.0)
     }
-    detection_report.plot(found, tmp_path / "plot.png")
+    detection_tables.plot(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
 def test_conservative_forces_have_no_net_force_and_direct_ones_do() -> None:
     data = ArrayDataset(random_frames((6, 6), seed=1))
     same = ArrayDataset(data.frames().take([0, 0]))
-    conservative = conservation.net(build_model("conservative"), same)
-    direct = conservation.net(build_model("direct"), same)
+    conservative = conservation_runs.net(build_model("conservative"), same)
+    direct = conservation_runs.net(build_model("direct"), same)
     assert conservative["net_force"] < 1e-6 < direct["net_force"]
     assert conservative["torque"] < 1e-6 < direct["torque"]
 
 
 def test_dynamics_goes_on_and_is_judged(toy: Toy, tmp_path: Path) -> None:
-    kind = conservation.Dynamics("nose-hoover", 300.0, 40, 2, "float64", 2, compile="off")
-    conservation.simulate(toy.model, toy.held_out, replace(kind, steps=20), tmp_path / "a")
-    simulation = conservation.simulate(toy.model, toy.held_out, kind, tmp_path / "a")
+    kind = conservation_runs.Dynamics("nose-hoover", 300.0, 40, 2, "float64", 2, compile="off")
+    conservation_runs.simulate(toy.model, toy.held_out, replace(kind, steps=20), tmp_path / "a")
+    simulation = conservation_runs.simulate(toy.model, toy.held_out, kind, tmp_path / "a")
     assert simulation.state.step == 40
-    told = conservation.judge(simulation, toy.held_out, kind, tmp_path / "a")
+    told = conservation_runs.judge(simulation, toy.held_out, kind, tmp_path / "a")
     assert [r["stable_ps"] for r in told["replicas"]] == [0.02, 0.02]
     assert 0.0 < told["h"]["error"] < 2.0
     drift = pooled(told["replicas"])
     assert drift is not None and drift["error"] > 0
-    assert conservation.h_error(toy.held_out.frames().positions, toy.held_out)["error"] == 0.0
+    assert conservation_runs.h_error(toy.held_out.frames().positions, toy.held_out)["error"] == 0.0
 
 
 def test_constant_energy_starts_from_equilibrium(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conservation, "EQUILIBRATION_PS", 0.01)
-    kind = conservation.Dynamics("nve", 300.0, 40, 2, "float32", 2, compile="off")
-    simulation = conservation.simulate(toy.model, toy.held_out, kind, tmp_path / "a")
-    told = conservation.judge(simulation, toy.held_out, kind, tmp_path / "a")
+    monkeypatch.setattr(conservation_runs, "EQUILIBRATION_PS", 0.01)
+    kind = conservation_runs.Dynamics("nve", 300.0, 40, 2, "float32", 2, compile="off")
+    simulation = conservation_runs.simulate(toy.model, toy.held_out, kind, tmp_path / "a")
+    told = conservation_runs.judge(simulation, toy.held_out, kind, tmp_path / "a")
     assert all(r["curve"][0][0] == 0.0 and r["drift"] is not None for r in told["replicas"])
     assert "h" not in told
     found = {
@@ -200,15 +197,15 @@ def test_constant_energy_starts_from_equilibrium(toy: Toy, tmp_path: Path, monke
             "nvt": {"conservative": {**told, "h": {"r": [1, 2], "own": [0, 1], "data": [0, 1]}}},
         }
     }
-    conservation_report.plots(found, tmp_path)
-    assert all((tmp_path / name).stat().st_size > 5000 for name in conservation_report.PLOTS)
+    conservation_tables.plots(found, tmp_path)
+    assert all((tmp_path / name).stat().st_size > 5000 for name in conservation_tables.PLOTS)
 
 
 def test_the_conservation_table_sets_variants_side_by_side(tmp_path: Path) -> None:
     rows = [row("rmd17/ethanol/01/conservative/nve_float64_drift", 0.001, interval=[-0.001, 0.003])]
     rows += [row("rmd17/ethanol/01/direct/nve_float64_stable", 12.3)]
     rows += [row(f"rmd17/ethanol/01/{v}/net_force", x) for v, x in (("conservative", 1e-5), ("direct", 20.0))]
-    text = conservation_report.markdown(written(tmp_path, "conservation", rows))
+    text = conservation_tables.markdown(written(tmp_path, "conservation", rows))
     assert "| | ethanol, conservative | ethanol, direct |" in text
     assert "| drift, float64 (meV/atom/ps) | +0.001 ± 0.002 | - |" in text
     assert "| net force, rms (meV/A) | 1e-05 | 20 |" in text
@@ -221,13 +218,13 @@ def test_the_conservation_table_says_what_was_trained_and_for_how_long(tmp_path:
     nve = {"replicas": [replica, replica], "length_ps": 5.0}
     found = {"errors": {"direct": errors}, "nve-float64": {"direct": nve}}
     rows = list(conservation_suite.rows(case, found, options))
-    text = conservation_report.markdown(written(tmp_path, "conservation", rows))
+    text = conservation_tables.markdown(written(tmp_path, "conservation", rows))
     assert "Models: `small` preset, 10 min of training" in text
     assert "constant energy at 300 K: 2 replicas of 5 ps" in text
 
 
 def test_steps_are_timed_side_by_side(toy: Toy) -> None:
-    found = conservation.step_times({"conservative": toy.model, "direct": toy.model}, toy.held_out, 40, ("off",))
+    found = conservation_runs.step_times({"conservative": toy.model, "direct": toy.model}, toy.held_out, 40, ("off",))
     assert set(found) == {"eager"} and min(found["eager"].values()) > 0
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from equimd.benchmarks import options
-from equimd.benchmarks.speed import workers
-from equimd.benchmarks.speed.workers import Worker, WorkerError, prepared
+from equimd.benchmarks.speed import peer_workers
+from equimd.benchmarks.speed.peer_workers import Worker, WorkerError, prepared
 from equimd.errors import ConfigError, DataError
 
 TOY = """
@@ -51,8 +51,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: Path):
     """Start the worker ``equimd`` as a script of the test's own."""
     folder = tmp_path / "peers"
     folder.mkdir()
-    (folder / "run_equimd.py").write_text(TOY.format(peers=str(workers.FOLDER)))
-    monkeypatch.setattr(workers, "FOLDER", folder)
+    (folder / "run_equimd.py").write_text(TOY.format(peers=str(peer_workers.FOLDER)))
+    monkeypatch.setattr(peer_workers, "FOLDER", folder)
 
     def task(what: str = "count", **more: object) -> dict:
         return {"worker": "equimd", "what": what, "data": str(frames), "batch": 4, "threads": 1, **more}

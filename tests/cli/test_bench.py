@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.options import Options
-from equimd.benchmarks.speed import suite as speed
+from equimd.benchmarks.speed import speed_suite
 from equimd.cli import main
 
 runner = CliRunner()
@@ -36,8 +36,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options
         table.write_text("a table")
         return table
 
-    monkeypatch.setattr(accuracy, "run", run)
-    monkeypatch.setattr(speed, "run", run)
+    monkeypatch.setattr(accuracy_suite, "run", run)
+    monkeypatch.setattr(speed_suite, "run", run)
     return found
 
 

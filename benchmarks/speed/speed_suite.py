@@ -33,7 +33,7 @@ from typing import Any
 
 from equimd.benchmarks.options import HERE, Options, rmd17_files, say
 from equimd.benchmarks.results import Row, merge
-from equimd.benchmarks.speed.workers import Worker, prepared
+from equimd.benchmarks.speed.peer_workers import Worker, prepared
 from equimd.errors import ConfigError, EquimdError
 from equimd.files import file_digest, sha256_of, write_atomic
 
@@ -228,7 +228,7 @@ def run(
         quick: few and short measurements on one thread.
         parts: of the suite.
     """
-    from equimd.benchmarks.speed import large, report, target
+    from equimd.benchmarks.speed import large, speed_tables, target
 
     effort = QUICK if quick else Effort()
     chosen = threads or ((1,) if quick else tuple(sorted({1, os.cpu_count() or 1})))
@@ -240,21 +240,21 @@ def run(
     def record(new: list[Row], molecules: tuple[str, ...] = options.molecules) -> None:
         files = [p for m in molecules for p in rmd17_files(options.data, m)[:1]]
         results = merge(options.out / "speed.json", "speed", new, {f.name: file_digest(f) for f in files})
-        report.write(results, options.out)
+        speed_tables.write(results, options.out)
 
     if "steps" in parts:
         for case in cases(options.molecules, chosen):
             key = {**asdict(effort), "runs": {m: str(p) for m, p in trained.items()}}
             found = kept(case.name, key, lambda case=case: compare(case, options, trained, effort), options=options)
-            record(report.step_rows(case, found))
+            record(speed_tables.step_rows(case, found))
     if "memory" in parts and MEMORY[0] in options.molecules:
-        record(report.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
+        record(speed_tables.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
     if "compile" in parts:
         for molecule in options.molecules:
             for case in (Case(molecule, 10, "train"), Case(molecule, 1, "md")):
                 make = partial(first_steps, case, options)
                 found = kept(f"compile/{case.name}", {}, make, options=options)
-                record(report.first_step_rows(case, found))
+                record(speed_tables.first_step_rows(case, found))
     if "large" in parts:
         for n in chosen:
             record(large.run(options, n, quick=quick, kept=partial(kept, options=options)), ())

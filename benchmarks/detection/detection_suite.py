@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from equimd.benchmarks import models
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.detection.runs import DT, QUICK, Bench, Size, measure, prepare, real, record
+from equimd.benchmarks.detection.detection_runs import DT, QUICK, Bench, Size, measure, prepare, real, record
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
 from equimd.benchmarks.results import merge
@@ -131,19 +131,19 @@ def _row(
     name: str, value: float, unit: str, interval: Any, case: models.Case, options: Options, seed: int
 ) -> MeasuredRow:
     command = f"equimd bench detection --budget {options.budget_s / 60:g}m --seeds {seed}"
-    preset = accuracy.preset_name(options)
+    preset = accuracy_suite.preset_name(options)
     return MeasuredRow(name, value, unit, command, preset, options.budget_s, case.n_train, seed, interval=interval)
 
 
 def _write(bench: Bench, found: dict[float, Any], case: models.Case, options: Options) -> Path:
-    from equimd.benchmarks.detection import report
+    from equimd.benchmarks.detection import detection_tables
 
     hashes = {path.name: file_digest(path) for path in models.files(case, options)}
     merge(options.out / "detection.json", "detection", rows(bench, found, case, options), hashes)
     results = json.loads((options.out / "detection.json").read_text())
     table = options.out / "detection.md"
-    table.write_text(report.markdown(results))
-    report.plot(found, options.out / "detection.png")
+    table.write_text(detection_tables.markdown(results))
+    detection_tables.plot(found, options.out / "detection.png")
     return table
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks import models
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.calibration import costs, rates, sigmas
 from equimd.benchmarks.calibration.baselines.table import METHODS
@@ -110,7 +110,7 @@ def _row(
         found["value"],
         unit,
         command,
-        preset or accuracy.preset_name(options),
+        preset or accuracy_suite.preset_name(options),
         options.budget_s,
         case.n_train,
         int(seeds[0]) if len(seeds) == 1 else None,
@@ -164,7 +164,7 @@ def _rate_rows(case: models.Case, found: Pieces, options: Options) -> Iterator[M
         if joined is not None:
             yield _row(f"{name}/flag_rate_at_{100 * nominal:g}_percent".replace(".", "_"), joined, "1", case, options)
     halts = f"false_halts_of_{size['runs']}_runs_at_{100 * size['halt']:g}_percent"
-    preset = f"{accuracy.preset_name(options)}, {size['blocks']} blocks of {size['run_length']} steps"
+    preset = f"{accuracy_suite.preset_name(options)}, {size['blocks']} blocks of {size['run_length']} steps"
     joined = over_seeds({s: (p["halts"]["count"], p["halts"]["expected"]) for s, p in found.items()})
     if joined is not None:
         yield _row(f"{name}/{halts}", joined, "runs", case, options, preset)
@@ -178,7 +178,7 @@ def _cost_rows(case: models.Case, found: Mapping[str, Any], options: Options) ->
         for what, value in values.items():
             unit, metric = ("ms", what) if what.endswith("_ms") else ("1", what)
             metric = metric if unit == "ms" or what.startswith("exact_share") else f"{what}_ratio"
-            preset = f"{accuracy.preset_name(options)}, one structure of {found['n_atoms']} atoms a call"
+            preset = f"{accuracy_suite.preset_name(options)}, one structure of {found['n_atoms']} atoms a call"
             yield _row(f"{case.row}/{mode}/{metric}", {"value": value}, unit, case, options, preset)
 
 
@@ -191,13 +191,13 @@ def _write(options: Options, found: Mapping[str, Pieces]) -> Path:
     """Table from the results file; plots from the pieces of this run."""
     import json
 
-    from equimd.benchmarks.calibration import report
+    from equimd.benchmarks.calibration import calibration_tables
 
     results = json.loads((options.out / "calibration.json").read_text())
     table = options.out / "calibration.md"
-    table.write_text(report.markdown(results))
+    table.write_text(calibration_tables.markdown(results))
     for name, pieces in found.items():
-        report.plot(name, pieces, options.out / f"calibration-{name}.png")
+        calibration_tables.plot(name, pieces, options.out / f"calibration-{name}.png")
     return table
 
 

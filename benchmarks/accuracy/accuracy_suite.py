@@ -239,7 +239,7 @@ def run(
         splits: of rMD17. variants: of the forces. sizes: training frames of rMD17, for learning curves.
         acac, ccsd: these data sets, too.
     """
-    from equimd.benchmarks.accuracy.report import write
+    from equimd.benchmarks.accuracy.accuracy_tables import write
 
     problems = [rmd17(options.data, m, s, n) for m in options.molecules for s in splits for n in sizes]
     problems += [acetylacetone(options.data)] if acac else []

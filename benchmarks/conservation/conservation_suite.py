@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from equimd.benchmarks import models
-from equimd.benchmarks.accuracy import suite as accuracy
+from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.conservation import runs as measured
+from equimd.benchmarks.conservation import conservation_runs
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import merge
@@ -98,7 +98,7 @@ def molecule(
                 work,
                 f"net-{name}",
                 {"model": digest},
-                lambda p=potential: measured.net(p, data),  # type: ignore[misc]
+                lambda p=potential: conservation_runs.net(p, data),  # type: ignore[misc]
             )
             out.setdefault("errors", {})[variant] = {k: errors[k] for k in ERRORS} | {
                 k: found[k] for k in ("net_force", "torque")
@@ -114,26 +114,32 @@ def molecule(
             work,
             f"steps-{case.name}",
             settings,
-            lambda: {"ms": measured.step_times(potentials, data, size.timed, modes)},
+            lambda: {"ms": conservation_runs.step_times(potentials, data, size.timed, modes)},
         )["ms"]
     return out
 
 
-def _kinds(part: str, size: Size) -> list[measured.Dynamics]:
+def _kinds(part: str, size: Size) -> list[conservation_runs.Dynamics]:
     compile_: Any = "on" if size.compiled else "off"
     if part == "nvt":
-        steps = round(1e3 * size.nvt_ps / measured.DT)
-        return [measured.Dynamics("nose-hoover", 500.0, steps, size.nvt_replicas, "float32", 20, compile=compile_)]
-    steps = round(1e3 * size.nve_ps / measured.DT)
-    return [measured.Dynamics("nve", 300.0, steps, size.nve_replicas, d, compile=compile_) for d in size.dtypes]
+        steps = round(1e3 * size.nvt_ps / conservation_runs.DT)
+        return [
+            conservation_runs.Dynamics("nose-hoover", 500.0, steps, size.nvt_replicas, "float32", 20, compile=compile_)
+        ]
+    steps = round(1e3 * size.nve_ps / conservation_runs.DT)
+    return [
+        conservation_runs.Dynamics("nve", 300.0, steps, size.nve_replicas, d, compile=compile_) for d in size.dtypes
+    ]
 
 
-def _dynamics(potential: Any, digest: str, data: Dataset, kind: measured.Dynamics, folder: Path) -> dict[str, Any]:
-    name = measured.name_of(kind, digest)
+def _dynamics(
+    potential: Any, digest: str, data: Dataset, kind: conservation_runs.Dynamics, folder: Path
+) -> dict[str, Any]:
+    name = conservation_runs.name_of(kind, digest)
 
     def make() -> dict[str, Any]:
-        simulation = measured.simulate(potential, data, kind, folder / name)
-        return measured.judge(simulation, data, kind, folder / name)
+        simulation = conservation_runs.simulate(potential, data, kind, folder / name)
+        return conservation_runs.judge(simulation, data, kind, folder / name)
 
     return piece(folder, name, {**vars(kind), "model": digest, "data": fingerprint({"n": len(data)})}, make)
 
@@ -147,7 +153,7 @@ def _test_frames(case: models.Case, options: Options) -> Dataset:
 def rows(case: models.Case, found: Mapping[str, Any], options: Options) -> Iterator[MeasuredRow]:
     """The figures of a molecule."""
 
-    trained = accuracy.preset_name(options)
+    trained = accuracy_suite.preset_name(options)
 
     def row(variant: str, metric: str, value: float, unit: str, how: str = "", **more: Any) -> MeasuredRow:
         preset = f"{trained}, {how}" if how else trained
@@ -188,12 +194,12 @@ def _nve_rows(variant: str, key: str, values: Mapping[str, Any], row: Any) -> It
 
 
 def _write(found: Mapping[str, Any], options: Options) -> Path:
-    from equimd.benchmarks.conservation import report
+    from equimd.benchmarks.conservation import conservation_tables
 
     results = json.loads((options.out / "conservation.json").read_text())
     table = options.out / "conservation.md"
-    table.write_text(report.markdown(results))
-    report.plots(found, options.out)
+    table.write_text(conservation_tables.markdown(results))
+    conservation_tables.plots(found, options.out)
     return table
 
 

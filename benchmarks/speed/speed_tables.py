@@ -1,4 +1,4 @@
-"""Rows, table and plot of the speed suite; what is measured, and how, stands in :mod:`equimd.benchmarks.speed.suite`.
+"""Rows, table and plot of the speed suite. What is measured stands in :mod:`equimd.benchmarks.speed.speed_suite`.
 
 Row names read speed/<molecule>/<batch>/<what>/<metric>: ``cpu_ms_<who>``, ``wall_ms_<who>`` (median of a step),
 ``spread_<who>`` (half the distance of the quartiles over the median), ``ratio_vs_<peer>`` (the peer's time over
@@ -16,7 +16,7 @@ from typing import Any
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row, made_by
 from equimd.benchmarks.speed import large
-from equimd.benchmarks.speed.suite import GEMM, OWN, Case, spread
+from equimd.benchmarks.speed.speed_suite import GEMM, OWN, Case, spread
 from equimd.benchmarks.ticks import plain_log
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
