@@ -78,7 +78,7 @@ def case(name: str) -> Case:
     return Case(name, f"rmd17/{name}/01", 950, 500.0)
 
 
-def problem(case: Case, options: Options) -> accuracy_suite.Problem:
+def problem(case: Case, options: Options) -> accuracy_suite.LearningProblem:
     """The training of a case with data files.
 
     Raises:

@@ -2,7 +2,7 @@
 
 The runs only record: nothing halts them but a failed physical check, and thresholds are applied to the scores
 afterwards. Kept of each step are the screen and, where the screen is at or above a floor, the exact score; so the
-scores of every decision whose level is not below the floor can be told from them (:meth:`OwnRuns.scores`).
+scores of every decision whose level is not below the floor can be told from them (:meth:`ScoredRuns.scores`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class OwnRuns:
+class ScoredRuns:
     """R runs of n scored steps.
 
     Attributes:
@@ -100,7 +100,7 @@ class OwnRuns:
         return found
 
     @staticmethod
-    def concatenate(parts: list[OwnRuns]) -> OwnRuns:
+    def concatenate(parts: list[ScoredRuns]) -> ScoredRuns:
         """One after the other."""
         stopped, offset, owner = {}, 0, []
         for part in parts:
@@ -110,18 +110,20 @@ class OwnRuns:
         names = ("screen", "exact", "kept", "marked", "marked_step")
         arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         arrays |= {"steps": parts[0].steps, "kept_steps": parts[0].kept_steps, "marked_run": np.concatenate(owner)}
-        return OwnRuns(**arrays, stopped=stopped)
+        return ScoredRuns(**arrays, stopped=stopped)
 
 
-def run(model: Model, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> OwnRuns:
+def run(model: Model, decision: StepDecision, starts: Frames, plan: Plan, folder: Path) -> ScoredRuns:
     """All runs, one from each start frame, ``plan.replicas`` at a time; what is in the folder is not made again."""
     mark = fingerprint({**asdict(plan), "starts": starts.content_hashes(), "level": decision.level})
     folder = folder / mark
     batches = [np.arange(k, min(k + plan.replicas, len(starts))) for k in range(0, len(starts), plan.replicas)]
-    return OwnRuns.concatenate([_batch(model, decision, starts.take(rows), rows, plan, folder) for rows in batches])
+    return ScoredRuns.concatenate([_batch(model, decision, starts.take(rows), rows, plan, folder) for rows in batches])
 
 
-def _batch(model: Model, decision: StepDecision, starts: Frames, rows: np.ndarray, plan: Plan, folder: Path) -> OwnRuns:
+def _batch(
+    model: Model, decision: StepDecision, starts: Frames, rows: np.ndarray, plan: Plan, folder: Path
+) -> ScoredRuns:
     replicas = tuple(int(plan.first + r) for r in rows)
     system = System.build(starts.numbers[0])
     positions = torch.from_numpy(starts.positions.copy())
@@ -157,7 +159,7 @@ def _batch(model: Model, decision: StepDecision, starts: Frames, rows: np.ndarra
     names = ("steps", "kept_steps", "marked", "marked_run", "marked_step")
     times = {name: np.concatenate([p[name] for p in parts]) for name in names}
     stopped = {k: (int(s), str(state["why"][k])) for k, s in enumerate(state["stop"]) if s >= 0}
-    return OwnRuns(**joined, **times, stopped=stopped)
+    return ScoredRuns(**joined, **times, stopped=stopped)
 
 
 class _Segment:

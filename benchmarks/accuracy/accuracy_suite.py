@@ -44,7 +44,7 @@ FULL = 950
 
 
 @dataclass(frozen=True)
-class Problem:
+class LearningProblem:
     """One training and its tests.
 
     Attributes:
@@ -59,7 +59,7 @@ class Problem:
     tests: tuple[tuple[str, Path], ...]
 
 
-def rmd17(folders: Sequence[Path], molecule: str, split: str = "01", size: int = FULL) -> Problem:
+def rmd17(folders: Sequence[Path], molecule: str, split: str = "01", size: int = FULL) -> LearningProblem:
     """The published protocol, or a smaller training set of the same split.
 
     Raises:
@@ -69,28 +69,28 @@ def rmd17(folders: Sequence[Path], molecule: str, split: str = "01", size: int =
         raise DataError(f"rMD17 has no {molecule} {split}", hint=f"{', '.join(MOLECULES)}; splits {', '.join(SPLITS)}")
     train, test = rmd17_files(folders, molecule, split)
     name = f"rmd17/{molecule}/{split}" + ("" if size == FULL else f"-n{size}")
-    return Problem(name, train, (size, 50, 0), (("", test),))
+    return LearningProblem(name, train, (size, 50, 0), (("", test),))
 
 
-def acetylacetone(folders: Sequence[Path]) -> Problem:
+def acetylacetone(folders: Sequence[Path]) -> LearningProblem:
     """Trained at 300 K (450 + 50 frames), tested at 300 K and 600 K."""
     hint = "--data FOLDER with the AcAc files train_300K.xyz, test_MD_300K.xyz, test_MD_600K.xyz"
     train = find_file(folders, "train_300K.xyz", hint)
     tests = tuple((f"-{t}", find_file((train.parent,), f"test_MD_{t}.xyz", hint)) for t in ("300K", "600K"))
-    return Problem("acac/acetylacetone/300K", train, (450, 50, 0), tests)
+    return LearningProblem("acac/acetylacetone/300K", train, (450, 50, 0), tests)
 
 
-def coupled_cluster(folders: Sequence[Path]) -> Problem:
+def coupled_cluster(folders: Sequence[Path]) -> LearningProblem:
     """Ethanol by CCSD(T): 950 + 50 frames and the test file, else 750 + 50 and the 200 that are left."""
     hint = "--data FOLDER with ethanol_ccsd_t-train.npz (equimd data list ccsd)"
     train = find_file(folders, "ethanol_ccsd_t-train.npz", hint)
     test = train.with_name("ethanol_ccsd_t-test.npz")
     if test.is_file():
-        return Problem("ccsd/ethanol/published", train, (950, 50, 0), (("", test),))
-    return Problem("ccsd/ethanol/random", train, (750, 50, 200), ())
+        return LearningProblem("ccsd/ethanol/published", train, (950, 50, 0), (("", test),))
+    return LearningProblem("ccsd/ethanol/random", train, (750, 50, 200), ())
 
 
-def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
+def train(problem: LearningProblem, variant: str, seed: int, options: Options) -> Path:
     """Train one model, or finish or reuse the run that is there; returns its folder.
 
     Raises:
@@ -106,7 +106,7 @@ def train(problem: Problem, variant: str, seed: int, options: Options) -> Path:
     return run
 
 
-def arguments(problem: Problem, variant: str, seed: int, options: Options) -> list[str]:
+def arguments(problem: LearningProblem, variant: str, seed: int, options: Options) -> list[str]:
     """Of `equimd train` for a problem, but the folder of the run."""
     found = ["--data", str(problem.train), "--splits", *map(str, problem.counts)]
     if problem.tests:
@@ -147,7 +147,7 @@ def preset(options: Options) -> list[str]:
     return [] if name == DEFAULT else ["--preset", name]
 
 
-def errors(problem: Problem, run: Path) -> dict[str, dict[str, float]]:
+def errors(problem: LearningProblem, run: Path) -> dict[str, dict[str, float]]:
     """The errors on every test, by the split's full name."""
     found = {}
     for number, (suffix, path) in enumerate(problem.tests or (("", problem.train),)):
@@ -181,7 +181,7 @@ def option(key: str, value: Any) -> list[str]:
     return [f"--{key.replace('_', '-')}", *(Path(str(v)).name for v in values)]
 
 
-def rows(problem: Problem, variant: str, seed: int, run: Path, options: Options) -> list[Row]:
+def rows(problem: LearningProblem, variant: str, seed: int, run: Path, options: Options) -> list[Row]:
     """The figures of a finished run."""
     stated = settings(run)
     shown = shlex.join(["equimd", "train", *(word for item in stated.items() for word in option(*item))])
@@ -201,7 +201,7 @@ def row_variant(variant: str, preset: str) -> str:
     return variant if preset == DEFAULT else f"{variant}-{preset}"
 
 
-def schnetpack(problem: Problem, options: Options) -> list[Row]:
+def schnetpack(problem: LearningProblem, options: Options) -> list[Row]:
     """SchNetPack's PaiNN on the same frames for the same time; a finished training is not repeated."""
     files = [problem.train, problem.tests[0][1]]
     name = problem.name.removeprefix("rmd17/").replace("/", "-")

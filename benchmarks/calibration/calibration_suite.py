@@ -78,7 +78,7 @@ def _sigmas(case: models.Case, options: Options, seed: int, members: int, quick:
 
 def _rates(case: models.Case, options: Options, seed: int, quick: bool) -> dict[str, Any]:
     own = models.trained(case, options, seed)
-    size = rates.QUICK if quick else rates.Size()
+    size = rates.QUICK if quick else rates.RatesSize()
     settings = {"run": models.weights_sha256(own), "seed": seed, **vars(size)}
     return piece(
         _work(options), f"rates-{case.name}-seed{seed}", settings, lambda: rates.measure(case, own, options, seed, size)

@@ -24,7 +24,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Size:
+class RatesSize:
     """How much is measured.
 
     Attributes:
@@ -43,10 +43,10 @@ class Size:
     flags: tuple[float, ...] = (0.01, 0.05)
 
 
-QUICK = Size(blocks=9, run_length=60, runs=20, flag_runs=10)
+QUICK = RatesSize(blocks=9, run_length=60, runs=20, flag_runs=10)
 
 
-def measure(case: models.Case, run_folder: Path, options: Options, seed: int, size: Size) -> dict[str, Any]:
+def measure(case: models.Case, run_folder: Path, options: Options, seed: int, size: RatesSize) -> dict[str, Any]:
     """Realised rates of one model."""
     held = models.held_out(case, options, seed)
     settings = CalibrationSettings(
@@ -77,12 +77,12 @@ def measure(case: models.Case, run_folder: Path, options: Options, seed: int, si
     last = len(frames) - 1
     between = (np.arange(size.flag_runs) + 0.5) / size.flag_runs
 
-    def fresh(places: np.ndarray, first: int) -> own_runs.OwnRuns:
+    def fresh(places: np.ndarray, first: int) -> own_runs.ScoredRuns:
         starts = frames.frames((last * places).round().astype(np.int64))
         return own_runs.run(model, decision, starts, replace(plan, first=first), work / "own-runs")
 
     found = fresh(np.linspace(0, 1, size.runs), 0)
-    every = own_runs.OwnRuns.concatenate([found, fresh(between, size.runs)])
+    every = own_runs.ScoredRuns.concatenate([found, fresh(between, size.runs)])
     flagged = [flags(c, every, seed) for c in (main, *others)]
     return {"size": asdict(size), "halts": halts(main, found), "flags": flagged}
 
@@ -91,7 +91,7 @@ def _halt_level(calibration: Calibration) -> float:
     return calibration.decision("halt")[0].level
 
 
-def halts(calibration: Calibration, found: own_runs.OwnRuns) -> dict[str, Any]:
+def halts(calibration: Calibration, found: own_runs.ScoredRuns) -> dict[str, Any]:
     """False halts among the fresh runs, beside the interval to expect for this many blocks."""
     decision, threshold = calibration.decision("halt")
     runs = len(found.screen)
@@ -109,7 +109,7 @@ def halts(calibration: Calibration, found: own_runs.OwnRuns) -> dict[str, Any]:
     }
 
 
-def flags(calibration: Calibration, found: own_runs.OwnRuns, seed: int) -> dict[str, Any]:
+def flags(calibration: Calibration, found: own_runs.ScoredRuns, seed: int) -> dict[str, Any]:
     """Share of flagged frames, with an interval from resampling whole runs."""
     decision, threshold = calibration.decision("flag")
     known = np.isfinite(found.screen)

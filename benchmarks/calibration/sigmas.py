@@ -21,7 +21,7 @@ import torch
 
 from equimd.benchmarks import models
 from equimd.benchmarks.calibration.baselines import last_layer
-from equimd.benchmarks.calibration.baselines.method import Known, Method
+from equimd.benchmarks.calibration.baselines.method import Baseline, Known
 from equimd.benchmarks.calibration.baselines.table import METHODS
 from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
@@ -176,7 +176,7 @@ def expected_auroc(scores: np.ndarray, forces: Samples, part: Part, limit: float
     return {"value": float(np.mean(values)), "interval": np.quantile(values, [0.025, 0.975]).tolist()}
 
 
-def step_ratios(model: Any, methods: Sequence[Method], data: Dataset) -> dict[str, float]:
+def step_ratios(model: Any, methods: Sequence[Baseline], data: Dataset) -> dict[str, float]:
     """Cost of energy, forces and uncertainty over that of energy and forces: batches of 16, eager, interleaved."""
     frames = data.frames(np.arange(min(TIMED_FRAMES, len(data))))
     batch = Batch.from_frames(frames, model.cutoff, dtype=model.dtype)

@@ -39,7 +39,7 @@ ERRORS = {"energy_mae_meV": "meV", "forces_mae_meV_per_A": "meV/A", "forces_rmse
 
 
 @dataclass(frozen=True)
-class Size:
+class ConservationSize:
     """Picoseconds and replicas of the dynamics, steps that are timed, dtypes at constant energy."""
 
     nve_ps: float = 100.0
@@ -51,7 +51,7 @@ class Size:
     dtypes: tuple[str, ...] = DTYPES
 
 
-QUICK = Size(nve_ps=0.1, nve_replicas=2, nvt_ps=0.1, nvt_replicas=2, timed=20, compiled=False)
+QUICK = ConservationSize(nve_ps=0.1, nve_replicas=2, nvt_ps=0.1, nvt_replicas=2, timed=20, compiled=False)
 
 
 def run(
@@ -68,9 +68,9 @@ def run(
 
     Args:
         variants: of the forces. dtypes: of the model in dynamics at constant energy.
-        nve_ps, nvt_ps: where not as in :class:`Size`.
+        nve_ps, nvt_ps: where not as in :class:`ConservationSize`.
     """
-    size = QUICK if quick else Size()
+    size = QUICK if quick else ConservationSize()
     size = replace(size, dtypes=tuple(dtypes), **{k: v for k, v in (("nve_ps", nve_ps), ("nvt_ps", nvt_ps)) if v})
     found: dict[str, Any] = {}
     for case in models.cases(options.molecules):
@@ -82,7 +82,7 @@ def run(
 
 
 def molecule(
-    case: models.Case, runs: Mapping[str, Path], options: Options, parts: Sequence[str], size: Size
+    case: models.Case, runs: Mapping[str, Path], options: Options, parts: Sequence[str], size: ConservationSize
 ) -> dict[str, Any]:
     """All parts for one molecule: {part: {variant: ...}}."""
     work, data = options.work / "conservation", _test_frames(case, options)
@@ -119,7 +119,7 @@ def molecule(
     return out
 
 
-def _kinds(part: str, size: Size) -> list[conservation_runs.Dynamics]:
+def _kinds(part: str, size: ConservationSize) -> list[conservation_runs.Dynamics]:
     compile_: Any = "on" if size.compiled else "off"
     if part == "nvt":
         steps = round(1e3 * size.nvt_ps / conservation_runs.DT)

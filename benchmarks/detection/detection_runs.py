@@ -35,7 +35,7 @@ DT, FRICTION = 0.5, 0.01  # fs, 1/fs
 
 
 @dataclass(frozen=True)
-class Size:
+class DetectionSize:
     """How much is measured.
 
     Attributes:
@@ -54,7 +54,7 @@ class Size:
     sparse: int = 20
 
 
-QUICK = Size(runs=4, steps=300, label_every=20, blocks=9, real=2, replicas=4, sparse=2)
+QUICK = DetectionSize(runs=4, steps=300, label_every=20, blocks=9, real=2, replicas=4, sparse=2)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Bench:
         }
 
 
-def prepare(case: models.Case, options: Options, seed: int, size: Size) -> Bench:
+def prepare(case: models.Case, options: Options, seed: int, size: DetectionSize) -> Bench:
     """Train or find the model, calibrate it for runs of this length, fix tau."""
     folder = models.trained(case, options, seed)
     held = models.held_out(case, options, seed)
@@ -117,7 +117,7 @@ def max_errors(model: Model, data: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def plan(bench: Bench, temperature: float, size: Size) -> own_runs.Plan:
+def plan(bench: Bench, temperature: float, size: DetectionSize) -> own_runs.Plan:
     """The recorded runs."""
     rules = bench.rules
     return own_runs.Plan(
@@ -135,7 +135,7 @@ def plan(bench: Bench, temperature: float, size: Size) -> own_runs.Plan:
     )
 
 
-def record(bench: Bench, temperature: float, size: Size, work: Path) -> own_runs.OwnRuns:
+def record(bench: Bench, temperature: float, size: DetectionSize, work: Path) -> own_runs.ScoredRuns:
     """The runs, with every step scored."""
     starts = bench.data.frames(np.linspace(0, len(bench.data) - 1, size.runs).round().astype(np.int64))
     return own_runs.run(
@@ -144,7 +144,7 @@ def record(bench: Bench, temperature: float, size: Size, work: Path) -> own_runs
 
 
 def measure(
-    bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size, work: Path, workers: int | None
+    bench: Bench, temperature: float, found: own_runs.ScoredRuns, size: DetectionSize, work: Path, workers: int | None
 ) -> dict[str, Any]:
     """Label the frames of the runs and say what the rules made of them."""
     rules = bench.rules
@@ -165,7 +165,7 @@ def measure(
     }
 
 
-def task(bench: Bench, found: own_runs.OwnRuns, run: int, alarm: int | None, size: Size) -> labels.Task:
+def task(bench: Bench, found: own_runs.ScoredRuns, run: int, alarm: int | None, size: DetectionSize) -> labels.Task:
     """The frames of one run, kept and marked, in order of time."""
     mine = found.marked_run == run
     steps = np.concatenate([found.kept_steps, found.marked_step[mine]])
@@ -238,7 +238,7 @@ def _shares(over: np.ndarray, bad: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def real(bench: Bench, temperature: float, found: own_runs.OwnRuns, size: Size) -> dict[str, Any]:
+def real(bench: Bench, temperature: float, found: own_runs.ScoredRuns, size: DetectionSize) -> dict[str, Any]:
     """The first runs again, guarded for real: where each halted, beside the alarm of the recorded run."""
     rows = np.linspace(0, len(bench.data) - 1, size.runs).round().astype(np.int64)[: size.replicas]
     starts, replicas = bench.data.frames(rows), tuple(range(len(rows)))

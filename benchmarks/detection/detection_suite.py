@@ -25,7 +25,7 @@ import numpy as np
 from equimd.benchmarks import models
 from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.arguments import parse
-from equimd.benchmarks.detection.detection_runs import DT, QUICK, Bench, Size, measure, prepare, real, record
+from equimd.benchmarks.detection.detection_runs import DT, QUICK, Bench, DetectionSize, measure, prepare, real, record
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, piece
 from equimd.benchmarks.results import merge
@@ -48,12 +48,12 @@ def run(
     """Run the suite with the first of the seeds; returns the table's path.
 
     Args:
-        runs, time_ps, label_every: of :class:`Size`, where they are not as there.
+        runs, time_ps, label_every: of :class:`DetectionSize`, where they are not as there.
         workers: processes that label; None: one a core.
     """
-    size = QUICK if quick else Size()
+    size = QUICK if quick else DetectionSize()
     changed = {"runs": runs, "label_every": label_every, "steps": None if time_ps is None else round(2000 * time_ps)}
-    size = Size(**{**asdict(size), **{k: v for k, v in changed.items() if v}})
+    size = DetectionSize(**{**asdict(size), **{k: v for k, v in changed.items() if v}})
     case, seed = models.case(models.BUNDLED), options.seeds[0]
     bench = prepare(case, options, seed, size)
     work = options.work / "detection"

@@ -20,7 +20,7 @@ import torch
 from ase import Atoms
 from ase.io import write
 from water import water
-from worker import DT_FS, Frames, Prepared, serve
+from worker import DT_FS, PeerFrames, PeerTask, serve
 
 from equimd.config import ModelConfig, parse_config
 from equimd.data.neighbors import neighbor_list
@@ -51,7 +51,7 @@ def scratch() -> Path:
     return Path(folder.name)
 
 
-def train(frames: Frames, task: dict[str, Any]) -> Prepared:
+def train(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A training step on ``batch`` frames, as the trainer takes it."""
     settings = {
         "data": task["data"],
@@ -73,10 +73,10 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
         trainer.step(batches[next(turn) % len(batches)], 1e-4)
 
     how = "compiled" if trainer.step.compile else "eager"
-    return Prepared(step, task["batch"], f"equimd, {about(trainer.model.config)}, {how}", count(trainer.model))
+    return PeerTask(step, task["batch"], f"equimd, {about(trainer.model.config)}, {how}", count(trainer.model))
 
 
-def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
+def dynamics(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A step of dynamics of ``batch`` replicas."""
     simulation, config = (of_run if task.get("run") else untrained)(frames, task)
 
@@ -88,10 +88,10 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
     forces = simulation.forces
     parts = ["trained" if task.get("run") else "untrained", "compiled" if forces.compiled else "eager"]
     parts += ["guard on"] if simulation.judge.score else []
-    return Prepared(step, task["batch"], f"equimd, {about(config)}, {', '.join(parts)}", count(forces.model))
+    return PeerTask(step, task["batch"], f"equimd, {about(config)}, {', '.join(parts)}", count(forces.model))
 
 
-def of_run(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
+def of_run(frames: PeerFrames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
     """What ``equimd simulate RUN`` runs at constant energy, with the calibrated flag threshold or without."""
     folder = scratch()
     start = folder / "start.xyz"
@@ -110,7 +110,7 @@ def of_run(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelConfi
     return begin(session, folder / "simulation"), session.forces.model.config
 
 
-def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
+def untrained(frames: PeerFrames, task: dict[str, Any]) -> tuple[Simulation, ModelConfig]:
     """The same loop with fresh weights, scaled so that the molecule stays together, and the physical checks."""
     config = ModelConfig.model_validate({**WIDTH, "elements": [int(z) for z in np.unique(frames.numbers)]})
     model = Potential(config).eval()
@@ -130,7 +130,7 @@ def untrained(frames: Frames, task: dict[str, Any]) -> tuple[Simulation, ModelCo
     return simulation, config
 
 
-def large(frames: None, task: dict[str, Any]) -> Prepared:
+def large(frames: None, task: dict[str, Any]) -> PeerTask:
     """Energy and forces of a box of water; all atoms move together between two calls, so that each makes its list."""
     numbers, positions, cell = water(task["atoms"])
     config = ModelConfig.model_validate({**WIDTH, "elements": [1, 8]})
@@ -143,10 +143,10 @@ def large(frames: None, task: dict[str, Any]) -> Prepared:
         field(x + moved * (next(turn) % 2))
 
     about_it = f"equimd, {about(config)}, {len(numbers)} atoms of water, untrained, eager"
-    return Prepared(step, len(numbers), about_it, count(field.model))
+    return PeerTask(step, len(numbers), about_it, count(field.model))
 
 
-def neighbors(frames: None, task: dict[str, Any]) -> Prepared:
+def neighbors(frames: None, task: dict[str, Any]) -> PeerTask:
     """The neighbour list that ``large`` makes, alone."""
     numbers, positions, cell = water(task["atoms"])
     x, box = torch.from_numpy(positions), torch.from_numpy(cell)[None]
@@ -155,7 +155,7 @@ def neighbors(frames: None, task: dict[str, Any]) -> Prepared:
     def step() -> None:
         neighbor_list(x, n_atoms, float(str(WIDTH["cutoff"])) + SKIN, cell=box, pbc=pbc)
 
-    return Prepared(step, len(numbers), f"neighbour list of {len(numbers)} atoms of water")
+    return PeerTask(step, len(numbers), f"neighbour list of {len(numbers)} atoms of water")
 
 
 def about(config: ModelConfig) -> str:

@@ -20,13 +20,13 @@ from mace import data as mace_data
 from mace.calculators import MACECalculator
 from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
 from mace.tools import AtomicNumberTable, torch_geometric
-from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
+from worker import PeerFrames, PeerTask, ase_dynamics, serve, training, verlet
 
 ABOUT = "MACE, 128x0e + 128x1o, 2 interactions, l_max 3, correlation 3, 8 Bessel functions, 5 A"
 SMALL = 1e-4  # an untrained model would tear the molecule apart
 
 
-def build(frames: Frames, scale: float = 1.0) -> torch.nn.Module:
+def build(frames: PeerFrames, scale: float = 1.0) -> torch.nn.Module:
     """A fresh model, with the defaults of MACE's own training command."""
     elements = np.unique(frames.numbers)
     return ScaleShiftMACE(
@@ -51,7 +51,7 @@ def build(frames: Frames, scale: float = 1.0) -> torch.nn.Module:
     )
 
 
-def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
+def inputs(frames: PeerFrames, positions: np.ndarray) -> dict[str, torch.Tensor]:
     """One batch of frames, neighbour lists included; positions (B, n, 3)."""
     table = AtomicNumberTable(np.unique(frames.numbers).tolist())
     listed = []
@@ -62,7 +62,7 @@ def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
     return torch_geometric.Batch.from_data_list(listed).to_dict()
 
 
-def train(frames: Frames, task: dict[str, Any]) -> Prepared:
+def train(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A training step on ``batch`` frames."""
     model = build(frames).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, amsgrad=True)
@@ -72,10 +72,10 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
         return out["energy"], out["forces"]
 
     step = training(frames, task["batch"], lambda x: inputs(frames, x), predict, optimizer)
-    return Prepared(step, task["batch"], f"{ABOUT}, eager", count(model))
+    return PeerTask(step, task["batch"], f"{ABOUT}, eager", count(model))
 
 
-def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
+def dynamics(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A step of dynamics of one molecule or of ``batch`` replicas."""
     model = build(frames, SMALL).eval()
     parameters = count(model)
@@ -84,7 +84,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
         calculator = MACECalculator(models=model, device="cpu", default_dtype="float32", compile_mode=mode)
         how = "eager" if mode is None else "compiled"
         about = f"{ABOUT}, {how}, MACECalculator, ASE VelocityVerlet"
-        return Prepared(ase_dynamics(frames, calculator), 1, about, parameters)
+        return PeerTask(ase_dynamics(frames, calculator), 1, about, parameters)
     batch = inputs(frames, frames.positions[: task["batch"]])
     for p in model.parameters():
         p.requires_grad = False
@@ -94,7 +94,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
         found = model({**batch, "positions": x})["forces"].detach().numpy()
         return found.reshape(positions.shape).astype(float)
 
-    return Prepared(verlet(frames, task["batch"], forces), task["batch"], f"{ABOUT}, eager, one batch", parameters)
+    return PeerTask(verlet(frames, task["batch"], forces), task["batch"], f"{ABOUT}, eager, one batch", parameters)
 
 
 def count(model: torch.nn.Module) -> int:

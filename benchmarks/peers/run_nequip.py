@@ -27,13 +27,13 @@ from nequip.model.inference_models import load_compiled_model
 from nequip.scripts._compile_utils import COMPILE_TARGET_DICT
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import get_latest_global_state, set_global_state
-from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
+from worker import PeerFrames, PeerTask, ase_dynamics, serve, training, verlet
 
 ABOUT = "NequIP, l_max 1, 64 features, 3 layers, 8 Bessel functions, 5 A"
 SMALL = 1e-4  # an untrained model would tear the molecule apart
 
 
-def build(frames: Frames, mode: str, scale: float = 1.0) -> torch.nn.Module:
+def build(frames: PeerFrames, mode: str, scale: float = 1.0) -> torch.nn.Module:
     """A fresh model in ``eager`` or ``compile`` mode."""
     set_global_state(allow_tf32=False)
     return NequIPGNNModel(
@@ -53,12 +53,12 @@ def build(frames: Frames, mode: str, scale: float = 1.0) -> torch.nn.Module:
     )
 
 
-def types(frames: Frames) -> list[str]:
+def types(frames: PeerFrames) -> list[str]:
     """The chemical symbols of the molecule."""
     return [chemical_symbols[z] for z in np.unique(frames.numbers)]
 
 
-def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
+def inputs(frames: PeerFrames, positions: np.ndarray) -> dict[str, torch.Tensor]:
     """One batch of frames, neighbour lists included; positions (B, n, 3)."""
     listed = []
     for x in positions:
@@ -68,7 +68,7 @@ def inputs(frames: Frames, positions: np.ndarray) -> dict[str, torch.Tensor]:
     return AtomicDataDict.batched_from_list(listed)
 
 
-def train(frames: Frames, task: dict[str, Any]) -> Prepared:
+def train(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A training step on ``batch`` frames."""
     eager = task.get("compile") == "off"
     model = build(frames, "eager" if eager else "compile").train()
@@ -80,10 +80,10 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
 
     step = training(frames, task["batch"], lambda x: inputs(frames, x), predict, optimizer)
     how = "eager" if eager else "compiled"
-    return Prepared(step, task["batch"], f"{ABOUT}, {how}", count(model))
+    return PeerTask(step, task["batch"], f"{ABOUT}, {how}", count(model))
 
 
-def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
+def dynamics(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A step of dynamics of one molecule or of ``batch`` replicas."""
     target = COMPILE_TARGET_DICT["ase" if task["batch"] == 1 else "batch"]
     model = build(frames, "eager", SMALL).eval()
@@ -91,7 +91,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
     if task["batch"] == 1:
         calculator = NequIPCalculator.from_compiled_model(path, chemical_species_to_atom_type_map=True)
         about = f"{ABOUT}, compiled ahead of time, NequIPCalculator, ASE VelocityVerlet"
-        return Prepared(ase_dynamics(frames, calculator), 1, about, count(model))
+        return PeerTask(ase_dynamics(frames, calculator), 1, about, count(model))
     compiled, _ = load_compiled_model(str(path), "cpu", target["input"], target["output"])
     batch = inputs(frames, frames.positions[: task["batch"]])
 
@@ -101,7 +101,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
         return found.numpy().reshape(positions.shape).astype(float)
 
     step = verlet(frames, task["batch"], forces)
-    return Prepared(step, task["batch"], f"{ABOUT}, compiled ahead of time, one batch", count(model))
+    return PeerTask(step, task["batch"], f"{ABOUT}, compiled ahead of time, one batch", count(model))
 
 
 def export(model: torch.nn.Module, target: dict[str, Any], data: dict[str, torch.Tensor]) -> Path:

@@ -16,12 +16,12 @@ import schnetpack.properties as names
 import torch
 from schnetpack.interfaces import SpkCalculator
 from schnetpack_painn import build, inputs
-from worker import Frames, Prepared, ase_dynamics, serve, training, verlet
+from worker import PeerFrames, PeerTask, ase_dynamics, serve, training, verlet
 
 ABOUT = "SchNetPack PaiNN, 128 features, 3 interactions, 20 Gaussians, 5 A, eager"
 
 
-def train(frames: Frames, task: dict[str, Any]) -> Prepared:
+def train(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A training step on ``batch`` frames."""
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -31,10 +31,10 @@ def train(frames: Frames, task: dict[str, Any]) -> Prepared:
         return out["energy"], out["forces"]
 
     step = training(frames, task["batch"], lambda x: inputs(frames.numbers, x), predict, optimizer)
-    return Prepared(step, task["batch"], ABOUT, sum(p.numel() for p in model.parameters()))
+    return PeerTask(step, task["batch"], ABOUT, sum(p.numel() for p in model.parameters()))
 
 
-def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
+def dynamics(frames: PeerFrames, task: dict[str, Any]) -> PeerTask:
     """A step of dynamics of one molecule or of ``batch`` replicas."""
     model = build()
     with torch.no_grad():  # an untrained model would tear the molecule apart
@@ -43,7 +43,7 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
     parameters = sum(p.numel() for p in model.parameters())
     if task["batch"] == 1:
         step, name = fastest_calculator(frames, model)
-        return Prepared(step, 1, f"{ABOUT}, SpkCalculator with {name}, ASE VelocityVerlet", parameters)
+        return PeerTask(step, 1, f"{ABOUT}, SpkCalculator with {name}, ASE VelocityVerlet", parameters)
     model.eval()
     batch = inputs(frames.numbers, frames.positions[: task["batch"]])
 
@@ -52,10 +52,10 @@ def dynamics(frames: Frames, task: dict[str, Any]) -> Prepared:
         found = model({**batch, names.R: x})["forces"].detach().numpy()
         return found.reshape(positions.shape).astype(float)
 
-    return Prepared(verlet(frames, task["batch"], forces), task["batch"], f"{ABOUT}, one batch", parameters)
+    return PeerTask(verlet(frames, task["batch"], forces), task["batch"], f"{ABOUT}, one batch", parameters)
 
 
-def fastest_calculator(frames: Frames, model: torch.nn.Module) -> tuple[Any, str]:
+def fastest_calculator(frames: PeerFrames, model: torch.nn.Module) -> tuple[Any, str]:
     """ASE dynamics with the neighbour list of SchNetPack that takes least CPU time, and the list's name."""
     found = {}
     for name in ("ASENeighborList", "MatScipyNeighborList", "TorchNeighborList", "VesinNeighborList"):

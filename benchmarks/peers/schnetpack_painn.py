@@ -66,7 +66,7 @@ def inputs(numbers: np.ndarray, positions: np.ndarray) -> dict[str, torch.Tensor
     }
 
 
-class Frames:
+class SchnetpackFrames:
     """One file, in the units it has."""
 
     def __init__(self, path: str, offset: float | None = None) -> None:
@@ -85,7 +85,7 @@ class Frames:
         )
 
 
-def errors(model: torch.nn.Module, data: Frames, rows: np.ndarray) -> tuple[float, float]:
+def errors(model: torch.nn.Module, data: SchnetpackFrames, rows: np.ndarray) -> tuple[float, float]:
     """Mean absolute errors: energy in meV, force components in meV/Angstrom."""
     model.eval()
     energy = force = 0.0
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.0)
     parser.add_argument("--reached", type=Path)
     given = parser.parse_args()
-    train, test, minutes = Frames(given.train), Frames(given.test), given.minutes
+    train, test, minutes = SchnetpackFrames(given.train), SchnetpackFrames(given.test), given.minutes
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     order = np.random.default_rng(given.seed).permutation(1000)

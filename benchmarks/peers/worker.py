@@ -36,11 +36,11 @@ BATCHES = 8  # different ones, prepared beforehand and cycled through
 ANSWER = "answer: "
 Step = Callable[[], None]
 Predict = Callable[[Any], tuple[Any, Any]]
-Builder = Callable[[Any, dict[str, Any]], "Prepared"]  # frames (None without ``data``) and task
+Builder = Callable[[Any, dict[str, Any]], "PeerTask"]  # frames (None without ``data``) and task
 
 
 @dataclass(frozen=True)
-class Frames:
+class PeerFrames:
     """rMD17 frames in eV and Angstrom: numbers (n,), positions (F, n, 3), energies (F,), forces (F, n, 3)."""
 
     numbers: np.ndarray
@@ -49,7 +49,7 @@ class Frames:
     forces: np.ndarray
 
     @classmethod
-    def read(cls, path: str) -> Frames:
+    def read(cls, path: str) -> PeerFrames:
         """The frames of an rMD17 npz file, energies without their mean."""
         with np.load(path) as data:
             energies = data["energies"] - data["energies"].mean()
@@ -70,7 +70,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PeerTask:
     """A task ready to run.
 
     Attributes:
@@ -86,7 +86,9 @@ class Prepared:
     parameters: int = 0
 
 
-def training(frames: Frames, size: int, inputs: Callable[[np.ndarray], Any], predict: Predict, optimizer: Any) -> Step:
+def training(
+    frames: PeerFrames, size: int, inputs: Callable[[np.ndarray], Any], predict: Predict, optimizer: Any
+) -> Step:
     """A step on ``size`` frames, batches cycled through: prediction, squared errors, gradient, the optimiser's step.
 
     Args:
@@ -113,7 +115,7 @@ def training(frames: Frames, size: int, inputs: Callable[[np.ndarray], Any], pre
     return step
 
 
-def ase_dynamics(frames: Frames, calculator: Any) -> Step:
+def ase_dynamics(frames: PeerFrames, calculator: Any) -> Step:
     """A step of ASE's velocity Verlet of the first frame, driven by ``calculator``."""
     from ase import Atoms, units
     from ase.md.verlet import VelocityVerlet
@@ -129,7 +131,7 @@ def ase_dynamics(frames: Frames, calculator: Any) -> Step:
     return step
 
 
-def verlet(frames: Frames, replicas: int, forces: Callable[[np.ndarray], np.ndarray]) -> Step:
+def verlet(frames: PeerFrames, replicas: int, forces: Callable[[np.ndarray], np.ndarray]) -> Step:
     """A step of velocity Verlet of many replicas, for models whose own driver takes them one at a time.
 
     Args:
@@ -150,7 +152,7 @@ def verlet(frames: Frames, replicas: int, forces: Callable[[np.ndarray], np.ndar
     return step
 
 
-def gemm(task: dict[str, Any]) -> Prepared:
+def gemm(task: dict[str, Any]) -> PeerTask:
     """Square float32 products, the size that ran fastest; a step is one product, and ``model`` tells its flops."""
     import torch
 
@@ -169,7 +171,7 @@ def gemm(task: dict[str, Any]) -> Prepared:
     def step() -> None:
         torch.mm(a, b, out=c)
 
-    return Prepared(step, 2 * chosen**3, f"float32 product of {chosen} x {chosen}")
+    return PeerTask(step, 2 * chosen**3, f"float32 product of {chosen} x {chosen}")
 
 
 def cpu_seconds() -> float:
@@ -206,10 +208,10 @@ def _memory(step: Step, steps: int) -> dict[str, float]:
     return {"process_MiB": max(whole, steps_only), "steps_MiB": steps_only}
 
 
-class _Worker:
+class _PeerWorker:
     def __init__(self, builders: dict[str, Builder], versions: dict[str, str]):
         self.builders, self.versions = builders, versions
-        self.prepared: Prepared | None = None
+        self.prepared: PeerTask | None = None
 
     def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -223,7 +225,7 @@ class _Worker:
         elif task["what"] not in self.builders:
             return {"error": f"cannot do '{task['what']}'"}
         else:
-            frames = Frames.read(task["data"]) if "data" in task else None
+            frames = PeerFrames.read(task["data"]) if "data" in task else None
             self.prepared = self.builders[task["what"]](frames, task)
         self.prepared.step()
         used = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
@@ -256,7 +258,7 @@ def serve(builders: dict[str, Builder], packages: tuple[str, ...]) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a package prints goes to standard error
-    worker = _Worker(builders, {name: version(name) for name in packages})
+    worker = _PeerWorker(builders, {name: version(name) for name in packages})
     for line in sys.stdin:
         request = json.loads(line)
         if request["op"] == "stop":

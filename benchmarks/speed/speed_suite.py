@@ -59,7 +59,7 @@ QUICK = Effort(3, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Case:
+class SpeedCase:
     """One comparison: what is done, to which molecule, how many frames a step, on how many threads."""
 
     molecule: str
@@ -73,16 +73,18 @@ class Case:
         return f"{self.molecule}/{self.batch}/{self.what}" + (f"-{self.threads}threads" if self.threads > 1 else "")
 
 
-def cases(molecules: tuple[str, ...], threads: tuple[int, ...]) -> list[Case]:
+def cases(molecules: tuple[str, ...], threads: tuple[int, ...]) -> list[SpeedCase]:
     """All comparisons of those molecules."""
     found = []
     for n in threads:
-        found += [Case(molecule, batch, "train", n) for molecule, batch in TRAINING if molecule in molecules]
-        found += [Case(molecule, batch, "md", n) for molecule in molecules for batch in (1, REPLICAS)]
+        found += [SpeedCase(molecule, batch, "train", n) for molecule, batch in TRAINING if molecule in molecules]
+        found += [SpeedCase(molecule, batch, "md", n) for molecule in molecules for batch in (1, REPLICAS)]
     return found
 
 
-def tasks(case: Case, data: Path, options: Options, runs: Mapping[str, Path], effort: Effort) -> list[tuple[str, dict]]:
+def tasks(
+    case: SpeedCase, data: Path, options: Options, runs: Mapping[str, Path], effort: Effort
+) -> list[tuple[str, dict]]:
     """Who takes part in a comparison, by label, and the task of each."""
     base = {
         "what": case.what,
@@ -101,7 +103,7 @@ def tasks(case: Case, data: Path, options: Options, runs: Mapping[str, Path], ef
     return [*found, (GEMM, {**base, "worker": "equimd", "what": "gemm"})]
 
 
-def compare(case: Case, options: Options, runs: Mapping[str, Path], effort: Effort) -> dict[str, Any]:
+def compare(case: SpeedCase, options: Options, runs: Mapping[str, Path], effort: Effort) -> dict[str, Any]:
     """Measure one comparison: by label the model and, for every round, CPU and wall milliseconds of a step."""
     data, _ = rmd17_files(options.data, case.molecule)
     listed = tasks(case, data, options, runs, effort)
@@ -125,7 +127,7 @@ def memory(options: Options) -> dict[str, Any]:
     """High-water marks of resident memory in training, one potential after the other."""
     molecule, batch = MEMORY
     data, _ = rmd17_files(options.data, molecule)
-    found: dict[str, Any] = {"case": asdict(Case(molecule, batch, "train")), "measured": {}, "failed": {}}
+    found: dict[str, Any] = {"case": asdict(SpeedCase(molecule, batch, "train")), "measured": {}, "failed": {}}
     for label in ("equimd", *(p for p in options.peers if p in MEMORY_PEERS)):
         task = {"what": "train", "molecule": molecule, "data": str(data.absolute()), "batch": batch, "threads": 1}
         log = options.work / "speed" / "memory" / f"{label}.log"
@@ -140,7 +142,7 @@ def memory(options: Options) -> dict[str, Any]:
     return found
 
 
-def first_steps(case: Case, options: Options) -> dict[str, Any]:
+def first_steps(case: SpeedCase, options: Options) -> dict[str, Any]:
     """Wall and CPU seconds from a model that is not there to its first finished step, compiled anew and from caches."""
     data, _ = rmd17_files(options.data, case.molecule)
     found: dict[str, Any] = {"case": asdict(case), "measured": {}, "failed": {}}
@@ -251,7 +253,7 @@ def run(
         record(speed_tables.memory_rows(kept("memory", {}, lambda: memory(options), options=options)))
     if "compile" in parts:
         for molecule in options.molecules:
-            for case in (Case(molecule, 10, "train"), Case(molecule, 1, "md")):
+            for case in (SpeedCase(molecule, 10, "train"), SpeedCase(molecule, 1, "md")):
                 make = partial(first_steps, case, options)
                 found = kept(f"compile/{case.name}", {}, make, options=options)
                 record(speed_tables.first_step_rows(case, found))

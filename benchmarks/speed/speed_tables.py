@@ -16,7 +16,7 @@ from typing import Any
 from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row, made_by
 from equimd.benchmarks.speed import large
-from equimd.benchmarks.speed.speed_suite import GEMM, OWN, Case, spread
+from equimd.benchmarks.speed.speed_suite import GEMM, OWN, SpeedCase, spread
 from equimd.benchmarks.ticks import plain_log
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
@@ -33,11 +33,11 @@ NAMES = {
 }
 
 
-def _row(case: Case, metric: str, value: float, unit: str, note: str) -> Row:
+def _row(case: SpeedCase, metric: str, value: float, unit: str, note: str) -> Row:
     return Row(f"speed/{case.name}/{metric}", value, unit, "equimd bench speed", note, None, None, 0)
 
 
-def step_rows(case: Case, found: dict[str, Any]) -> list[Row]:
+def step_rows(case: SpeedCase, found: dict[str, Any]) -> list[Row]:
     """The rows of one comparison."""
     measured = {k: v for k, v in found["measured"].items() if k != GEMM}
     kind = "cpu_ms" if case.threads == 1 else "wall_ms"
@@ -65,7 +65,7 @@ def step_rows(case: Case, found: dict[str, Any]) -> list[Row]:
     return rows + _work_rows(case, found["measured"])
 
 
-def _work_rows(case: Case, measured: dict[str, Any]) -> list[Row]:
+def _work_rows(case: SpeedCase, measured: dict[str, Any]) -> list[Row]:
     """Useful work per second over the peak of matrix products in the same rounds, on one thread."""
     gemm, rows = measured.get(GEMM), []
     if gemm is None or case.threads != 1 or case.molecule not in MFLOP:
@@ -82,7 +82,7 @@ def _work_rows(case: Case, measured: dict[str, Any]) -> list[Row]:
 
 def memory_rows(found: dict[str, Any]) -> list[Row]:
     """The rows of peak memory: of the steps themselves, and of the whole process, compilation included."""
-    case, measured = Case(**found["case"]), found["measured"]
+    case, measured = SpeedCase(**found["case"]), found["measured"]
     rows = []
     for who, m in measured.items():
         rows.append(_row(case, f"peak_MiB_{who}", m["steps_MiB"], "MiB", m["model"]))
@@ -93,7 +93,7 @@ def memory_rows(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def first_step_rows(case: Case, found: dict[str, Any]) -> list[Row]:
+def first_step_rows(case: SpeedCase, found: dict[str, Any]) -> list[Row]:
     """The rows of the time to the first step."""
     return [
         _row(case, f"first_step_{state}_{kind}_s_{who}", m[f"{state}_{kind}_s"], "s", m["model"])

@@ -79,7 +79,9 @@ def seconds_until(
     return {"seconds": used if done else limit, "reached": bool(done)}
 
 
-def own(problem: accuracy_suite.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
+def own(
+    problem: accuracy_suite.LearningProblem, seed: int, target: float, options: Options, scratch: Path, log: Path
+) -> Any:
     """`equimd train`, with the compiled products in ``scratch``."""
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
@@ -89,7 +91,9 @@ def own(problem: accuracy_suite.Problem, seed: int, target: float, options: Opti
     return seconds_until(command, lambda: first_at(metrics, target), options.budget_s, environment(1, scratch), log)
 
 
-def peer(problem: accuracy_suite.Problem, seed: int, target: float, options: Options, scratch: Path, log: Path) -> Any:
+def peer(
+    problem: accuracy_suite.LearningProblem, seed: int, target: float, options: Options, scratch: Path, log: Path
+) -> Any:
     """SchNetPack's PaiNN, which ends by itself when it is at the target."""
     there = scratch / "reached"
     there.unlink(missing_ok=True)

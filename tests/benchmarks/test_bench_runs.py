@@ -12,7 +12,7 @@ import torch
 from equimd.benchmarks import kept, models, own_runs
 from equimd.benchmarks.calibration import rates
 from equimd.benchmarks.detection import detection_runs, detection_suite, labels
-from equimd.benchmarks.own_runs import OwnRuns, Plan
+from equimd.benchmarks.own_runs import Plan, ScoredRuns
 from equimd.data.system import System
 from equimd.guard.score import StepScore
 from tests.benchmarks.conftest import SETTINGS, STEPS, Toy
@@ -26,7 +26,7 @@ def plan(toy: Toy, **options: object) -> Plan:
     return Plan(**{**values, "replicas": 2, **options})  # type: ignore[arg-type]
 
 
-def run(toy: Toy, folder: Path, **options: object) -> OwnRuns:
+def run(toy: Toy, folder: Path, **options: object) -> ScoredRuns:
     decision, _ = toy.calibration.decision("halt")
     return own_runs.run(toy.model, decision, toy.held_out.frames(np.arange(RUNS)), plan(toy, **options), folder)
 
@@ -78,11 +78,11 @@ def test_marks_are_the_first_of_each_event_and_the_alarm(toy: Toy, tmp_path: Pat
         assert set(found.steps[scored]) == {s for s in found.kept_steps.tolist() if s > first[number]}
 
 
-def synthetic(scores: np.ndarray, stopped: dict[int, tuple[int, str]] | None = None) -> OwnRuns:
+def synthetic(scores: np.ndarray, stopped: dict[int, tuple[int, str]] | None = None) -> ScoredRuns:
     n = scores.shape[1]
     none = np.zeros(0, np.int64)
     steps = np.arange(1, n + 1)
-    return OwnRuns(
+    return ScoredRuns(
         scores, scores, steps, np.zeros((len(scores), 0, 3, 3)), none, np.zeros((0, 3, 3)), none, none, stopped or {}
     )
 
@@ -136,7 +136,9 @@ def test_labels_end_where_nothing_is_left_to_learn(tmp_path: Path) -> None:
 def test_detection_tells_the_story_of_each_run(toy: Toy, tmp_path: Path) -> None:
     errors = detection_runs.max_errors(toy.model, toy.held_out)
     bench = detection_runs.Bench(toy.model, toy.calibration, toy.held_out, float(np.quantile(errors, 0.9)), 0)
-    size = detection_runs.Size((580.0,), runs=3, steps=20, label_every=2, blocks=9, real=2, replicas=3, sparse=2)
+    size = detection_runs.DetectionSize(
+        (580.0,), runs=3, steps=20, label_every=2, blocks=9, real=2, replicas=3, sparse=2
+    )
     found = detection_runs.record(bench, 580.0, size, tmp_path)
     tasks = [detection_runs.task(bench, found, k, None, size) for k in range(3)]
     assert all(len(t.steps) >= 10 and (np.diff(t.steps) > 0).all() for t in tasks)

@@ -14,7 +14,7 @@ import pytest
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import merge
 from equimd.benchmarks.speed import speed_suite, speed_tables
-from equimd.benchmarks.speed.speed_suite import Case, Effort
+from equimd.benchmarks.speed.speed_suite import Effort, SpeedCase
 from equimd.errors import ConfigError
 
 TIMES = {"equimd": 2.0, "equimd-run": 2.0, "equimd-guard": 2.2, "equimd-single": 0.25, "schnetpack": 8.0, "gemm": 1.0}
@@ -59,7 +59,7 @@ def values(rows: list, start: str) -> dict[str, float]:
 
 
 def test_measured_in_turns_and_compared_within_a_round(options: Options) -> None:
-    case = Case("ethanol", 1, "md")
+    case = SpeedCase("ethanol", 1, "md")
     found = speed_suite.compare(case, options, {"ethanol": options.out}, Effort(3, 0.1, 0.0))
     order = ["equimd", "equimd-run", "equimd-guard", "schnetpack", "gemm"]
     assert FakeWorker.turns == order * 3
@@ -77,7 +77,7 @@ def test_measured_in_turns_and_compared_within_a_round(options: Options) -> None
 
 
 def test_training_work_counts_frames_and_six_forward_passes(options: Options) -> None:
-    case = Case("aspirin", 10, "train")
+    case = SpeedCase("aspirin", 10, "train")
     got = values(
         speed_tables.step_rows(case, speed_suite.compare(case, options, {}, Effort(1, 0.1, 0))),
         "speed/aspirin/10/train",
@@ -87,7 +87,7 @@ def test_training_work_counts_frames_and_six_forward_passes(options: Options) ->
 
 
 def test_replicas_count_frames_and_several_threads_compare_wall_time(options: Options) -> None:
-    case = Case("ethanol", 32, "md", threads=2)
+    case = SpeedCase("ethanol", 32, "md", threads=2)
     rows = speed_tables.step_rows(case, speed_suite.compare(case, options, {}, Effort(3, 0.1, 0)))
     got = values(rows, "speed/ethanol/32/md-2threads")
     assert got["frames_per_cpu_s_equimd"] == pytest.approx(32 / 2e-3)
@@ -127,7 +127,7 @@ def test_memory_and_first_steps_have_rows(tmp_path: Path) -> None:
     rows = speed_tables.memory_rows({"case": case, "measured": measured})
     assert values(rows, "speed/aspirin/64/train")["memory_ratio_vs_schnetpack"] == pytest.approx(1.25)
     first = {"equimd": {"model": "m", "cold_wall_s": 60.0, "cold_cpu_s": 90.0, "warm_wall_s": 9.0, "warm_cpu_s": 8.0}}
-    rows += speed_tables.first_step_rows(Case("ethanol", 1, "md"), {"measured": first})
+    rows += speed_tables.first_step_rows(SpeedCase("ethanol", 1, "md"), {"measured": first})
     table = speed_tables.markdown(merge(tmp_path / "speed.json", "speed", rows, {}))
     assert "| aspirin | 64 | equimd | 800 | 1500 |" in table
     assert "| ethanol | 1 | md | equimd | 60.0 | 9.0 |" in table

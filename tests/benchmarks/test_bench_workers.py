@@ -15,7 +15,7 @@ from equimd.errors import ConfigError, DataError
 TOY = """
 import sys
 sys.path.insert(0, {peers!r})
-from worker import Prepared, serve
+from worker import PeerTask, serve
 print("chatter on import")
 
 def count(frames, task):
@@ -25,7 +25,7 @@ def count(frames, task):
         total.append(sum(range(2000)))
         if task.get("breaks") and len(total) > 1:
             raise ValueError("no more steps\\nsecond line")
-    return Prepared(step, task["batch"], f"toy of {{len(frames.numbers)}} atoms", 7)
+    return PeerTask(step, task["batch"], f"toy of {{len(frames.numbers)}} atoms", 7)
 
 def die(frames, task):
     import os

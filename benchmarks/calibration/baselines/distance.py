@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equimd.benchmarks.calibration.baselines.method import Method
+from equimd.benchmarks.calibration.baselines.method import Baseline
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
@@ -31,7 +31,7 @@ def _isotropic(base: Predictions, energy: np.ndarray, atoms: np.ndarray) -> Pred
     return replace(base, energy_variance=energy, force_covariance=atoms[:, None, None] * np.eye(3))
 
 
-def mahalanobis(model: Model, distance: FeatureDistance) -> Method:
+def mahalanobis(model: Model, distance: FeatureDistance) -> Baseline:
     """The feature distance u of the molecule as variance of its energy and of every force."""
 
     def of(data: Dataset, base: Predictions) -> Predictions:
@@ -41,7 +41,7 @@ def mahalanobis(model: Model, distance: FeatureDistance) -> Method:
         out = model.evaluate(batch)
         return out, distance(out["features"], batch.n_atoms)
 
-    return Method("mahalanobis", "feature distance (Mahalanobis)", of, step)
+    return Baseline("mahalanobis", "feature distance (Mahalanobis)", of, step)
 
 
 def atom_features(model: Model, batch: Batch) -> Tensor:
@@ -74,7 +74,7 @@ def _of_frames(model: Model, frames: Frames) -> Tensor:
     return torch.cat(parts).double()
 
 
-def gaussians(model: Model, train: Dataset) -> Method:
+def gaussians(model: Model, train: Dataset) -> Baseline:
     """Squared distance of an atom's features to those of its element in training, over p; the mean for the energy."""
     began, precise = time.monotonic(), model.converted(torch.float64)
     found: dict[int, list[Tensor]] = {}
@@ -108,7 +108,7 @@ def gaussians(model: Model, train: Dataset) -> Method:
         edges = _without_padding(batch)
         return model.evaluate(batch), distances(atom_features(model, edges), edges.atomic_numbers)
 
-    return Method("gmm", "atomic features, a Gaussian an element", of, step, time.monotonic() - began)
+    return Baseline("gmm", "atomic features, a Gaussian an element", of, step, time.monotonic() - began)
 
 
 def _without_padding(batch: Batch) -> Batch:

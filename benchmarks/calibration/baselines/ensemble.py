@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from equimd.benchmarks.calibration.baselines.method import Method
+from equimd.benchmarks.calibration.baselines.method import Baseline
 from equimd.calculators import LoadedModel
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import ConfigError
@@ -19,7 +19,7 @@ from equimd.model.interface import Model
 from equimd.uq.predict import Predictions
 
 
-def fit(members: Sequence[Model]) -> Method:
+def fit(members: Sequence[Model]) -> Baseline:
     """An ensemble of trained models.
 
     Raises:
@@ -35,7 +35,7 @@ def fit(members: Sequence[Model]) -> Method:
     def step(batch: object) -> object:
         return [model.evaluate(batch) for model in members]  # type: ignore[arg-type]
 
-    return Method(f"ensemble-{len(members)}", f"ensemble of {len(members)}", of, step, trainings=len(members))
+    return Baseline(f"ensemble-{len(members)}", f"ensemble of {len(members)}", of, step, trainings=len(members))
 
 
 def predict(members: Sequence[LoadedModel], data: Dataset, base: Predictions) -> Predictions:

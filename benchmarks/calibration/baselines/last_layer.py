@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from equimd.benchmarks.calibration.baselines.method import Method
+from equimd.benchmarks.calibration.baselines.method import Baseline
 from equimd.data.dataset import Dataset
 from equimd.model.interface import Model
 from equimd.uq.laplace import fit_last_layers
@@ -27,13 +27,13 @@ NAMES = {
 }
 
 
-def fit(model: Model, train: Dataset, kind: str = "all") -> tuple[Method, LastLayer]:
+def fit(model: Model, train: Dataset, kind: str = "all") -> tuple[Baseline, LastLayer]:
     """The method, of ``NAMES``, and the posterior it uses."""
     (method,), (layer,) = fit_each(model, train, [kind])
     return method, layer
 
 
-def fit_each(model: Model, train: Dataset, kinds: Sequence[str]) -> tuple[list[Method], list[LastLayer]]:
+def fit_each(model: Model, train: Dataset, kinds: Sequence[str]) -> tuple[list[Baseline], list[LastLayer]]:
     """Several of them, and their posteriors; the rows of a data set are computed once for all."""
     layers, seconds = [], []
     for kind in kinds:
@@ -45,11 +45,11 @@ def fit_each(model: Model, train: Dataset, kinds: Sequence[str]) -> tuple[list[M
     def said(data: Dataset) -> list[Predictions]:
         return predict_each(model, layers, data)
 
-    def method(k: int) -> Method:
+    def method(k: int) -> Baseline:
         def step(batch: object) -> object:
             with torch.no_grad():
                 return model.evaluate(batch), layers[k].raw(model, batch)  # type: ignore[arg-type]
 
-        return Method(*NAMES[kinds[k]], lambda data, base=None: said(data)[k], step, seconds[k])
+        return Baseline(*NAMES[kinds[k]], lambda data, base=None: said(data)[k], step, seconds[k])
 
     return [method(k) for k in range(len(kinds))], layers

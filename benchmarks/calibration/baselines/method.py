@@ -32,7 +32,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Method:
+class Baseline:
     """A fitted method.
 
     Attributes:

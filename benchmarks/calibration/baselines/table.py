@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from equimd.benchmarks.calibration.baselines import distance, ensemble
-from equimd.benchmarks.calibration.baselines.method import Known, Method
+from equimd.benchmarks.calibration.baselines.method import Baseline, Known
 from equimd.registry import Registry
 
 
 @dataclass(frozen=True)
-class Uncertainty:
+class ComparedUncertainty:
     """One way to an uncertainty.
 
     Attributes:
@@ -22,24 +22,24 @@ class Uncertainty:
 
     label: str
     colour: str
-    fit: Callable[[Known], Method | None] | None = None
+    fit: Callable[[Known], Baseline | None] | None = None
 
 
 #: In the order of the tables, by name in rows (an ensemble of four: ``ensemble-4``).
-METHODS: Registry[Uncertainty] = Registry(
+METHODS: Registry[ComparedUncertainty] = Registry(
     "uncertainty method",
     "METHODS",
     {
-        "last-layer": Uncertainty("features of all layers", "tab:blue"),
-        "last-layer-only": Uncertainty("of the last layer alone", "tab:purple"),
-        "llpr": Uncertainty("of the last layer, energies only (LLPR)", "tab:cyan"),
-        "ensemble": Uncertainty(
+        "last-layer": ComparedUncertainty("features of all layers", "tab:blue"),
+        "last-layer-only": ComparedUncertainty("of the last layer alone", "tab:purple"),
+        "llpr": ComparedUncertainty("of the last layer, energies only (LLPR)", "tab:cyan"),
+        "ensemble": ComparedUncertainty(
             "ensemble", "tab:orange", lambda k: ensemble.fit(k.members) if len(k.members) > 1 else None
         ),
-        "mahalanobis": Uncertainty(
+        "mahalanobis": ComparedUncertainty(
             "feature distance", "tab:green", lambda k: distance.mahalanobis(k.model, k.layer.distance)
         ),
-        "gmm": Uncertainty(
+        "gmm": ComparedUncertainty(
             "atomic features, a Gaussian an element", "tab:red", lambda k: distance.gaussians(k.model, k.train)
         ),
     },
