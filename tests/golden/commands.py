@@ -51,11 +51,12 @@ SCENARIOS: dict[str, list[str]] = {
     ],
     "simulate": [
         f"simulate conservative water.start.xyz --steps 20 {SHORT} --json --out completed",
-        f"simulate direct water.start.xyz --temperature 900 --steps 20 {SHORT} --uq-threshold 0.2eV/A --replicas 2 "
+        f"simulate direct water.start.xyz --temperature 1500 --steps 40 {SHORT} --uq-threshold 0.148eV/A --replicas 3 "
         "--json --out halted",
-        f"simulate direct water.start.xyz --temperature 900 --steps 20 {SHORT} --uq-threshold 0.2 --on-exceed flag "
+        f"simulate direct water.start.xyz --temperature 1500 --steps 20 {SHORT} --uq-threshold 0.1 --on-exceed flag "
         "--extxyz --out flagged",
         "data label halted/flagged.extxyz --calculator emt --out labelled.xyz --json",
+        "simulate --resume halted",
     ],
     "simulate-more": [
         f"simulate periodic alloy.start.xyz --relax --steps 10 {SHORT} --uq-threshold flag --extxyz --out alloy",

@@ -18,8 +18,8 @@ CALIBRATED = ("conservative", "direct", "periodic")
 FIELDS = ("energy", "forces", "energy_std", "forces_std", "atom_forces_std", "score", "flagged", "atom")
 #: Amplitudes of the frames that are predicted, Angstrom.
 AMPLITUDES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
-#: Thresholds and actions that frames are judged by; (None, None): the physical checks alone.
-RULES = (("halt", "halt"), ("flag", "flag"), ("0.4eV/A", "halt"), ("0.4eV/A", "flag"), ("off", "halt"))
+#: Error bounds that many of the judged frames lie about.
+TIGHT = {"conservative": "0.14eV/A", "direct": "0.07eV/A", "periodic": "0.09eV/A"}
 #: Sizes of the batches of one rule, 60 frames in all.
 BATCHES = (1, 2, 3, 4, 6, 8, 16, 20)
 #: A score so near its threshold that rounding may decide has no place in a record.
@@ -117,8 +117,11 @@ def _refusal(calculator: Any, atoms: Atoms) -> Any:
 
 def decisions(run: str, folder: Path) -> list[dict[str, Any]]:
     """60 decisions for each rule, in batches as of replicas: events, scores, per-atom scores."""
+    rules = [("off", "halt")]  # the physical checks alone
+    if run in CALIBRATED:
+        rules += [("halt", "halt"), ("flag", "flag"), ("0.4eV/A", "halt"), (TIGHT[run], "flag")]
     start, out = start_of(run, folder), []
-    for threshold, action in RULES if run in CALIBRATED else RULES[-1:]:
+    for threshold, action in rules:
         judge = adapter.Judge(folder / run, start, threshold, action)
         x, spoiled = judged(start, sum(BATCHES))
         first, parts = 0, []
