@@ -28,6 +28,11 @@ def moved(atoms: Atoms, number: int, amplitude: float) -> np.ndarray:
     return atoms.positions + amplitude * np.sin(12.9898 * (k + 1.0) + 78.233 * (number + 1.0))
 
 
+def ordinary(atoms: Atoms, count: int) -> np.ndarray:
+    """(count, n, 3) positions near the start geometry, whose scores lie close to each other."""
+    return np.stack([moved(atoms, 100 + k, 0.03 + 0.09 * k / (count - 1)) for k in range(count)])
+
+
 def judged(atoms: Atoms, count: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """(count, n, 3) positions from near the start geometry to far from it, and which rows are to be spoiled.
 
