@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from equimd.benchmarks.suites import SUITES, Suite
 from equimd.cli.common import log, sub_app
 from equimd.config import PRESETS
-from equimd.registry import resolve
+from equimd.registry import imported
 
 app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
 
@@ -218,8 +218,8 @@ def _add(name: str, suite: Suite) -> None:
         out: _Out = RESULTS,
         work: _Work = None,
     ) -> None:
-        named = ",".join(resolve(suite.molecules)) if molecules is None else molecules
-        _show(resolve(suite.run)(_options(data, named, budget, "none", out, work, seeds), quick=quick))
+        named = ",".join(imported(suite.molecules)) if molecules is None else molecules
+        _show(imported(suite.run)(_options(data, named, budget, "none", out, work, seeds), quick=quick))
 
     example = f"Examples:\n\n        equimd bench {name}\n        equimd bench {name} --molecules ethanol --out bench"
     command.__doc__ = f"{suite.title}\n\n    {example}\n    "

@@ -10,12 +10,12 @@ from typer.core import TyperGroup
 
 from equimd.cli.commands import COMMANDS
 from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, plain_warnings
-from equimd.registry import resolve
+from equimd.registry import imported
 
 
 def _build(name: str) -> Any:
     """The parser of one command."""
-    app = resolve(COMMANDS[name].run)
+    app = imported(COMMANDS[name].run)
     if not isinstance(app, typer.Typer):
         run, app = app, new_app("", no_args_is_help=False)
         app.command(name)(run)

@@ -28,7 +28,7 @@ Entry = TypeVar("Entry")
 Added = TypeVar("Added")
 
 
-def resolve(reference: Any) -> Any:
+def imported(reference: Any) -> Any:
     """What ``"module:attribute"`` names, imported now; anything else is itself."""
     if not isinstance(reference, str):
         return reference
@@ -93,7 +93,7 @@ class Registry(Mapping[str, Entry]):
         """
         if name not in self:
             raise ConfigError(f"no {self.kind} '{name}'", hint=self._instead(name))
-        self._entries[name] = resolve(self._entries[name])
+        self._entries[name] = imported(self._entries[name])
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

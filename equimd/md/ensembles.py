@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from equimd.config import Settings
-from equimd.registry import Registry, resolve
+from equimd.registry import Registry, imported
 
 if TYPE_CHECKING:
     from equimd.md.integrators import Integrator
@@ -73,7 +73,7 @@ class Ensemble:
     @property
     def bath(self) -> bool:
         """Whether momentum is exchanged with a bath (see :func:`~equimd.md.state.degrees_of_freedom`)."""
-        return bool(resolve(self.integrator).bath)
+        return bool(imported(self.integrator).bath)
 
     @property
     def constant_energy(self) -> bool:
@@ -98,7 +98,7 @@ class Ensemble:
         given = {"temperature": temperature, "dof": dof, "seed": seed}
         told = {name: given[name] for name in self.conditions}
         more = {option.name: getattr(settings, option.name, option.default) for option in self.options}
-        return resolve(self.integrator)(dt=dt, **told, **more)
+        return imported(self.integrator)(dt=dt, **told, **more)
 
 
 FRICTION = EnsembleOption("friction", 0.01, "1/fs", "of langevin, 1/fs; 0.01 is 10/ps")

@@ -18,11 +18,11 @@ from equimd.data.paths import read_text
 from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.columns import check_labels
 from equimd.data.readers.npz import load_array
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import DataError
 
 
-def read_deepmd(path: Path) -> Raw:
+def read_deepmd(path: Path, options: ReadOptions) -> Raw:
     """All systems in a folder, in the order of their names; each is a trajectory.
 
     Raises:

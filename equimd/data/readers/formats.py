@@ -1,4 +1,4 @@
-"""Formats from outside the package: each is one entry of one table, asked before equimd's own are told apart."""
+"""The formats of frames that are read at once: each is one entry of one table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,30 @@ class Reader:
     """A format.
 
     Attributes:
-        read: the frames of a file or folder, in its own units. Raises DataError for one that is damaged.
-        recognizes: whether a path is of this format, from the path and the first 4096 bytes (none of a folder).
+        read: the frames of a file or folder, in its own units, or DataError; or ``"module:function"``.
+        recognizes: whether a path is of this format, from the path and the first 4096 bytes (none of a folder). The
+            package's own are told apart in one go, by :func:`equimd.data.readers.opening.detect`.
     """
 
-    read: Callable[[Path, ReadOptions], Raw]
-    recognizes: Callable[[Path, bytes], bool]
+    read: Callable[[Path, ReadOptions], Raw] | str
+    recognizes: Callable[[Path, bytes], bool] | None = None
 
 
-READERS: Registry[Reader] = Registry("reader", "READERS", {})
+READERS: Registry[Reader] = Registry(
+    "reader",
+    "READERS",
+    {
+        "npz": Reader("equimd.data.readers.npz:read_npz"),
+        "qm9": Reader("equimd.data.readers.qm9:read_qm9"),
+        "hdf5": Reader("equimd.data.readers.hdf5:read_hdf5"),
+        "deepmd": Reader("equimd.data.readers.deepmd:read_deepmd"),
+        "asedb": Reader("equimd.data.readers.asedb:read_asedb"),
+        "ase": Reader("equimd.data.readers.atoms:read_atoms"),
+    },
+)
 
 
 def recognized(path: Path, head: bytes) -> str | None:
     """The name of the first reader that recognizes a path, None without one."""
-    return next((name for name, reader in READERS.items() if reader.recognizes(path, head)), None)
+    asked = ((name, reader.recognizes) for name, reader in READERS.items())
+    return next((name for name, recognizes in asked if recognizes is not None and recognizes(path, head)), None)

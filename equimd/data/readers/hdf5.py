@@ -12,12 +12,12 @@ from equimd.data.frames import Frames
 from equimd.data.hdf5 import dataset, groups, is_dataset, open_hdf5, reading
 from equimd.data.readers.columns import ALIASES, Columns, find, to_frames, wanted
 from equimd.data.readers.labels import LabelKeys, forces_family
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import ConfigError, DataError
 from equimd.units import ENERGY_UNITS, LENGTH_UNITS, canonical_unit, force_unit
 
 
-def read_hdf5(path: Path, keys: LabelKeys | None = None) -> Raw:
+def read_hdf5(path: Path, options: ReadOptions) -> Raw:
     """All groups of an HDF5 file that hold elements and positions, in the order of their names.
 
     Units come from the ``units`` attributes of the datasets, where they are there.
@@ -25,7 +25,7 @@ def read_hdf5(path: Path, keys: LabelKeys | None = None) -> Raw:
     Raises:
         DataError: no such group, columns that do not fit, NaN, or groups in different units.
     """
-    keys = keys or LabelKeys()
+    keys = options.keys
     blocks: list[Columns] = []
     stated: set[tuple[str | None, str | None, str | None]] = set()
     with open_hdf5(path) as file, reading(path, "cannot be read"):

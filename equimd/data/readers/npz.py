@@ -17,8 +17,7 @@ import numpy as np
 
 from equimd.data.paths import read_bytes, regular_file
 from equimd.data.readers.columns import to_frames
-from equimd.data.readers.labels import LabelKeys
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import DataError
 
 Labels = Literal["revised", "md17", "none"]
@@ -140,13 +139,13 @@ def sgdml_md5(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def read_npz(path: Path, labels: str = "revised", keys: LabelKeys | None = None) -> Raw:
-    """Read an npz of frames; ``labels='md17'`` takes the original labels that rMD17 files carry along.
+def read_npz(path: Path, options: ReadOptions) -> Raw:
+    """Read an npz of frames; ``labels`` "md17" takes the original labels that rMD17 files carry along.
 
     Raises:
         DataError: damaged, columns missing or inconsistent, NaN, wrong embedded checksum, or labels it lacks.
     """
-    arrays, where = load_arrays(path), str(path)
+    arrays, where, labels, keys = load_arrays(path), str(path), options.labels, options.keys
     extra = _texts(arrays)
     if "md5" in arrays and {"R", "z"} <= set(arrays):
         _verify(arrays, where)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from equimd.data.dataset import ConcatDataset, Dataset
 from equimd.data.paths import existing
 from equimd.data.readers.formats import READERS, recognized
 from equimd.data.readers.npz import Labels
-from equimd.data.readers.raw import Raw, ReadOptions
+from equimd.data.readers.raw import ReadOptions
 from equimd.errors import DataError
+from equimd.registry import imported
 
 _BUNDLED = "bundled:"
 _SUPPORTED = (
@@ -76,7 +77,7 @@ def resolve(path: str | Path) -> list[Path]:
 
 
 def detect(path: Path) -> str:
-    """The format of ``path``, by content: a key of ``_OWN`` or of ``READERS``, ``xyz_folder``, store or aselmdb.
+    """The format of ``path``, by content: a name of ``READERS``, ``xyz_folder``, store or aselmdb.
 
     Raises:
         DataError: empty, unreadable, or a folder without data.
@@ -154,51 +155,8 @@ def _open_one(path: Path, options: ReadOptions) -> list[Dataset]:
         return [_open_lazy(path, kind, options)]
     from equimd.data.readers.raw import to_dataset
 
-    read = READERS[kind].read if kind in READERS.added else _OWN[kind]
+    read = imported(READERS[kind].read)
     return [to_dataset(read(path, options), options)]
-
-
-def _read_npz(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.npz import read_npz
-
-    return read_npz(path, options.labels, options.keys)
-
-
-def _read_qm9(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.qm9 import read_qm9
-
-    return read_qm9(path, options.energy_key)
-
-
-def _read_hdf5(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.hdf5 import read_hdf5
-
-    return read_hdf5(path, options.keys)
-
-
-def _read_deepmd(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.deepmd import read_deepmd
-
-    return read_deepmd(path)
-
-
-def _read_asedb(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.asedb import read_asedb
-
-    return read_asedb(path, options)
-
-
-def _read_atoms(path: Path, options: ReadOptions) -> Raw:
-    from equimd.data.readers.atoms import read_atoms
-
-    return read_atoms(path, options)
-
-
-#: Readers of formats that are read at once, by the name that :func:`detect` gives them.
-_OWN: dict[str, Callable[[Path, ReadOptions], Raw]] = {
-    "npz": _read_npz, "qm9": _read_qm9, "hdf5": _read_hdf5, "deepmd": _read_deepmd, "asedb": _read_asedb,
-    "ase": _read_atoms,
-}  # fmt: skip
 
 
 def _open_lazy(path: Path, kind: str, options: ReadOptions) -> Dataset:

@@ -15,24 +15,24 @@ import numpy as np
 from equimd.chemistry import element
 from equimd.data.frames import Frames
 from equimd.data.paths import read_text
-from equimd.data.readers.raw import Raw
+from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import ConfigError, DataError
 
 #: Positions among the words of the property line of the energies: U0 is that at 0 K with the zero-point energy in it.
 _ENERGIES = {"U0": 12, "U": 13, "H": 14, "G": 15}
 
 
-def read_qm9(path: Path, energy: str | None = None) -> Raw:
+def read_qm9(path: Path, options: ReadOptions) -> Raw:
     """Read one QM9 file (with one molecule or several, one after the other) or a folder of them, in numeric order.
 
     Args:
-        energy: which of U0 (the default), U, H and G.
+        options: ``energy_key`` is one of U0 (the default), U, H and G.
 
     Raises:
         DataError: a line that is not what the format says, or NaN.
         ConfigError: another energy.
     """
-    key = energy or "U0"
+    key = options.energy_key or "U0"
     if key not in _ENERGIES:
         raise ConfigError(f"QM9 has no energy '{key}'", where=str(path), hint=", ".join(_ENERGIES))
     files = sorted(path.glob("*.xyz"), key=lambda p: (len(p.name), p.name)) if path.is_dir() else [path]
