@@ -30,11 +30,13 @@ COMMANDS: Registry[Command] = Registry(
     {
         "data": Command("list, fetch, inspect, convert, generate and label data sets", "equimd.cli.data:app"),
         "config": Command("write a commented YAML file of all training settings", "equimd.cli.config:app"),
+        "learn": Command("from a molecule and a reference method to a certified potential", "equimd.cli.learn:learn"),
         "train": Command("train a potential on energies and forces", "equimd.cli.train:train"),
         "calibrate": Command(
             "uncertainties that mean what they say, and thresholds, from held-out frames",
             "equimd.cli.calibrate:calibrate",
         ),
+        "audit": Command("a certificate for a calibrated run, from fresh runs and labels", "equimd.cli.audit:audit"),
         "evaluate": Command("measure the errors of a trained potential on a data set", "equimd.cli.evaluate:evaluate"),
         "simulate": Command(
             "molecular dynamics that halts or flags frames beyond a calibrated threshold",

@@ -30,7 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels",),
     ("tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
-    ("tasks.compare",),
+    ("tasks.compare", "tasks.audit"),
+    ("tasks.learn",),
     ("benchmarks",),
     ("cli",),
 )

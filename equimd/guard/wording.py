@@ -9,9 +9,11 @@ from typing import Any
 
 from equimd.errors import ConfigError
 from equimd.guard.calibration import Calibration, StatePoint, is_calibrated, load_calibration
+from equimd.guard.certificate import load_certificate, words
 from equimd.guard.judge import Action
 from equimd.guard.score import StepDecision
-from equimd.guard.thresholds import UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
+from equimd.guard.thresholds import CONFIDENCE, UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
+from equimd.uq.bounds import upper_bound
 
 
 def percent(share: float) -> str:
@@ -131,6 +133,10 @@ def make_watch(
                 f"the union bound the probability of a false halt of a replica is at most "
                 f"{percent(calibration.halt.bound(steps))} instead of {percent(calibration.halt.alpha)}"
             )
+    certificate = load_certificate(run, model_sha256)
+    if certificate is not None:
+        notes.append(words(certificate))
+        about["certificate"] = certificate
     return Watch(about, decision, threshold, action, notes, warnings)
 
 
@@ -148,7 +154,7 @@ def _described(
             f"{head}, where the bound on the largest force error is {mode:g} eV/A; in domain it holds for "
             f"{percent(e.coverage)} of frames, out of domain for fewer"
         )
-        return [text], about
+        return [text, *_own_rate(calibration, threshold, about)], about
     if mode == "flag" or calibration.halt is None:
         rate = calibration.flag
         about |= {"alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)}
@@ -159,6 +165,21 @@ def _described(
     }  # fmt: skip
     means = halt_meaning(halt, calibration)
     return [head, means if action == "halt" else f"calibrated for the action halt: {means}"], about
+
+
+def _own_rate(calibration: Calibration, threshold: float, about: dict[str, Any]) -> list[str]:
+    """How often a run would halt at a threshold in errors: from the runs that the halt threshold was calibrated on."""
+    halt, level = calibration.halt, calibration.levels.halt
+    maxima = (calibration.report.get("dynamics") or {}).get("maxima")
+    if halt is None or level is None or not maxima or threshold < level:  # below the level, scores are the screen's
+        return []
+    above = sum(score > threshold for score in maxima)
+    bound = upper_bound(above, len(maxima), CONFIDENCE)
+    about |= {"run_length": halt.run_length, "own_runs": len(maxima), "own_halts": above, "own_halts_bound": bound}
+    return [
+        f"in {above} of {len(maxima)} runs of {halt.run_length} steps that the calibration made of the model, it rose "
+        f" above that: such a run halts by mistake with a probability below {percent(bound)}"
+    ]
 
 
 def state_point_warnings(calibration: Calibration, now: StatePoint, formula: str) -> list[str]:

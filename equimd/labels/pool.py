@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
 from equimd.data.frames import Frames
 from equimd.errors import MachineError
+from equimd.interrupts import leave_to_parent
 from equimd.labels.label import Label, ask
 from equimd.workers import one_thread
 
@@ -29,16 +29,20 @@ LONGEST_WAIT = 0.5  # seconds between two looks at the clock
 
 
 class Executor(Protocol):
-    """Where labels are computed."""
+    """Where labels of one reference method are computed."""
 
-    def labels(self, calculator: str, frames: Mapping[int, Frames]) -> Iterator[tuple[int, Label]]:
+    def labels(self, frames: Mapping[int, Frames]) -> Iterator[tuple[int, Label]]:
         """The label of every frame (blocks of one), as they are finished; failed ones are labels too."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
         ...
 
 
 def _serve(link: Connection, calculator: str) -> None:
     """What a process does: answer until the other end is gone, even if that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its children
+    leave_to_parent()
     module, colon, _ = calculator.partition(":")
     with suppress(Exception):  # whatever is wrong with it is said of every label
         importlib.import_module(module if colon else "tblite.interface")  # before a call has a time limit
@@ -109,29 +113,31 @@ def _start(calculator: str) -> _Worker:
     return _Worker(process, ours, since=time.monotonic())
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalPool:
-    """Processes on this machine.
+    """Processes on this machine, which wait for more until :meth:`close`.
 
     Attributes:
-        jobs: how many at once. limit: seconds that a call may take; None for any time.
+        calculator: the method asked. jobs: how many at once. limit: seconds that a call may take; None for any time.
     """
 
+    calculator: str
     jobs: int = 1
     limit: float | None = None
+    _workers: list[_Worker] = field(default_factory=list, init=False)
 
-    def labels(self, calculator: str, frames: Mapping[int, Frames]) -> Iterator[tuple[int, Label]]:
+    def labels(self, frames: Mapping[int, Frames]) -> Iterator[tuple[int, Label]]:
         """The label of every frame, as they are finished.
 
         Raises:
             MachineError: processes cannot be started.
         """
-        waiting, workers = deque(frames), list[_Worker]()
+        waiting, workers = deque(frames), self._workers
         try:
             while waiting or any(w.key is not None for w in workers):
                 busy = sum(w.key is not None for w in workers)
                 while len(workers) < min(self.jobs, busy + len(waiting)):
-                    workers.append(_start(calculator))
+                    workers.append(_start(self.calculator))
                 for worker in workers:
                     if worker.ready and worker.key is None and waiting:
                         given = waiting.popleft()
@@ -145,9 +151,17 @@ class LocalPool:
                     if label is not None and key is not None:
                         worker.key = None
                         if worker.lost:
-                            worker.end()
-                            workers.remove(worker)
+                            self._end(worker)
                         yield key, label
         finally:
-            for worker in workers:
-                worker.end()
+            for worker in [w for w in workers if w.key is not None]:  # left in the middle
+                self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers.remove(worker)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in list(self._workers):
+            self._end(worker)

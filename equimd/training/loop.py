@@ -103,6 +103,7 @@ class Trainer:
         else:
             self.bar.live = False
         self._signalled: Callable[[], bool] = lambda: False  # whether this process is asked to stop
+        self._asked = False  # by :meth:`stop`
         self._stopping = False  # whether any of them is
         self._clock = self.progress.elapsed  # seconds of training by the first one's clock
         self._started = time.monotonic()
@@ -201,6 +202,10 @@ class Trainer:
                 self.events.close()
         return ended
 
+    def stop(self) -> None:
+        """End after the step under way, as Ctrl-C does; the training can be gone on with."""
+        self._asked = True
+
     def _epochs(self) -> str:
         t, p = self.config.training, self.progress
         budget = epoch_budget(t)
@@ -225,7 +230,7 @@ class Trainer:
 
     def _agree(self) -> None:
         """Take the time from the first process, and whether to stop from any: the same answers in each."""
-        mine = [self.elapsed() if self.processes.first else 0.0, float(self._signalled())]
+        mine = [self.elapsed() if self.processes.first else 0.0, float(self._signalled() or self._asked)]
         clock, stops = self.processes.sum_(torch.tensor(mine, dtype=torch.float64)).tolist()
         self._clock, self._stopping = clock, stops > 0
 

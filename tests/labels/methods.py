@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, SCFError, all_changes
 from tests.training.toy import WATER, springs
 
 MODULE = __name__
-CALLS = "EQUIMD_TEST_CALLS"  # a file that every call adds a line to
+ONCE = "EQUIMD_TEST_ONCE"  # a file that says whether a process died already
 
 
 class Springs(Calculator):
@@ -22,15 +22,13 @@ class Springs(Calculator):
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
-        if os.environ.get(CALLS):
-            with open(os.environ[CALLS], "a") as file:
-                file.write("call\n")
         energy, forces = springs(self.atoms.positions, WATER)
         self.results = {"energy": energy, "forces": forces}
 
 
 class Failing(Springs):
-    """Fails by the first coordinate, in units of 10 Angstrom: 1 raises, 2 is not a number, 3 dies, 4 takes too long."""
+    """Fails by the first coordinate, in units of 10 Angstrom: 1 raises, 2 is not a number, 3 dies, 4 takes too long,
+    5 has a fault of its own, 6 dies the first time it is asked."""
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
@@ -43,5 +41,8 @@ class Failing(Springs):
             os._exit(7)
         if kind == 4:
             time.sleep(60)
+        if kind == 6 and not os.path.exists(os.environ[ONCE]):
+            with open(os.environ[ONCE], "w"):
+                os._exit(7)
         if kind == 5:
             raise ZeroDivisionError("a fault of the method's own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ def frame(kind: int = 0, seed: int = 0) -> Frames:
 
 def test_every_failure_costs_one_label() -> None:
     frames = {k: frame(k % 6, k) for k in range(8)}
-    found = dict(LocalPool(jobs=2, limit=2.0).labels(f"{MODULE}:Failing", frames))
+    with closing(LocalPool(f"{MODULE}:Failing", jobs=2, limit=2.0)) as pool:
+        found = dict(pool.labels(frames))
     assert found.keys() == frames.keys()
     for k, label in found.items():
         kind = k % 6

@@ -18,7 +18,7 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.data.system import System
-from equimd.forces.forcefield import ForceField
+from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.guard.score import StepDecision, StepScore
@@ -96,7 +96,9 @@ class Molecule:
         charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
         return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
 
-    def field(self, decision: StepDecision | None = None, steps: int | None = None) -> ForceField:
+    def field(
+        self, decision: StepDecision | None = None, steps: int | None = None, compile: Compile = "auto"
+    ) -> ForceField:
         """Forces, judged by the physical checks of the first frame and scored by a decision, without a threshold; for
         many steps compiled, where that pays."""
         state: Any = {"charge": self.charge, "spin": self.spin}
@@ -104,7 +106,7 @@ class Molecule:
         if decision is not None:
             limits = Limits.from_reference(self.system, self.positions[0])
             judge = Judge.of(self.model, self.system, decision, limits=limits, **state)
-        return ForceField(self.model, self.system, judge=judge, steps=steps, **state)
+        return ForceField(self.model, self.system, judge=judge, compile=compile, steps=steps, **state)
 
     def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
         """Ready for the first step."""
@@ -122,7 +124,7 @@ class Molecule:
         return Simulation.start(
             self.system,
             make_integrator(settings, temperature_K, dof),
-            self.field(decision, settings.run_length),
+            self.field(decision, settings.run_length, settings.compile),
             self.positions,
             velocities,
             dof=dof,

@@ -187,7 +187,7 @@ def partition(data: Dataset, alpha: float, seed: int = 0) -> Partition:
 
 
 def _sizes(n: int, least: int) -> tuple[int, int, int]:
-    threshold = max(math.ceil(SHARES[2] * n), least)
+    threshold = max(min(math.ceil(SHARES[2] * n), n - 2 * MIN_FRAMES), least)
     select = max(round((n - threshold) * SHARES[1] / (SHARES[0] + SHARES[1])), MIN_FRAMES)
     return n - threshold - select, select, threshold
 

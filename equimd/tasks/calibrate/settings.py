@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +35,9 @@ class CalibrationSettings(EnsembleSettings):
     dt: float = Field(0.5, description="time step, fs")
     score_every: int = Field(1, description="steps between two scores")
     blocks: int = Field(DEFAULT_BLOCKS, ge=1, description="independent runs of the model for the halt threshold")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the potential for these runs; auto: where it was compiled before or pays back"
+    )
     halt: bool = Field(True, description="whether to calibrate a halt threshold")
     seed: int = Field(0, ge=0, description="of the parts, the starts, velocities and noise")
 

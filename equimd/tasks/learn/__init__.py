@@ -1,0 +1,1 @@
+"""From a molecule and a reference method to a certified potential."""

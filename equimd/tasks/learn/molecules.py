@@ -1,0 +1,85 @@
+"""MOLECULE on the command line: a structure file, a name ASE knows, or SMILES; as one or several conformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from equimd.errors import ConfigError, DataError
+from equimd.tasks.generate.sampling import load_molecule
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+CONFORMERS = 8
+DISTINCT = 0.5  # Angstrom RMSD between conformers of the same molecule
+
+
+def conformers(molecule: str, *, seed: int = 0, count: int = CONFORMERS) -> list[Atoms]:
+    """Start structures of one open molecule, with charge and multiplicity in ``info`` where SMILES or a file say so.
+
+    A file or a name gives one; the name of a molecule is not read as SMILES (CO is carbon monoxide). SMILES give up to
+    ``count`` conformers, by ETKDG (Riniker and Landrum, J. Chem. Inf. Model. 55, 2562 (2015)) and relaxed by MMFF94,
+    the lowest first.
+
+    Raises:
+        DataError: neither a file, a name, nor SMILES; fewer than two atoms; periodic.
+        ConfigError: SMILES, and rdkit is not installed.
+    """
+    try:
+        found = [load_molecule(molecule)]
+        if len(found[0]) == 1 and not Path(molecule).is_file():
+            found = _from_smiles(molecule, seed, count) or found  # C is methane: atoms have no forces to learn
+    except DataError as error:
+        if Path(molecule).is_file() or not _like_smiles(molecule):
+            raise
+        found = _from_smiles(molecule, seed, count)
+        if not found:
+            raise DataError(
+                f"'{molecule}' is neither a file, nor a molecule ASE knows, nor SMILES", hint=error.hint
+            ) from None
+    for atoms in found:
+        if len(atoms) < 2:
+            raise DataError("a single atom has no forces to learn", where=molecule)
+        if atoms.pbc.any():
+            raise DataError("learn takes open molecules; this structure is periodic", where=molecule)
+    return found
+
+
+def _like_smiles(text: str) -> bool:
+    return bool(text) and not any(c.isspace() or c in "\\" for c in text) and not text.endswith((".xyz", ".cif"))
+
+
+def _from_smiles(smiles: str, seed: int, count: int) -> list[Atoms]:
+    """Conformers of SMILES; none if it is no such thing."""
+    try:
+        from rdkit import Chem, RDLogger
+        from rdkit.Chem import AllChem
+    except ImportError as error:
+        raise ConfigError(
+            f"'{smiles}' is neither a file nor a molecule ASE knows; SMILES need rdkit, which is not installed",
+            hint="pip install 'equimd[smiles]', or a structure file",
+        ) from error
+    from ase import Atoms
+
+    RDLogger.DisableLog("rdApp.*")
+    plain = Chem.MolFromSmiles(smiles)
+    if plain is None:
+        return []
+    full = Chem.AddHs(plain)
+    parameters = AllChem.ETKDGv3()
+    parameters.randomSeed, parameters.pruneRmsThresh = seed, DISTINCT
+    numbers = [atom.GetAtomicNum() for atom in full.GetAtoms()]
+    ids = list(AllChem.EmbedMultipleConfs(full, numConfs=count, params=parameters))
+    if not ids:
+        raise DataError("rdkit finds no geometry for it", where=smiles, hint="a structure file")
+    energies = [e for _, e in AllChem.MMFFOptimizeMoleculeConfs(full, maxIters=500)]
+    order = sorted(range(len(ids)), key=lambda k: energies[k])
+    spin = 1 + sum(atom.GetNumRadicalElectrons() for atom in full.GetAtoms())
+    info = {"charge": Chem.GetFormalCharge(full), "spin": spin if spin > 1 else 0}
+    found = []
+    for k in order:
+        atoms = Atoms(numbers, full.GetConformer(ids[k]).GetPositions())
+        atoms.info.update({key: value for key, value in info.items() if value})
+        found.append(atoms)
+    return found

@@ -1,0 +1,166 @@
+"""Trainings of learn: a share of the time turned into epochs beforehand, warm starts, frames that stay apart."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from equimd.config import RunConfig, parse_config
+from equimd.errors import ConfigError
+from equimd.machine import has_compiler
+from equimd.run import Run
+from equimd.tasks.learn.work import TimeIsUpError, Work
+from equimd.training.loop import Trainer
+from equimd.training.metrics import Unit
+from equimd.training.progress import EpochProgress
+from equimd.training.setup import SPLIT_FILE, Setup, complete, prepare, set_threads
+
+PROBE = 8  # steps that are timed
+WARM = 2  # steps before that
+COMPILE_FROM = 2400.0  # seconds of all the time, from which compiling the training step pays back
+FEWEST_EPOCHS = 2
+FEW_EPOCHS, FEWEST_FRAMES = 10, 40  # over cheap frames, of which there are enough to leave some out
+FINE_RATE = 1e-3  # peak learning rate of warm starts
+
+
+def train_model(
+    work: Work,
+    number: int | str,
+    data: Sequence[Path],
+    seconds: float,
+    *,
+    val: Path | None = None,
+    init: Path | None = None,
+) -> dict[str, Any]:
+    """Train a model for about so many seconds; a stage of its own, with the validation errors as its result.
+
+    Args:
+        data: frames; a tenth of them are for validation where ``val`` gives none.
+        init: the run whose model it starts from.
+    """
+    stage = f"train-{number}"
+    path = work.model_path(number)
+    settings = _settings(work, data, val, init)
+    plan = work.journal.decide(stage, lambda: _plan(work, settings, seconds))
+    config = complete(parse_config({**settings, **plan}))
+    return work.journal.once(stage, lambda: _train(work, config, path))
+
+
+def _settings(work: Work, data: Sequence[Path], val: Path | None, init: Path | None) -> dict[str, Any]:
+    s = work.settings
+    values: dict[str, Any] = {"preset": s.size, "data": tuple(str(p) for p in data), "seed": s.seed}
+    if val is None:
+        values["splits"] = (0.9, 0.1, 0.0)
+    else:
+        values |= {"val_data": (str(val),), "splits": (1.0, 0.0, 0.0)}
+    if init is not None:
+        values |= {"init": str(init), "lr": FINE_RATE}
+    return values
+
+
+def _plan(work: Work, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Epochs that fit into the time, from some steps of a training that is thrown away, compiled if the real one is."""
+    asked = work.settings.compile
+    pays = work.settings.max_time >= COMPILE_FROM and has_compiler()
+    compile_ = "on" if asked == "on" or (asked == "auto" and pays) else "off"
+    began = time.monotonic()
+    config = complete(parse_config({**settings, "num_epochs": 1, "compile": compile_}))
+    setup = prepare(config)
+    each = _seconds_per_epoch(setup, config)
+    passes = (seconds - (time.monotonic() - began)) / each
+    cheap = "init" not in settings and "val_data" not in settings
+    if passes < FEW_EPOCHS and cheap:  # rather some of the frames often than all of them once
+        count = max(int(passes / FEW_EPOCHS * (len(setup.train) + len(setup.val))), FEWEST_FRAMES)
+        return {"num_epochs": FEW_EPOCHS, "compile": compile_, "subset_size": count}
+    epochs = int(passes)
+    if epochs < FEWEST_EPOCHS:
+        raise ConfigError(
+            f"{seconds:.0f} s are too few to train on {len(setup.train)} frames: an epoch takes {each:.1f} s",
+            where="max-time",
+            hint="more time, or a smaller preset",
+        )
+    return {"num_epochs": epochs, "compile": compile_}
+
+
+def _seconds_per_epoch(setup: Setup, config: RunConfig) -> float:
+    from equimd.training.loader import shuffled_batches
+
+    t = config.training
+    restore = set_threads(config, setup.train)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(setup, _run_in(Path(folder) / "probe", config, setup), bar=_Quiet())
+            order = shuffled_batches(trainer.train_source.sizes, t.batch_size_train, t.seed, 0)
+            batches = [order[k % len(order)] for k in range(PROBE + WARM)]
+            times = []
+            for batch in trainer.loader(batches):
+                began = time.perf_counter()
+                trainer.step(batch, 0.0)
+                times.append(time.perf_counter() - began)
+    finally:
+        restore()
+    # a share of validation and of checkpoints comes to the steps
+    return 1.05 * trainer.steps_per_epoch * sum(times[WARM:]) / PROBE
+
+
+class _Quiet(EpochProgress):
+    """A bar that tells how far a training is, and prints nothing itself."""
+
+    def __init__(self, work: Work | None = None, name: str = "", stop: Any = None) -> None:
+        super().__init__(Unit.of("meV"))
+        self.live, self._work, self._name = True, work, name
+        self._stop = stop
+
+    def show(self, share: float, head: str, parts: Sequence[str]) -> None:
+        self._drawn = time.monotonic()
+        if self._work is None:
+            return
+        self._work.progress(self._name, round(1000 * share), 1000)
+        if self._work.left <= 0 and self._stop is not None:
+            self._stop()
+
+    def line(self, text: str) -> None:
+        return None
+
+    def clear(self) -> None:
+        return None
+
+
+def _run_in(path: Path, config: RunConfig, setup: Setup) -> Run:
+    """A run folder ready to train in."""
+    run = Run.create(path, config, {"data": setup.description()})
+    setup.split.save(run.path / SPLIT_FILE)
+    for part, hashes in setup.hashes.items():
+        run.save_hashes(part, hashes)
+    return run
+
+
+def _train(work: Work, config: RunConfig, path: Path) -> dict[str, Any]:
+    from equimd import plots
+
+    resume = (path / "checkpoint").is_dir() and Run.open(path).checkpoint.is_file()
+    if resume:
+        run = Run.open(path)
+        setup = prepare(run.config, run=run)
+    else:
+        shutil.rmtree(path, ignore_errors=True)  # killed before its first checkpoint
+        setup = prepare(config)
+        run = _run_in(path, config, setup)
+    trainer = Trainer(setup, run, resume=resume)
+    trainer.bar = _Quiet(work, f"training {path.name}", trainer.stop)
+    ended = trainer.fit()
+    if ended == "interrupted":
+        raise TimeIsUpError if work.left <= 0 else KeyboardInterrupt
+    plots.curves(run.path / "metrics.csv", run.path / "curves.png")
+    row = trainer.progress.last_row
+    keys = ("train_energy_mae", "train_forces_mae", "val_energy_mae", "val_forces_mae")
+    return {
+        "epochs": trainer.progress.epoch,
+        "seconds": round(trainer.elapsed(), 1),
+        "frames": len(setup.train),
+        **{key: row[key] for key in keys if key in row},
+    }

@@ -1,0 +1,100 @@
+"""What an audit shows and what it does not; plans; the certificate in words and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equimd.errors import RunError
+from equimd.guard.certificate import (
+    CERTIFICATE_FILE,
+    Certificate,
+    Claim,
+    Finding,
+    load_certificate,
+    save_certificate,
+    words,
+)
+from equimd.tasks.audit.runs import draws, evenly
+from equimd.tasks.audit.task import best_plan, plan_audit, start_rows
+
+CLAIM = Claim(0.1, 0.05, 0.1)
+FINDING = Finding(1, 0.975, 72, 0, 0.0499, 72, 2, 0.0968, largest=0.08)
+
+
+def certificate() -> Certificate:
+    return Certificate(
+        CLAIM, FINDING, 10_000, 300.0, "langevin", 0.5, 0.01, "one of 61 frames of GFN1-xTB dynamics at 300 K",
+        "GFN2-xTB", {"value": 0.06, "unit": "eV/A", "action": "halt"}, "abc", {"train": "1"},
+        {"train": 100, "calibrate": 59, "audit": 72, "failed": 0, "total": 231},
+    )  # fmt: skip
+
+
+def test_plans_of_first_and_second_try() -> None:
+    first, second = (plan_audit(CLAIM, k, 0.002, 0.0, most=500) for k in (1, 2))
+    assert first is not None and second is not None
+    assert (first.draws.trials, first.draws.allowed) == (72, 0)
+    assert (first.runs.trials, first.runs.allowed) == (72, 2)
+    assert (second.draws.trials, second.draws.allowed) == (86, 0)
+    assert second.runs.trials >= 86 and second.runs.passes(2)
+
+
+def test_no_plan_where_too_much_is_expected_or_too_little_left() -> None:
+    assert plan_audit(CLAIM, 1, 0.04, 0.0, most=500) is None
+    assert plan_audit(CLAIM, 1, 0.002, 0.0, most=71) is None
+    last = best_plan(CLAIM, 1, 0.02, most=150)
+    assert last is not None and (last.draws.trials, last.draws.allowed) == (142, 2)
+    assert best_plan(CLAIM, 1, 0.02, most=71) is None
+
+
+def test_what_is_missing() -> None:
+    assert FINDING.missing(CLAIM) == []
+    bad = replace(FINDING, bad=1, share_bound=0.075)
+    assert "1 of 72" in bad.missing(CLAIM)[0] and len(bad.missing(CLAIM)) == 1
+    halting = replace(FINDING, halts=3, halts_bound=0.117)
+    assert "3 of 72 runs halted" in halting.missing(CLAIM)[0]
+
+
+def test_words_say_what_was_shown() -> None:
+    text = certificate().words
+    for part in (
+        "Certified against GFN2-xTB", "10000 steps (5 ps) at 300 K", "fewer than 5 %", "0.1 eV/A", "0 of 72",
+        "below 4.99 %", "below 10 %", "2 of 72", "below 9.68 %", "try 1, 97.5 %", "one of 61 frames", "never visit",
+    ):  # fmt: skip
+        assert part in text, part
+    failed = words({**certificate().to_json(), "draws_failed": 3})
+    assert "gave no label for 3" in failed
+
+
+def test_contract_keys() -> None:
+    keys = {
+        "error_eV_per_A", "share", "share_bound", "confidence", "try", "audited_runs", "draws_passed", "bad",
+        "false_halt_rate", "halts", "halts_bound", "run_length", "temperature_K", "ensemble", "method", "threshold",
+        "model_sha256", "data_sha256",
+    }  # fmt: skip
+    assert keys <= certificate().to_json().keys()
+
+
+def test_it_is_kept_with_its_model(tmp_path: Path) -> None:
+    assert load_certificate(tmp_path, "abc") is None
+    save_certificate(tmp_path, certificate())
+    assert load_certificate(tmp_path, "abc") == certificate().to_json()
+    assert load_certificate(tmp_path, "other weights") is None
+    (tmp_path / CERTIFICATE_FILE).write_text("{")
+    with pytest.raises(RunError, match="certificate"):
+        load_certificate(tmp_path, "abc")
+
+
+def test_draws_are_uniform_and_known_beforehand() -> None:
+    found = draws(range(4000), 100, 3)
+    steps = np.array([s for (s,) in found.values()])
+    assert steps.min() == 1 and steps.max() == 100 and abs(steps.mean() - 50.5) < 2
+    assert draws(range(7, 9), 100, 3) == {k: found[k] for k in (7, 8)}, "of seed and number alone"
+    starts = start_rows(range(2000), 5, 3)
+    assert np.bincount(starts, minlength=5).min() > 300
+    np.testing.assert_array_equal(start_rows(range(7, 9), 5, 3), starts[7:9])
+    assert evenly([0], 100, 4) == {0: [25, 50, 75, 100]}
+    assert evenly([2], 3, 12) == {2: [1, 2, 3]}
