@@ -6,7 +6,9 @@ worker or node that is lost costs no label: the frame is handed out again, twice
 
 from __future__ import annotations
 
+import os
 import runpy
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ class Cluster:
     limit: float | None = None
     _kernel: Any = field(default=None, init=False)
     _app: Any = field(default=None, init=False)
+    _path: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self._config = _read(self.file)
@@ -46,6 +49,9 @@ class Cluster:
         if self._kernel is None:
             import parsl
 
+            self._path = os.environ.get("PATH", "")
+            # Parsl starts programs of its own by name, which stand beside this Python whether or not it is activated
+            os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), self._path])
             self._kernel = parsl.load(self._config)
             self._app = parsl.python_app(ask, data_flow_kernel=self._kernel)
         waiting = {self._ask(frame): (key, 0) for key, frame in frames.items()}
@@ -76,6 +82,7 @@ class Cluster:
 
             parsl.clear()
             self._kernel = None
+            os.environ["PATH"] = self._path
 
 
 def _read(file: Path) -> Any:

@@ -23,6 +23,7 @@ config = Config(
     executors=[
         HighThroughputExecutor(
             address="127.0.0.1", loopback_address="127.0.0.1", max_workers_per_node=1, encrypted=False,
+            heartbeat_period=1, heartbeat_threshold=10,
             provider=LocalProvider(init_blocks=1, max_blocks=1, worker_init="cd {here}"),
         )
     ],
