@@ -25,6 +25,7 @@ A command that ends with another code than 0 of its own accord raises ``typer.Ex
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -39,6 +40,7 @@ import typer
 from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError
 
 _USER_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_USER_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENXIO, errno.ENODEV)
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -107,13 +109,31 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         hint = "smaller batches (--batch-size-train, --batch-size-inference), fewer features, or float32"
         return f"out of memory; what was written is intact\n  try: {hint}", EXIT_MACHINE
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        where = _shown_path(error.filename)
         if error.errno in _FULL_DISK or "No space left on device" in str(error):
             hint = "free some space, or write to another disk (--out); a training goes on with --resume"
             return f"{where}the disk is full; what was written is intact\n  try: {hint}", EXIT_MACHINE
         text = where + (error.strerror or str(error))
-        return text, EXIT_USAGE if isinstance(error, _USER_OS_ERRORS) else EXIT_MACHINE
+        users = isinstance(error, _USER_OS_ERRORS) or error.errno in _USER_ERRNOS
+        return text, EXIT_USAGE if users else EXIT_MACHINE
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return "a name that is no text in UTF-8 cannot be written to a file\n  try: rename the file", EXIT_USAGE
+    if isinstance(error, ValueError) and "embedded null byte" in str(error):
+        return "a file name with a null byte in it", EXIT_USAGE
     return None
+
+
+def _shown_path(path: object) -> str:
+    """A path before a message; of a long one, its beginning."""
+    text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+    return f"{text if len(text) < 300 else text[:120] + '...'}: " if text else ""
+
+
+def printable_output() -> None:
+    """Names that are no text in the terminal's encoding are printed escaped, and are no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from equimd.cli.arguments import Device, Json
+from equimd.cli.arguments import (
+    Device,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    ForceUnit,
+    Json,
+    Labels,
+    LengthUnit,
+    MaskFixed,
+)
 from equimd.errors import EXIT_INTERRUPTED
 
 
@@ -18,6 +28,13 @@ def compare(
     data: Annotated[
         list[str] | None, typer.Option("--data", help="frames with energies and forces for the errors; may be repeated")
     ] = None,
+    labels: Labels = "revised",
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    force_unit: ForceUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    mask_fixed: MaskFixed = False,
     time: Annotated[str | None, typer.Option("--time", help="of the dynamics: ps, or 500fs, 1ns")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="the same in steps; 10000 without --time")] = None,
     dt: Annotated[float, typer.Option("--dt", help="time step, fs")] = 0.5,
@@ -68,7 +85,11 @@ def compare(
         "device": device, "compile": compile, "threads": threads, "time": time, "steps": steps,
     }  # fmt: skip
     settings = parse_settings({k: v for k, v in given.items() if v is not None}, where="command line")
-    frames = open_test_data(parse_config({"data": data})) if data else None
+    reading = {
+        "data": data, "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit,
+        "force_unit": force_unit, "energy_key": energy_key, "forces_key": forces_key, "mask_fixed": mask_fixed,
+    }  # fmt: skip
+    frames = open_test_data(parse_config(reading)) if data else None
     contenders = task.prepare([str(run_a), str(run_b)], settings, frames)
     for c in contenders:
         for text in c.session.warnings:

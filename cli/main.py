@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from equimd.cli.commands import COMMANDS
-from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, plain_warnings
+from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, plain_warnings, printable_output
 from equimd.registry import imported
 
 
@@ -53,6 +53,8 @@ class _Commands(TyperGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
+        printable_output()
+        printable_output()
         with plain_warnings(), handle_errors():
             return super().invoke(ctx)
 

@@ -96,15 +96,16 @@ class AseMethod:
         self._atoms.calc = calculator
 
     def propagate(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
-        from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
-
         self._atoms.set_positions(positions)
         try:
             forces = np.array(self._atoms.get_forces(), dtype=np.float64)
-            return float(self._atoms.get_potential_energy()), forces
-        except (CalculatorError, PropertyNotImplementedError, NotImplementedError, KeyError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            energy = float(self._atoms.get_potential_energy())
+        except Exception as error:  # whatever the calculator, or the program it starts, runs into
+            reason = f"{type(error).__name__}: {_first_line(error)}"
             raise DataError(f"{self.theory} cannot compute {self._atoms.symbols}: {reason}") from error
+        if forces.shape != positions.shape:
+            raise DataError(f"{self.theory} gives forces of shape {forces.shape} for {len(positions)} atoms")
+        return energy, forces
 
     label = propagate
 
@@ -124,18 +125,54 @@ def make_method(name: str, atoms: Atoms, charge: int = 0, spin: int = 0) -> Meth
     return AseMethod(atoms, _ase_calculator(key))
 
 
-def _ase_calculator(name: str) -> Any:
-    if name.lower() == "emt":
-        from ase.calculators.emt import EMT
+def check_method(name: str) -> None:
+    """Whether the method ``name`` can be made at all, before any structure is read or computed.
 
-        return EMT()
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigError(
-            f"unknown calculator '{name}'", hint="tblite, gfn1, emt, or module:Class for an ASE calculator"
-        )
+    Raises:
+        ConfigError: no such method, not a calculator of ASE's, or one that lacks its program or its arguments.
+    """
+    key = name.strip()
+    if key.lower() not in _XTB:
+        _ase_calculator(key)
+
+
+_HINT = "tblite, gfn1, emt, or module:Class for an ASE calculator that can be made without arguments"
+
+
+def _ase_calculator(name: str) -> Any:
+    """The calculator that ``emt`` or ``module:Class`` names. Nothing but a Calculator class is called."""
+    from ase.calculators.calculator import BaseCalculator
+
+    found = _named("ase.calculators.emt:EMT" if name.lower() == "emt" else name)
+    if isinstance(found, BaseCalculator):
+        return found
+    if not (isinstance(found, type) and issubclass(found, BaseCalculator)):
+        what = f"a class, {found.__module__}.{found.__qualname__}" if isinstance(found, type) else type(found).__name__
+        raise ConfigError(f"'{name}' is no ASE calculator class but {what}", where="--calculator", hint=_HINT)
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import calculator '{name}': {error}") from error
-    return factory()
+        return found()
+    except (Exception, SystemExit) as error:  # a missing program or argument, in the calculator's own words
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ConfigError(
+            f"'{name}' cannot be made without arguments ({reason})",
+            where="--calculator",
+            hint="install or configure what it names, or write a class that needs no arguments",
+        ) from error
+
+
+def _named(name: str) -> Any:
+    """What ``module:attribute`` names, imported."""
+    module, colon, attribute = name.partition(":")
+    if not (colon and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ConfigError(f"unknown calculator '{name}'", where="--calculator", hint=_HINT)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # importing a module runs it
+        raise ConfigError(
+            f"cannot import calculator '{name}': {_first_line(error)}", where="--calculator", hint=_HINT
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no reason given"

@@ -233,6 +233,15 @@ def _check_duplicates(report: Report, stats: FrameStatistics) -> None:
 
 def _check_state(report: Report, stats: FrameStatistics) -> None:
     """Charge and multiplicity belong to a structure; 0 in spin means that none is stated."""
+    electrons, unpaired = stats.protons - stats.charge, stats.spin - 1
+    rows = np.flatnonzero((stats.spin > 0) & ((electrons < unpaired) | ((electrons - unpaired) % 2 != 0)))
+    if len(rows):
+        k = rows[0]
+        message = (
+            f"{len(rows)} frames have a multiplicity that their number of electrons cannot have, the first one "
+            f"{stats.spin[k]} with {electrons[k]} electrons (charge {stats.charge[k]:+d})"
+        )
+        report.add("impossible_state", "warning", message, rows)
     states, counts = np.unique(np.stack([stats.charge, stats.spin], 1), axis=0, return_counts=True)
     if len(states) < 2:
         return

@@ -24,7 +24,8 @@ class FrameStatistics:
 
     ``net_force`` and ``torque`` are norms (eV/A, eV; torque about the centroid, NaN for periodic frames);
     ``force_square`` the sum of squared components; ``distance_ratio`` the smallest distance over the sum of the two
-    covalent radii, infinite for lone atoms; ``composition`` a label of the element sequence.
+    covalent radii, infinite for lone atoms; ``protons`` the sum of atomic numbers; ``composition`` a label of the
+    element sequence.
     """
 
     n_atoms: np.ndarray
@@ -40,6 +41,7 @@ class FrameStatistics:
     distance_ratio: np.ndarray
     charge: np.ndarray
     spin: np.ndarray
+    protons: np.ndarray
     composition: np.ndarray
     hashes: list[str]
 
@@ -89,6 +91,7 @@ def _block_statistics(block: Frames, geometry: bool) -> FrameStatistics:
         distance_ratio=ratio,
         charge=block.charge,
         spin=block.spin,
+        protons=block.numbers.astype(np.int64).sum(1),
         composition=_compositions(block),
         hashes=block.content_hashes() if geometry else [""] * len(block),
     )

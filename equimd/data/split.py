@@ -12,6 +12,8 @@ import numpy as np
 
 from equimd.data.dataset import Dataset
 from equimd.data.leakage import time_warnings
+from equimd.data.paths import read_text
+from equimd.data.readers.npz import load_array, load_arrays
 from equimd.errors import ConfigError, DataError
 from equimd.files import write_atomic
 
@@ -292,13 +294,15 @@ def read_index(path: str | Path, n_frames: int) -> np.ndarray:
         raise DataError("no such index file", where=str(path))
     try:
         if path.suffix in (".npy", ".npz"):
-            loaded = np.load(path, allow_pickle=False)
-            values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+            values = load_array(path) if path.suffix == ".npy" else next(iter(load_arrays(path).values()))
         else:
-            values = np.array([float(w) for w in path.read_text().replace(",", " ").split()])
-        rows = np.asarray(values, np.float64).reshape(-1)
-    except (ValueError, OSError, IndexError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"not a list of row numbers ({error})", where=str(path)) from error
+            values = np.array([float(w) for w in read_text(path).replace(",", " ").split()])
+        if values.size and values.dtype.kind not in "fiu":
+            raise ValueError(f"it holds {values.dtype}")
+        rows = values.astype(np.float64).reshape(-1)
+    except (ValueError, DataError) as error:
+        what = error.what if isinstance(error, DataError) else error
+        raise DataError(f"not a list of row numbers ({what})", where=str(path)) from error
     if not rows.size:
         raise DataError("the index file is empty", where=str(path))
     if not np.array_equal(rows, np.rint(rows)):

@@ -19,6 +19,7 @@ Layout (format version 1, or 2 where frames have weights, which earlier readers 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,10 +103,19 @@ def write_store(
         with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
             digest = _write(file, blocks, trajectory, time, compression, str(path))
             for key, value in {**{k: v for k, v in attributes.items() if v}, **(extra or {})}.items():
-                file.attrs[key] = value
+                file.attrs[key] = _text(value) if isinstance(value, str) else value
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(path), hint="another --out") from error
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.EACCES):
+            raise DataError(f"cannot be written ({error})", where=str(path), hint="another --out") from error
         raise MachineError(f"cannot write the store ({error})", where=str(path), hint="is the disk full?") from error
     return digest
+
+
+def _text(value: str) -> str:
+    """``value`` with what is no text (of file names in another encoding) escaped."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _write(

@@ -14,7 +14,7 @@ from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, time_index
 from equimd.data.frames import Frames
 from equimd.errors import DataError
 from equimd.files import replacing, sha256_of
-from equimd.methods import Method, make_method
+from equimd.methods import Method, check_method, make_method
 
 _BATCH = 100
 
@@ -53,6 +53,7 @@ def label(
     output_format(out)
     if not len(data):
         raise DataError("no frames to label", where=data.info.path)
+    check_method(calculator)
     work = out.with_name(out.name + ".parts")
     work.mkdir(parents=True, exist_ok=True)
     total, starts = len(data), range(0, len(data), _BATCH)

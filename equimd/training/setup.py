@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,10 +271,10 @@ def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey:
 
 def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.ndarray:
     """(119,) float64 energies of the elements, eV: from a file, or fitted to the training frames."""
-    from equimd.data.reference import fit_atomic_energies, isolated_atom_energies
+    from equimd.data.reference import fit_atomic_energies
 
     if config.dataset.reference_energies:
-        energies = isolated_atom_energies(config.dataset.reference_energies)
+        energies = _isolated_atoms(config)
         missing = {z for z in survey.elements if not np.isfinite(energies[z]) or energies[z] == 0.0}
         if missing:
             raise DataError(f"no energy for {symbols(missing)}", where=config.dataset.reference_energies)
@@ -281,6 +282,17 @@ def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.
     if survey.no_energy == survey.n_frames:
         return np.zeros(119)
     return np.nan_to_num(np.asarray(fit_atomic_energies(train, np.arange(len(train))), np.float64))
+
+
+def _isolated_atoms(config: RunConfig) -> np.ndarray:
+    """The energies of the file of isolated atoms, under the name that the frames' energies have, if it has that."""
+    from equimd.data.reference import isolated_atom_energies
+
+    path, key = str(config.dataset.reference_energies), config.dataset.energy_key
+    if key is not None:
+        with suppress(ConfigError):
+            return isolated_atom_energies(path, energy_key=key)
+    return isolated_atom_energies(path)
 
 
 def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarray) -> float:

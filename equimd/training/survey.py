@@ -23,6 +23,7 @@ class Survey:
     n_frames: int = 0
     no_energy: int = 0
     no_forces: int = 0
+    lone_atoms: int = 0
     forces_sq: float = 0.0
     n_components: int = 0
     max_force: float = 0.0
@@ -41,6 +42,7 @@ class Survey:
             found.n_frames += len(block)
             found.no_energy += int((~block.has_energy).sum())
             found.no_forces += int((~block.has_forces).sum())
+            found.lone_atoms += int((~block.has_forces & (block.n_atoms == 1)).sum())
             found.periodic |= bool(block.pbc.any())
             labelled = block.forces[block.force_mask]
             found.forces_sq += float(np.sum(np.square(labelled)))
@@ -63,6 +65,12 @@ def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
     t = config.training
     where = ", ".join(config.dataset.data)
     few = (survey.no_forces, survey.no_energy) if config.dataset.missing_labels == "refuse" else (0, 0)
+    if t.forces_weight and few[0] and survey.lone_atoms == survey.no_forces:
+        raise DataError(
+            f"{survey.lone_atoms} of {survey.n_frames} {name} frames are isolated atoms without forces",
+            where=where,
+            hint="put them into a file of their own, and name it with --reference-energies",
+        )
     if t.forces_weight and (few[0] or not survey.n_components):
         raise DataError(
             f"{survey.no_forces} of {survey.n_frames} {name} frames have no forces, or not on every atom",

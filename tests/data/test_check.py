@@ -165,6 +165,42 @@ def test_mixed_states_are_listed() -> None:
     assert "charge -1" in problem.message
 
 
+def test_states_that_cannot_be_are_named() -> None:
+    spin = np.where(np.arange(60) == 7, 2, 1)  # OH2F has 19 electrons: a doublet, so all but frame 7 are wrong
+    problem = next(p for p in inspect(_with(_spring(), spin=spin)).problems if p.code == "impossible_state")
+    assert problem.count == 59 and 7 not in problem.frames and "1 with 19 electrons" in problem.message
+
+
+@pytest.mark.parametrize(("depth", "a", "r0"), [(9.8, 2.7, 1.1), (5.9, 2.22, 0.92), (4.7, 1.94, 0.74)])
+@pytest.mark.parametrize("order", ["scan", "random"])
+def test_exact_frames_of_a_stiff_bond_are_not_accused(depth: float, a: float, r0: float, order: str) -> None:
+    """Morse bonds like N2, HF and H2, also stretched and compressed: displacements are all along one stiff bond."""
+    r = np.linspace(0.85 * r0, 2.2 * r0, 80)
+    if order == "random":
+        r = r0 * (1 + 0.1 * np.random.default_rng(0).normal(size=80))
+    e = np.exp(-a * (r - r0))
+    energy, slope = depth * (1 - e) ** 2, 2 * depth * a * (1 - e) * e
+    x, forces = np.zeros((80, 2, 3)), np.zeros((80, 2, 3))
+    x[:, 1, 2], forces[:, 1, 2], forces[:, 0, 2] = r, -slope, slope
+    frames = Frames.build(np.array([7, 7]), x, energy - 2979.0, forces)
+    report = inspect(ArrayDataset(frames))
+    assert not {c for c in _codes(report) if "energy_force" in c}
+    assert report.statistics["energy_force_slope"] == pytest.approx(1, abs=0.02)
+    wrong = inspect(_with(frames, forces=frames.forces * 1.8897))
+    assert "energy_force_mismatch" in _codes(wrong, "error")
+
+
+def test_energies_of_several_states_are_not_compared() -> None:
+    """Two surfaces 5 eV apart, frames in turn: neighbours in the file are of different states."""
+    frames = _spring(80)
+    charge = np.arange(80) % 2
+    energy = frames.energy + 5.0 * charge
+    report = inspect(_with(frames, charge=charge, energy=energy))
+    assert not {c for c in _codes(report) if "energy_force" in c or "outliers" in c}
+    assert report.statistics["energy_force_pairs"] > 10
+    assert "energy_force_mismatch" in _codes(inspect(_with(frames, energy=energy)), "error")
+
+
 def test_frames_shared_with_another_data_set_are_found() -> None:
     frames = _spring(100, step=0.5)
     first, second = ArrayDataset(frames.take(np.arange(60))), ArrayDataset(frames.take(np.arange(50, 100)))

@@ -34,11 +34,8 @@ def _partial(n: int = 8) -> Frames:
     return replace(frames, energy=energy, forces=forces, weight=1.0 + np.arange(n) % 3)
 
 
-@pytest.mark.parametrize("neighbors", ["auto", "torch"])
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("neighbors", "padded"), [("auto", False), ("auto", True), ("torch", False)])
 def test_missing_labels_count_nothing_and_weights_scale(neighbors: str, padded: bool) -> None:
-    if padded and neighbors == "torch":
-        pytest.skip("only dense batches are padded")
     frames, model = _partial(), potential(dtype="float64")
     batch = Batch.from_frames(frames, R_MAX, dtype=torch.float64, neighbors=neighbors, mean_weight=2.0)
     twin = copy.deepcopy(model)
@@ -97,6 +94,12 @@ def test_a_training_refuses_missing_labels_unless_they_are_masked(tmp_path: Path
     nothing = replace(frames, forces=np.full_like(frames.forces, np.nan))
     with pytest.raises(DataError, match="have no forces"):
         _setup(tmp_path, nothing, missing_labels="mask")
+
+
+def test_isolated_atoms_among_the_frames_are_named(tmp_path: Path) -> None:
+    atoms = Frames.build(np.array([[1], [8]]), np.zeros((2, 1, 3)), np.array([-13.6, -2040.0]))
+    with pytest.raises(DataError, match=r"isolated atoms without forces[\s\S]*--reference-energies"):
+        _setup(tmp_path, Frames.concatenate([toy_frames(20), atoms, toy_frames(20)]), splits=(38, 4, 0))
 
 
 def test_whole_labels_take_the_old_path(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def _array(folder: Path, name: str, width: int, frames: int | None = None) -> np
     array = load_array(path)
     if array.dtype.kind not in "fiu":
         raise DataError(f"holds {array.dtype}, not numbers", where=str(path))
-    rows = array.reshape(len(array), -1) if array.ndim and len(array) else array.reshape(0, width)
+    rows = array.reshape(len(array), -1) if array.ndim and len(array) else np.zeros((0, 0))
     if rows.shape[1] != width or frames not in (None, len(rows)):
         raise DataError(f"has shape {array.shape}, expected ({frames or 'frames'}, {width})", where=str(path))
     return rows

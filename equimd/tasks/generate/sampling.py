@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.readers.structures import read_structures
 from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.md.integrators import Langevin
@@ -28,16 +29,10 @@ def load_molecule(name: str) -> Atoms:
         DataError: neither such a file nor such a name.
     """
     from ase.build import molecule
-    from ase.io import read
 
     aliases = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methanol": "CH3OH", "ammonia": "NH3"}
-    if Path(name).is_file():
-        try:
-            atoms = read(name, index=-1)
-        except Exception as error:  # ASE's readers raise anything
-            raise DataError(f"ASE cannot read a structure from it: {error}", where=name) from error
-        if isinstance(atoms, list):
-            atoms = atoms[-1]
+    if os.path.exists(name):
+        atoms = read_structures(name)[-1]
     else:
         try:
             atoms = molecule(aliases.get(name.lower(), name))

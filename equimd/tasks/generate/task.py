@@ -15,6 +15,7 @@ from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.errors import DataError
 from equimd.files import sha256_of
+from equimd.methods import check_method
 from equimd.tasks.generate.sampling import load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.trajectory import Trajectory, load_trajectory, run_trajectory, save_trajectory
@@ -63,6 +64,7 @@ def run_trajectories(
         jobs: worker processes. With 1 the work is done in this process.
         progress: called with (frames done, frames in all).
     """
+    check_method(config.calculator)
     atoms = load_molecule(config.molecule)
     work.mkdir(parents=True, exist_ok=True)
     mark = _fingerprint(config, atoms)
