@@ -71,14 +71,15 @@ def _print_versions(wanted: bool) -> None:
     raise typer.Exit
 
 
-_HELP = """Equivariant potentials for molecules: train on energies and forces, measure, predict.
+_HELP = """Potentials for molecules in motion: train, measure, calibrate, and simulate until they stop being true.
 
 Examples:
 
-    equimd data fetch rmd17 ethanol
-    equimd train --data bundled:ethanol --out runs/ethanol
-    equimd evaluate runs/ethanol --data bundled:ethanol
-    equimd predict runs/ethanol molecule.xyz
+    equimd train --data bundled:ethanol --preset small --max-time 10m --out runs/ethanol
+    equimd evaluate runs/ethanol --data bundled:ethanol-test
+    equimd calibrate runs/ethanol --data bundled:ethanol --test-data bundled:ethanol
+    equimd simulate runs/ethanol ethanol.xyz --relax --temperature 300 --time 10 --out md
+    equimd predict runs/ethanol ethanol.xyz
 
 `equimd COMMAND --help` explains a command. Option names may be written with hyphens or underscores.
 """

@@ -6,8 +6,6 @@ of the package disagree in the seventh digit.
 
 from __future__ import annotations
 
-import math
-
 AVOGADRO = 6.02214076e23  # 1/mol, exact
 ELEMENTARY_CHARGE = 1.602176634e-19  # C, exact
 BOLTZMANN_J = 1.380649e-23  # J/K, exact
@@ -104,8 +102,3 @@ def energy_factor(name: str) -> float:
 def length_factor(name: str) -> float:
     """Multiply a length in unit ``name`` by this to get Angstrom."""
     return LENGTH_UNITS[canonical_unit(name, LENGTH_UNITS)]
-
-
-def thermal_velocity(temperature: float, mass: float) -> float:
-    """Standard deviation of one velocity component, Angstrom/fs, at ``temperature`` K for ``mass`` amu."""
-    return math.sqrt(KB * temperature * ACCELERATION / mass)

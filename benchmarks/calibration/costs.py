@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from equimd.benchmarks import models
+from equimd.benchmarks.calibration.low_rank import directions_of, low_rank_scores
 from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
 from equimd.data.system import System
@@ -84,14 +85,14 @@ def _decided(field: ForceField, score: StepScore) -> Callable[[Tensor], object]:
 def _rank(model: Model, layer: LastLayer, frames: Any, positions: Tensor) -> dict[str, float]:
     """The rank-8 force score, and the exact covariance, eager, by themselves."""
     first = Batch.from_frames(frames.take([0]), model.cutoff, dtype=model.dtype)
-    directions = layer.forces.directions(RANK)
+    directions = directions_of(layer.forces, RANK)
 
     def batch(x: Tensor) -> Batch:
         return replace(first, positions=x[0].to(model.dtype))
 
     calls: dict[str, Callable[[Tensor], object]] = {
         "plain": lambda x: model.evaluate(batch(x)),
-        "rank": lambda x: layer.scores(model, batch(x), directions),
+        "rank": lambda x: low_rank_scores(layer, model, batch(x), directions),
         "exact": lambda x: layer.raw(model, batch(x)),
     }
     seconds = interleaved(calls, positions[: max(20, len(positions) // 10)])

@@ -1,4 +1,4 @@
-"""What a model says with a fitted posterior: variances of energies, covariances of forces, and cheap scores.
+"""What a model says with a fitted posterior: variances of energies and covariances of forces.
 
 Plain tensors and no laplace-torch, so that molecular dynamics starts at once. Per atom and per frame, so that a report
 can say which atom.
@@ -52,34 +52,6 @@ class Posterior:
     def _own(self, rows: Tensor) -> Tensor:
         """The columns that it is a posterior over, the first ones, in float64."""
         return rows[..., : self.width].double()
-
-    def directions(self, rank: int, method: str = "eigen", seed: int = 0) -> Tensor:
-        """(p, rank) directions d_k of the weights, so that sum_k (J d_k)^2 stands in for the variance J Sigma J^T.
-
-        Args:
-            method: ``eigen``, the leading eigenvectors of Sigma scaled by their standard deviations: they see the
-                directions that training determined least, where unfamiliar frames differ, but only a part of the
-                variance. ``sample``, random draws over sqrt(rank): the whole variance on average, each with a relative
-                error of about sqrt(2 / (3 rank)) an atom. Either needs a calibration of its own.
-
-        Raises:
-            UncertaintyError: a rank outside 1..p, or no such method.
-        """
-        p = len(self.scale)
-        if not 1 <= rank <= p:
-            raise UncertaintyError(f"rank {rank}: the last layer has {p} weights")
-        if method == "sample":
-            noise = torch.randn(p, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-            return self.scale @ noise.to(self.scale.device) / rank**0.5
-        if method != "eigen":
-            raise UncertaintyError(f"no method '{method}'", hint="eigen or sample")
-        left, values, _ = torch.linalg.svd(self.scale)
-        return left[:, :rank] * values[:rank]
-
-    def explained(self, directions: Tensor) -> float:
-        """The share of the in-domain variance that some directions carry, 0..1."""
-        root = self.scale.T @ self.second_moment @ self.scale
-        return float((directions.T @ self.second_moment @ directions).trace() / root.trace())
 
 
 @dataclass(frozen=True)
@@ -184,21 +156,6 @@ class RawUncertainty:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The scores that molecular dynamics can afford, before calibration.
-
-    Attributes:
-        energy_std: (B,) eV.
-        distance: (B,) feature distance u.
-        force_std: (N,) sqrt of the trace of the rank-k force covariance, eV/Angstrom; None if not asked for.
-    """
-
-    energy_std: Tensor
-    distance: Tensor
-    force_std: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class LastLayer:
     """All that a model's uncertainty is computed from; for conservative models ``forces`` is ``energy``."""
 
@@ -217,16 +174,6 @@ class LastLayer:
             self.forces.covariance(rows.forces),
             self.distance(rows.energy, batch.n_atoms),
         )
-
-    def scores(self, model: Model, batch: Batch, directions: Tensor | None = None) -> Scores:
-        """Energy sigma and feature distance, from a forward pass; with k ``directions`` (p, k) the rank-k force score
-        too, from one vectorised reverse pass."""
-        if directions is None:
-            features, force_std = model.features(batch), None
-        else:
-            features, rows = model.rows(batch, directions=directions, chunk=directions.shape[1])
-            force_std = rows.double().square().sum((1, 2)).sqrt()
-        return Scores(self.energy.variance(features).sqrt(), self.distance(features, batch.n_atoms), force_std)
 
     def to(self, device: str | torch.device) -> LastLayer:
         """The same on another device."""

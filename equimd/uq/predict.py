@@ -72,11 +72,6 @@ class Predictions:
         """(N,) length of the largest force error on an atom of each frame."""
         return self.per_frame(np.linalg.norm(self.force_error, axis=1))[0]
 
-    @property
-    def max_force_std(self) -> np.ndarray:
-        """(N,) raw score of each frame: max over atoms of sqrt(trace Cov[F_i])."""
-        return self.per_frame(np.sqrt(np.trace(self.force_covariance, axis1=1, axis2=2)))[0]
-
 
 def predict(
     model: Model,

@@ -87,8 +87,3 @@ def correlation_time(values: np.ndarray, trajectory: np.ndarray | None = None, *
     tau = 2 * np.cumsum(rho) - 1
     ends = np.flatnonzero(np.arange(longest) >= window * tau)
     return float(max(tau[ends[0] if len(ends) else -1], 1.0))
-
-
-def effective_size(values: np.ndarray, trajectory: np.ndarray | None = None) -> float:
-    """How many independent values ``values`` are worth, for their mean: n over the correlation time."""
-    return len(values) / correlation_time(values, trajectory)

@@ -14,8 +14,9 @@ from equimd.data.check import inspect
 from equimd.errors import DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import broken_bonds, load_molecule, relax
-from equimd.tasks.generate.torsions import dihedral, torsions, turned
+from equimd.tasks.generate.torsions import torsions, turned
 from equimd.units import KB
+from tests.dihedrals import dihedral
 
 PARTS = {
     "ethanol-train": (1000, 100, 300),
@@ -166,10 +167,11 @@ def test_the_parts_at_300_k_are_separate() -> None:
     assert len(data) == 3200
     assert len(np.unique(data.trajectory)) == 320
     assert len(set(data.frames().content_hashes())) == 3200
-    split = Split.load(bundled.split_file())
+    split_file = bundled.path("ethanol-train").with_name("ethanol-split.json")
+    split = Split.load(split_file)
     assert split.sizes == (1000, 200, 1000)
     rows = {"train": split.train, "validation": split.val, "test": split.test}
-    rows["calibration"] = np.array(json.loads(bundled.split_file().read_text())["calibration"])
+    rows["calibration"] = np.array(json.loads(split_file.read_text())["calibration"])
     assert len(np.unique(np.concatenate(list(rows.values())))) == 3200
     for name, chosen in rows.items():
         part = open_dataset(f"bundled:ethanol-{name}").frames()

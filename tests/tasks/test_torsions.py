@@ -14,9 +14,10 @@ from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Sampler, bonds, load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import generate
-from equimd.tasks.generate.torsions import TorsionMoves, dihedral, torsions, turned
+from equimd.tasks.generate.torsions import TorsionMoves, torsions, turned
 from equimd.tasks.generate.trajectory import run_trajectory
 from equimd.units import KB
+from tests.dihedrals import dihedral
 
 #: A chain of four atoms, trans.
 CHAIN = np.array([[-0.5, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [2.0, -1.4, 0.0]])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from equimd.benchmarks.calibration.low_rank import directions_of, explained, low_rank_scores
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
@@ -32,10 +33,10 @@ def test_force_covariance_turns_with_the_molecule(model, layer, frames, to_batch
 
 def test_scores_do_not_turn(model, layer, frames, to_batch, rotation) -> None:
     turned = Frames(**{**vars(frames), "positions": frames.positions @ rotation.T})
-    directions = layer.forces.directions(3)
-    a, b = (layer.scores(model, to_batch(f), directions) for f in (frames, turned))
-    torch.testing.assert_close(a.force_std, b.force_std, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(a.energy_std, b.energy_std, rtol=1e-9, atol=0)
+    directions = directions_of(layer.forces, 3)
+    a, b = (low_rank_scores(layer, model, to_batch(f), directions) for f in (frames, turned))
+    torch.testing.assert_close(a[2], b[2], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(a[0], b[0], rtol=1e-9, atol=0)
 
 
 def test_structures_of_a_batch_do_not_see_each_other(model, layer, frames, to_batch) -> None:
@@ -52,22 +53,23 @@ def test_structures_of_a_batch_do_not_see_each_other(model, layer, frames, to_ba
 def test_all_directions_are_the_whole_variance(model, layer, frames, to_batch) -> None:
     batch = to_batch(frames)
     raw = layer.raw(model, batch)
-    full = layer.scores(model, batch, layer.forces.directions(layer.forces.width))
-    torch.testing.assert_close(full.force_std**2, 3 * raw.force_variance, rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(full.energy_std**2, raw.energy_variance)
-    torch.testing.assert_close(full.distance, raw.distance)
-    assert layer.forces.explained(layer.forces.directions(layer.forces.width)) == pytest.approx(1.0)
-    assert layer.scores(model, batch).force_std is None
+    every = directions_of(layer.forces, layer.forces.width)
+    energy_std, distance, force_std = low_rank_scores(layer, model, batch, every)
+    torch.testing.assert_close(force_std**2, 3 * raw.force_variance, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(energy_std**2, raw.energy_variance)
+    torch.testing.assert_close(distance, raw.distance)
+    assert explained(layer.forces, every) == pytest.approx(1.0)
 
 
 def test_fewer_directions_are_a_part_and_samples_the_whole_on_average(model, layer, frames, to_batch) -> None:
     batch = to_batch(frames)
     whole = 3 * layer.raw(model, batch).force_variance
-    shares = [layer.forces.explained(layer.forces.directions(k)) for k in (1, 4, 8)]
+    shares = [explained(layer.forces, directions_of(layer.forces, k)) for k in (1, 4, 8)]
     assert 0 < shares[0] <= shares[1] <= shares[2] <= 1
-    part = layer.scores(model, batch, layer.forces.directions(4)).force_std ** 2
+    part = low_rank_scores(layer, model, batch, directions_of(layer.forces, 4))[2] ** 2
     assert (part <= whole * (1 + 1e-9) + 1e-15).all()
-    drawn = [layer.scores(model, batch, layer.forces.directions(4, "sample", seed=s)).force_std ** 2 for s in range(40)]
+    samples = (directions_of(layer.forces, 4, "sample", seed=s) for s in range(40))
+    drawn = [low_rank_scores(layer, model, batch, directions)[2] ** 2 for directions in samples]
     ratio = torch.stack(drawn).mean(0).sum() / whole.sum()
     assert ratio.item() == pytest.approx(1.0, abs=0.3)
 
@@ -75,9 +77,9 @@ def test_fewer_directions_are_a_part_and_samples_the_whole_on_average(model, lay
 def test_directions_are_refused_where_there_are_none(layer) -> None:
     for rank in (0, layer.forces.width + 1):
         with pytest.raises(UncertaintyError, match=f"{layer.forces.width} weights"):
-            layer.forces.directions(rank)
+            directions_of(layer.forces, rank)
     with pytest.raises(UncertaintyError, match="magic"):
-        layer.forces.directions(2, "magic")
+        directions_of(layer.forces, 2, "magic")
 
 
 def test_single_precision_models(make_model, dataset, frames, to_batch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equimd.errors import UncertaintyError
-from equimd.uq.resampling import blocks, bootstrap, correlation_time, effective_size
+from equimd.uq.resampling import blocks, bootstrap, correlation_time
 
 
 def autoregressive(rho: float, runs: int, steps: int, seed: int = 0) -> np.ndarray:
@@ -17,6 +17,11 @@ def autoregressive(rho: float, runs: int, steps: int, seed: int = 0) -> np.ndarr
     for t in range(1, steps):
         x[:, t] = rho * x[:, t - 1] + np.sqrt(1 - rho**2) * rng.normal(size=runs)
     return x
+
+
+def effective_size(values: np.ndarray, trajectory: np.ndarray | None = None) -> float:
+    """How many independent values ``values`` are worth, for their mean: n over the correlation time."""
+    return len(values) / correlation_time(values, trajectory)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])

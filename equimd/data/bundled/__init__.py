@@ -37,8 +37,3 @@ def path(name: str) -> Path:
         parts = ", ".join(f.stem for f in files)
         raise DataError(f"'{name}' is {len(files)} files", where=f"bundled:{name}", hint=f"one of {parts}, or paths()")
     return files[0]
-
-
-def split_file() -> Path:
-    """The split of ``bundled:ethanol`` by trajectory: train, val, test and calibration rows, as JSON."""
-    return _FOLDER / "ethanol-split.json"
