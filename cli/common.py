@@ -15,6 +15,8 @@ The docstring is the help text. Its indented lines are printed as they stand, an
             equimd thing runs/ethanol --num-epochs 10
         '''
 
+What a command does stands in ``equimd/tasks``, in the function that ``equimd.thing`` is in Python, with its settings
+in a class; ``@with_settings(Class)`` makes an option of each. The command hands them over and prints the result.
 Commands do not catch errors, parse underscores or set exit codes for bad input; ``main`` does it for all of them: they
 raise :mod:`equimd.errors` (``typer.BadParameter`` for what only the command line can get wrong), and ``--num_epochs``
 is ``--num-epochs``. Torch, NumPy, ASE and the like are imported inside the function. Results go to stdout,
@@ -27,6 +29,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -37,7 +40,7 @@ from typing import Any
 
 import typer
 
-from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError
+from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError, EquimdWarning
 
 _USER_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _USER_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENXIO, errno.ENODEV)
@@ -84,6 +87,31 @@ def warn(message: str) -> None:
     log(f"warning: {message}")
 
 
+@contextmanager
+def shown_notices() -> Iterator[None]:
+    """Print what the package notes and warns of, each in its own line on stderr, in whatever order it comes."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            (warn if record.levelno >= logging.WARNING else log)(record.getMessage())
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        warn(str(message))
+
+    logger = logging.getLogger("equimd")
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [Lines()], False
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", EquimdWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
+
+
 def echo_json(obj: dict[str, Any]) -> None:
     """Print ``obj`` as the one JSON object on stdout. What is not a finite number becomes null."""
     from equimd.files import plain
@@ -104,7 +132,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, EquimdError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", EXIT_INTERRUPTED
+        return str(error) or "interrupted", EXIT_INTERRUPTED
     if _is_out_of_memory(error):
         hint = "smaller batches (--batch-size-train, --batch-size-inference), fewer features, or float32"
         return f"out of memory; what was written is intact\n  try: {hint}", EXIT_MACHINE
@@ -154,17 +182,3 @@ def handle_errors() -> Iterator[None]:
         message, code = explained
         log(message if code == EXIT_INTERRUPTED else f"error: {message}")
         raise typer.Exit(code) from None
-
-
-def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Show Python warnings as one line each, without file names and source lines."""
-    before, warnings.formatwarning = warnings.formatwarning, _format_warning
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import EnergyKey, EnergyUnit, ForcesKey, ForceUnit, Labels, LengthUnit, MaskFixed
 from equimd.cli.common import echo_json, log, sub_app, warn
+from equimd.cli.options import with_settings
+from equimd.config import ReadingSettings
 from equimd.errors import EXIT_USAGE, DataError
-from equimd.progress import CountedProgress
+from equimd.progress import ProgressBar, counted_stages
+from equimd.tasks.generate.settings import GenerationSettings
+from equimd.tasks.label.settings import LabelSettings
 
 if TYPE_CHECKING:
     from equimd.data.catalogue import Collection
@@ -21,15 +23,10 @@ app = sub_app("List, fetch, inspect, convert, generate and label data sets.")
 
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")]
+_Out = Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")]
 _Files = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
 ]
-_Calculator = Annotated[str, typer.Option(help="tblite (GFN2-xTB), gfn1, emt, or module:Class of an ASE calculator")]
-
-
-def _refuse_existing(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise DataError("the output file exists", where=str(out), hint="another --out, or --overwrite")
 
 
 @app.command("list")
@@ -118,11 +115,8 @@ def fetch(
 
     found, entry = catalogue.find(collection, item)
     folder = to or cache_folder() / found.name
-    bar = CountedProgress("B")
-
-    def progress(name: str, done: int, total: int) -> None:
-        bar(done, total, name)
-
+    bar = ProgressBar()
+    progress = counted_stages(bar, "B")
     if found.name == "bundled":
         raise DataError(
             f"'{entry.item}' comes with equimd, there is nothing to fetch", hint=f"--data bundled:{entry.item}"
@@ -135,7 +129,7 @@ def fetch(
         try:
             paths = fetch_files(catalogue.files_of(entry, split), folder, progress=progress)
         finally:
-            bar.close()
+            bar.clear()
     log(f"{entry.name}: {entry.theory}, {found.units}, licence {found.licence}; cite {found.citation}")
     if found.note:
         log(f"note: {found.note}")
@@ -162,6 +156,7 @@ def _fetch_omol25(source: Path | None, names: list[str] | None, folder: Path, pr
 
 
 @app.command()
+@with_settings(ReadingSettings)
 def inspect(
     files: _Files,
     against: Annotated[
@@ -169,15 +164,9 @@ def inspect(
         typer.Option(help="a second data set, to look for frames that are in both; may be repeated"),
     ] = None,
     near_rmsd: Annotated[float, typer.Option(help="frames closer than this count as shared, Angstrom")] = 0.05,
-    labels: Labels = "revised",
-    energy_unit: EnergyUnit = None,
-    length_unit: LengthUnit = None,
-    force_unit: ForceUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    mask_fixed: MaskFixed = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with code 2 if an error is found")] = False,
     json: _Json = False,
+    **options: Any,
 ) -> None:
     """Examine a data set and list its problems.
 
@@ -194,10 +183,7 @@ def inspect(
     from equimd.data.check import inspect as examine
     from equimd.data.readers import open_dataset
 
-    reading: dict[str, Any] = {
-        "labels": labels, "energy_unit": energy_unit, "length_unit": length_unit, "force_unit": force_unit,
-        "energy_key": energy_key, "forces_key": forces_key, "mask_fixed": mask_fixed, "check_units": False,
-    }  # fmt: skip
+    reading = {**options, "check_units": False}
     data = open_dataset(list(files), **reading)
     other = open_dataset(list(against), **reading) if against else None
     report = examine(data, against=other, near_rmsd=near_rmsd)
@@ -256,17 +242,12 @@ def _row(name: str, value: str) -> None:
 
 
 @app.command()
+@with_settings(ReadingSettings)
 def convert(
     files: _Files,
-    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
-    labels: Labels = "revised",
-    energy_unit: EnergyUnit = None,
-    length_unit: LengthUnit = None,
-    force_unit: ForceUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    mask_fixed: MaskFixed = False,
+    out: _Out,
     overwrite: _Overwrite = False,
+    **options: Any,
 ) -> None:
     """Write data as a store or extended XYZ.
 
@@ -280,16 +261,12 @@ def convert(
         equimd data convert part1.xyz part2.xyz --energy-unit kcal/mol --out all.h5
         equimd data convert bundled:ethanol-test --out test.xyz
     """
-    from equimd.data.convert import output_format, write_frames
+    from equimd.data.convert import refuse_existing, write_frames
     from equimd.data.dataset import notes
     from equimd.data.readers import open_dataset
 
-    output_format(out)
-    _refuse_existing(out, overwrite)
-    data = open_dataset(
-        list(files), labels=labels, energy_unit=energy_unit, length_unit=length_unit, force_unit=force_unit,
-        energy_key=energy_key, forces_key=forces_key, mask_fixed=mask_fixed,
-    )  # fmt: skip
+    refuse_existing(out, overwrite)
+    data = open_dataset(list(files), **options)
     for note in notes(data):
         log(note)
     units = data.info.units
@@ -302,29 +279,14 @@ def convert(
 
 
 @app.command()
+@with_settings(GenerationSettings, skip=("molecule",))
 def generate(
-    molecule: Annotated[str, typer.Argument(help="a structure file, or a name ASE knows: ethanol, CH3CH2OH, H2O ...")],
-    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
-    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
-    frames: Annotated[int, typer.Option(help="labelled frames, over all trajectories")] = 1000,
-    trajectories: Annotated[int, typer.Option(help="independent trajectories")] = 4,
-    interval: Annotated[float, typer.Option(help="time between frames, fs")] = 100.0,
-    time_step: Annotated[float, typer.Option(help="time step, fs")] = 1.0,
-    equilibration: Annotated[float, typer.Option(help="start of each trajectory that is thrown away, fs")] = 2000.0,
-    friction: Annotated[float, typer.Option(help="friction of the Langevin thermostat, 1/fs")] = 0.01,
-    seed: Annotated[int, typer.Option(help="seed; same seed, same frames")] = 0,
-    calculator: _Calculator = "tblite",
-    charge: Annotated[int, typer.Option(help="total charge, e")] = 0,
-    spin: Annotated[int, typer.Option(help="multiplicity 2S+1; 0 is the lowest possible")] = 0,
-    torsion_interval: Annotated[
-        float, typer.Option(help="time between Monte Carlo turns of a single bond, fs; 0: no turns, MD alone")
-    ] = 0.0,
-    hydrogen_mass: Annotated[
-        float, typer.Option(help="mass of hydrogen in the MD, u: 5 allows steps of 2.5 fs; 0: its own")
-    ] = 0.0,
+    molecule: Annotated[str, typer.Argument(help=GenerationSettings.model_fields["molecule"].description)],
+    out: _Out,
     jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,
     overwrite: _Overwrite = False,
     json: _Json = False,
+    **options: Any,
 ) -> None:
     """Make labelled frames by MD with GFN2-xTB.
 
@@ -343,52 +305,20 @@ def generate(
         equimd data generate ethanol --trajectories 100 --torsion-interval 20 --out conformers.h5
         equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
-    from equimd.tasks.generate.settings import GenerationSettings
-    from equimd.tasks.generate.task import generate as make
+    from equimd.tasks.generate.call import generate as work
 
-    _refuse_existing(out, overwrite)
-    given = {
-        "molecule": molecule, "temperature": temperature, "frames": frames, "trajectories": trajectories,
-        "interval": interval, "time_step": time_step, "equilibration": equilibration, "friction": friction,
-        "seed": seed, "calculator": calculator, "charge": charge, "spin": spin, "torsion_interval": torsion_interval,
-        "hydrogen_mass": hydrogen_mass,
-    }  # fmt: skip
-    config = GenerationSettings.parse(given, where="command line")
-    bar = CountedProgress("frames")
-    try:
-        done = make(config, out, jobs=jobs, progress=bar)
-    finally:
-        bar.close()
-    log(
-        f"{done.frames} frames of {done.trajectories} trajectories, {done.theory}, mean temperature "
-        f"{done.temperature_mean:.1f} K (standard error {done.temperature_error:.1f} K)"
-    )
-    if done.turned is not None:
-        log(f"{100 * done.turned:.1f} % of the turns of single bonds were accepted")
-    if done.broken:
-        warn(f"a bond is open in {len(done.broken)} frames: {', '.join(map(str, done.broken[:10]))}")
-    if json:
-        echo_json(
-            {
-                "path": done.path, "n_frames": done.frames, "n_trajectories": done.trajectories, "theory": done.theory,
-                "temperature_K": temperature, "temperature_K_mean": done.temperature_mean,
-                "temperature_K_error": done.temperature_error, "broken_frames": list(done.broken),
-                "turns_accepted": done.turned,
-            }
-        )  # fmt: skip
-    else:
-        print(done.path)
+    done = work(molecule, out, jobs=jobs, overwrite=overwrite, progress=ProgressBar(), **options)
+    _show(done, json)
 
 
 @app.command()
+@with_settings(LabelSettings)
 def label(
     files: _Files,
-    out: Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")],
-    calculator: _Calculator = "tblite",
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="leave out frames the calculator fails on")] = False,
+    out: _Out,
     overwrite: _Overwrite = False,
     json: _Json = False,
+    **options: Any,
 ) -> None:
     """Compute energies and forces of frames.
 
@@ -400,23 +330,17 @@ def label(
         equimd data label flagged.extxyz --out labelled.h5
         equimd data label frames.xyz --calculator mypackage.calc:MyCalculator --out labelled.xyz
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite is loaded: threads slow small molecules down
-    from equimd.data.readers import open_dataset
-    from equimd.tasks.label import label as compute
+    from equimd.tasks.label.task import label as work
 
-    _refuse_existing(out, overwrite)
-    data = open_dataset(list(files), labels="none", check_units=False)
-    if data.info.units.length != "Angstrom":
-        warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
-    bar = CountedProgress("frames")
-    try:
-        done = compute(data, out, calculator=calculator, keep_going=keep_going, progress=bar)
-    finally:
-        bar.close()
-    log(f"{done.frames} frames labelled with {done.theory}")
+    done = work(list(files), out, overwrite=overwrite, progress=ProgressBar(), **options)
     if done.failed:
         warn(f"{len(done.failed)} frames left out: {', '.join(map(str, done.failed[:10]))}")
+    _show(done, json)
+
+
+def _show(done: Any, json: bool) -> None:
+    """The result on stdout."""
     if json:
-        echo_json({"path": done.path, "n_frames": done.frames, "theory": done.theory, "failed": list(done.failed)})
+        echo_json(done.to_json())
     else:
         print(done.path)

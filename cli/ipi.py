@@ -55,12 +55,10 @@ def ipi(
     from equimd.calculators import load
     from equimd.calculators.ipi import Address, Driver
     from equimd.cli.common import echo_json, log, warn
-    from equimd.cli.simulate import _show_notices
     from equimd.data.readers.structures import read_structures
     from equimd.guard.calibration import is_calibrated
     from equimd.machine import choose_device
 
-    _show_notices("equimd.calculators.ipi")
     torch.set_num_threads(threads)
     atoms = read_structures(structure)[0]
     model = load(run, device=str(choose_device(device)))

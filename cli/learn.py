@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.options import keyword, setting_option
+from equimd.cli.arguments import Json
+from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED, EXIT_INTERRUPTED
 from equimd.tasks.learn.settings import LearnSettings
 
 if TYPE_CHECKING:
     from equimd.tasks.learn.task import Learned
 
-_HELP = """From a molecule and a reference method to a certified potential.
+
+@with_settings(LearnSettings, skip=("molecule",), kinds={"error": str, "max_time": str, "call_limit": str})
+def learn(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="MOLECULE", help="a structure file, a name, SMILES, or a YAML file of settings"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder to make; by default learn/NAME-300K-001")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a learn run to go on with")] = None,
+    template: Annotated[bool, typer.Option("--template", help="print a YAML file of all settings")] = False,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """From a molecule and a reference method to a certified potential.
 
     MOLECULE is a structure file, a name ASE knows, or SMILES. Frames of a cheap method, labels where they tell most,
     training, calibration, exploration by the model's own guarded dynamics, and an audit: again until the certificate
@@ -35,18 +48,12 @@ _HELP = """From a molecule and a reference method to a certified potential.
         equimd learn --resume learn/ethanol-300K-001 --max-time 3h
         equimd learn --template > learn.yaml
     """
-
-_TEXT = {"error": str, "max_time": str, "call_limit": str}
-
-
-def learn(**options: Any) -> None:
     from equimd.cli.common import log
     from equimd.config import read_config
     from equimd.tasks.learn import task
     from equimd.tasks.learn.report import settings_text
 
-    source, out, resume, template, json = (options.pop(k) for k in ("source", "out", "resume", "template", "json"))
-    given = {k: v for k, v in options.items() if v is not None}
+    given = options
     if template:
         typer.echo(settings_text(), nl=False)
         return
@@ -70,24 +77,19 @@ def learn(**options: Any) -> None:
 
 def _work(folder: Path, settings: LearnSettings, json: bool) -> None:
     from equimd.cli.common import echo_json, log
-    from equimd.progress import CountedProgress
+    from equimd.progress import ProgressBar, counted_stages
     from equimd.tasks.learn.task import interrupted, learn
 
-    bar = CountedProgress()
-
-    def say(text: str) -> None:
-        bar.close()
-        log(text)
-
+    bar = ProgressBar()
     try:
-        found = learn(folder, settings, say=say, progress=lambda stage, done, total: bar(done, total, stage))
+        found = learn(folder, settings, say=bar.line, progress=counted_stages(bar))
     except KeyboardInterrupt:
-        bar.close()
+        bar.clear()
         if json:
             echo_json(interrupted(folder, settings))
         log(f"interrupted; go on with: equimd learn --resume {folder}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    bar.close()
+    bar.clear()
     if json:
         echo_json(found.to_json())
     else:
@@ -117,28 +119,3 @@ def _last_words(found: Learned) -> str:
         return f"{found.words}\nuse it: equimd simulate {found.run} {found.folder}/conformers.xyz"
     missing = "; ".join(found.missing)
     return f"no certificate: {missing}\nwith more time or labels: equimd learn --resume {found.folder} --max-time TIME"
-
-
-def _flag(name: str, help: str) -> inspect.Parameter:
-    annotation = Annotated[bool, typer.Option(f"--{name}", help=help)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-
-
-_SOURCE = Annotated[
-    str | None,
-    typer.Argument(metavar="MOLECULE", help="a structure file, a name, SMILES, or a YAML file of settings"),
-]
-learn.__doc__ = _HELP
-learn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter("source", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_SOURCE),
-        *(setting_option(LearnSettings, key, _TEXT) for key in LearnSettings.model_fields if key != "molecule"),
-        keyword(
-            "out", Annotated[Path | None, typer.Option("--out", help="folder to make; by default learn/NAME-300K-001")]
-        ),
-        keyword("resume", Annotated[Path | None, typer.Option("--resume", help="folder of a learn run to go on with")]),
-        _flag("template", "print a YAML file of all settings"),
-        _flag("json", "one JSON object on stdout"),
-    ]
-)
-learn.__annotations__ = {p.name: p.annotation for p in learn.__signature__.parameters.values()}  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from equimd.cli.commands import COMMANDS
-from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, plain_warnings, printable_output
+from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, printable_output, shown_notices
 from equimd.registry import imported
 
 
@@ -54,8 +54,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         printable_output()
-        printable_output()
-        with plain_warnings(), handle_errors():
+        with shown_notices(), handle_errors():
             return super().invoke(ctx)
 
 

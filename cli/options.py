@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from equimd.registry import Registry
 
 if typing.TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from equimd.config import Settings
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 def option_type(annotation: Any) -> Any:
@@ -46,23 +51,76 @@ def shown(default: Any) -> str:
     return f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
 
 
-def keyword(name: str, annotation: Any) -> inspect.Parameter:
-    """A keyword parameter, None where the option is not given."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def setting_option(cls: type[Settings], key: str, kinds: Mapping[str, Any] | None = None) -> inspect.Parameter:
-    """The parameter of one setting.
+def setting_option(
+    cls: type[Settings], key: str, kind: Any = None, field: FieldInfo | None = None
+) -> inspect.Parameter:
+    """The parameter of one setting, None where the option is not given.
 
     Args:
-        kinds: types that typer should parse an option as, by key, where not the setting's own.
+        kind: type that typer should parse the option as, where not the setting's own.
+        field: what to show of the setting, where not what its class says.
     """
-    field = cls.model_fields[key]
-    annotation = typing.get_type_hints(cls, include_extras=True)[key]
-    kind, table = (kinds or {}).get(key) or option_type(annotation), registry_of(annotation)
+    field = field or cls.known_fields()[key]
+    annotation = typing.get_type_hints(cls, include_extras=True).get(
+        key, float
+    )  # what an extension's ensemble takes is a number
+    kind, table = kind or option_type(annotation), registry_of(annotation)
     metavar = None if table is None else choices(table)
     name = f"--{key.replace('_', '-')}"
     names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
     help = f"{field.description}{shown(field.default)}"
     option = typer.Option(*names, help=help, metavar=metavar, show_default=False)
-    return keyword(key, Annotated[kind | None, option])
+    return inspect.Parameter(
+        key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def with_settings(
+    *classes: type[Settings],
+    skip: Collection[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    fields: Mapping[str, FieldInfo] | None = None,
+) -> Callable[[F], F]:
+    """Give a command that takes ``**options`` an option for each setting, ahead of its own options.
+
+    The command gets the settings that were given.
+
+    Args:
+        skip: settings that are no options.
+        kinds: as for :func:`setting_option`, by key.
+        fields: the settings that are options, by key, and what to show of them; by default all, as their classes say.
+    """
+
+    def made(function: F) -> F:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        options = [
+            setting_option(cls, key, (kinds or {}).get(key), (fields or {}).get(key))
+            for cls in classes
+            for key in (cls.known_fields() if fields is None else fields)
+            if key not in skip
+        ]
+
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            names = {p.name for p in options}
+            function(**{k: v for k, v in given.items() if k not in names or (v is not None and v != [])})
+
+        arguments = [p for p in own if _is_argument(p)]
+        parameters = [*arguments, *options, *(p for p in own if not _is_argument(p))]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        del command.__wrapped__  # type: ignore[attr-defined]  # its signature is another one
+        return typing.cast(F, command)
+
+    return made
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    return any(
+        isinstance(data, typer.models.ArgumentInfo) for data in getattr(parameter.annotation, "__metadata__", ())
+    )

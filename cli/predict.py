@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import BatchSize, Device, Json, Run, Threads, Uncertainty, Weights, set_threads
-from equimd.progress import CountedProgress
+from equimd.cli.arguments import Json, Run
+from equimd.cli.options import with_settings
+from equimd.tasks.keywords import InferenceSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -16,18 +17,15 @@ if TYPE_CHECKING:
     from equimd.calculators import Prediction
 
 
+@with_settings(InferenceSettings)
 def predict(
     run: Run,
     structures: Annotated[Path, typer.Argument(help="file of structures: xyz, extxyz, or anything ASE reads")],
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")
     ] = None,
-    weights: Weights = "best",
-    uncertainty: Uncertainty = True,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    threads: Threads = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Energy, and the force on each atom, of every structure in a file.
 
@@ -43,50 +41,18 @@ def predict(
         equimd predict runs/ethanol ethanol.xyz --json
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
-    from equimd.calculators import load
-    from equimd.cli.common import echo_json, log, warn
-    from equimd.data.readers.structures import read_structures
-    from equimd.machine import choose_device
-    from equimd.tasks.predict import write_predictions
+    from equimd.cli.common import echo_json
+    from equimd.data.given import structures_of
+    from equimd.progress import ProgressBar
+    from equimd.tasks.predict import predict as work
 
-    set_threads(threads)
-    model = load(run, which=weights, device=str(choose_device(device)))
-    atoms = read_structures(structures)
-    bar = CountedProgress("structures")
-    try:
-        predictions = model.predict(
-            atoms,
-            batch_size=batch_size,
-            uncertainty="auto" if uncertainty else False,
-            progress=(lambda done, total: bar(done, total, "uncertainties")) if len(atoms) > batch_size else None,
-        )
-    finally:
-        bar.close()
-    if not model.has_forces:
-        warn("the model was trained on energies alone: it gives no forces")
-    if out is not None:
-        write_predictions(out, atoms, predictions)
-        log(f"wrote {len(atoms)} structures to {out}")
+    atoms = structures_of(structures)
+    predictions = work(run, atoms, out=out, progress=ProgressBar(), **options)
     if json:
-        echo_json({"structures": [_entry(p) for p in predictions]})
+        echo_json({"structures": [p.to_json() for p in predictions]})
     elif out is None:
         for k, (a, p) in enumerate(zip(atoms, predictions, strict=True)):
             typer.echo(_text(k, a, p))
-
-
-def _entry(p: Prediction) -> dict[str, Any]:
-    """One structure; the uncertainties only of a calibrated run."""
-    entry: dict[str, Any] = {"energy_eV": p.energy, "forces_eV_per_A": p.forces}
-    if p.energy_std is None:
-        return entry
-    return entry | {
-        "energy_std_eV": p.energy_std,
-        "forces_std_eV_per_A": p.forces_std,
-        "atom_forces_std_eV_per_A": p.atom_forces_std,
-        "score_eV_per_A": p.score,
-        "flagged": p.flagged,
-        "atom": p.atom,
-    }
 
 
 def _text(number: int, atoms: Atoms, p: Prediction) -> str:

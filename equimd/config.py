@@ -6,12 +6,15 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from equimd.errors import ConfigError
 from equimd.registry import Registry
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 class Settings(BaseModel):
@@ -20,9 +23,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
-    def known_keys(cls) -> tuple[str, ...]:
-        """Every key that may be given."""
-        return tuple(cls.model_fields)
+    def known_fields(cls) -> dict[str, FieldInfo]:
+        """Every key that may be given, and what its class says of it."""
+        return dict(cls.model_fields)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str | None = None, base: Self | None = None) -> Self:
@@ -31,7 +34,7 @@ class Settings(BaseModel):
         Raises:
             ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
         """
-        known = cls.known_keys()
+        known = cls.known_fields()
         given = {known_key(key, known, where=where): value for key, value in values.items()}
         try:
             return cls.model_validate({**(base.model_dump() if base else {}), **given})
@@ -110,12 +113,35 @@ def parse_duration(value: object) -> object:
         raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m") from None
 
 
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, (str, Path)) else value
+    if isinstance(value, (str, Path)):
+        return (str(value),)
+    return tuple(_as_text(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
+File = Annotated[str, BeforeValidator(_as_text)]
 Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class ReadingSettings(Settings):
+    """How labelled frames are read; see :func:`equimd.data.open_dataset`."""
+
+    labels: Literal["revised", "md17"] = Field(
+        "revised", description="of an rMD17 file: revised, or md17 for the original ones"
+    )
+    energy_unit: str | None = Field(None, description="of a file that states none: eV, meV, kcal/mol, kJ/mol, Hartree")
+    length_unit: str | None = Field(None, description="length unit of such a file: Angstrom, nm, Bohr")
+    force_unit: str | None = Field(
+        None, description="of the forces, if not energy/length: Hartree/Bohr, eV/Angstrom ..."
+    )
+    energy_key: str | None = Field(None, description="column of the energies, where several could be meant")
+    forces_key: str | None = Field(None, description="column of the forces, where several could be meant")
+    mask_fixed: bool = Field(False, description="atoms that a file holds fixed have no force label")
 
 
 class DataConfig(Settings):
@@ -133,7 +159,7 @@ class DataConfig(Settings):
         "random", description="random rows, blocks contiguous in time, whole trajectories, or --split-files"
     )
     split_files: Files = Field((), description="files of row numbers: train, validation and (optional) test")
-    reference_energies: str | None = Field(
+    reference_energies: File | None = Field(
         None, description="file of isolated-atom energies; without it they are fitted to the training frames"
     )
     energy_unit: str | None = Field(None, description="unit of the file's energies, where it states none")
@@ -146,6 +172,11 @@ class DataConfig(Settings):
         "refuse", description="frames without an energy or forces: refuse them, or learn from what they have"
     )
     check_pairs: bool = Field(True, description="refuse energies that do not follow from the forces")
+
+    @property
+    def reading(self) -> ReadingSettings:
+        """How the frames are read."""
+        return ReadingSettings(**{key: getattr(self, key) for key in ReadingSettings.model_fields})
 
 
 class TrainConfig(Settings):
@@ -188,7 +219,7 @@ class TrainConfig(Settings):
         None, ge=1, description="epochs between validations; by default so many that they take about 2 % of the time"
     )
     checkpoint_interval: Seconds = Field(60.0, gt=0, description="time between checkpoints")
-    init: str | None = Field(None, description="run whose model the training starts from")
+    init: File | None = Field(None, description="run whose model the training starts from")
     device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
     threads: int | None = Field(
         None, ge=1, description="CPU threads; by default 1 for batches of small molecules, else all cores"
@@ -228,15 +259,22 @@ SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than th
 DERIVED_KEYS = ("elements", "energy_only")
 
 
+SECTIONS: dict[str, type[Settings]] = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}
+
+
 def config_keys() -> dict[str, str]:
     """Every key a user may set, and the part of :class:`RunConfig` it belongs to, in the template's order."""
-    sections: dict[str, type[Settings]] = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}
     return {
         key: section
-        for section, cls in sections.items()
+        for section, cls in SECTIONS.items()
         for key in cls.model_fields
         if not (section == "model" and key in DERIVED_KEYS)
     }
+
+
+def config_fields() -> dict[str, FieldInfo]:
+    """The same keys, and what stands in their classes about them."""
+    return {key: SECTIONS[section].model_fields[key] for key, section in config_keys().items()}
 
 
 def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: RunConfig | None = None) -> RunConfig:

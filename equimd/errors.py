@@ -100,3 +100,20 @@ class GuardError(EquimdError):
     ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.code, self.atoms, self.score, self.threshold = code, atoms, score, threshold
+
+
+class EquimdWarning(UserWarning):
+    """What deserves a look but does not stop a task; commands print it on stderr."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a polite kill, after the work so far was saved.
+
+    Args:
+        text: what was reached, and how to go on.
+        result: what the task would have returned, with status ``interrupted``.
+    """
+
+    def __init__(self, text: str, result: Any) -> None:
+        super().__init__(text)
+        self.result = result

@@ -7,12 +7,15 @@ or ``module:Class`` for any ASE calculator that can be made without arguments.
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from equimd.errors import ConfigError, DataError
 from equimd.units import BOHR, HARTREE
+from equimd.workers import one_thread
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,7 +46,9 @@ class XtbMethod:
 
     def __init__(self, atoms: Atoms, hamiltonian: str, charge: int, spin: int) -> None:
         try:
-            from tblite.interface import Calculator
+            # OpenMP reads its number of threads when tblite is loaded: more than one slow small molecules down
+            with nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread():
+                from tblite.interface import Calculator
         except ImportError as error:
             raise ConfigError(
                 "GFN-xTB needs tblite, which is not installed",

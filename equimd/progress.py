@@ -1,12 +1,17 @@
-"""What a person sees of work that takes its time: a bar on a terminal, a line every tenth elsewhere; on stderr."""
+"""How far work that takes its time is: what callbacks are told, and the bar or lines that commands make of it.
+
+A task is given ``progress``, anything that can be called with a :class:`Progress`; a :class:`ProgressBar` is one.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO, TypeAlias
 
 REFRESH = 0.2  # seconds between redraws of the bar
 WIDTH = 20  # of the bar, in characters
@@ -25,6 +30,121 @@ def time_left(elapsed: float, share: float) -> str:
     return f"{duration(elapsed * (1 - share) / share)} left"
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a task is; as text, one line about it.
+
+    Attributes:
+        kind: ``step`` and ``live``, where it stands, several times a second (``live`` is only worth a bar that is drawn
+            over); ``line``, something that stays: an epoch that ended, a replica that halted; ``end`` of the stage.
+        stage: what is being done: ``training``, ``posterior``, ``own dynamics``, ``simulation`` ...
+        share: of the stage, 0 to 1.
+        head, parts: the line. left: the time left, for a bar.
+        values: numbers of the moment, by name; in eV and eV/Angstrom.
+    """
+
+    kind: Literal["step", "live", "line", "end"]
+    stage: str
+    share: float
+    head: str = ""
+    parts: tuple[str, ...] = ()
+    left: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " | ".join(part for part in (self.head or self.stage, *self.parts) if part)
+
+
+Callback: TypeAlias = Callable[[Progress], object]
+
+
+class Teller:
+    """Tells a callback how far one stage is: not more often than every 0.2 s, but every tenth of the work.
+
+    Args:
+        callback: None is told nothing, and costs nothing.
+    """
+
+    def __init__(self, callback: Callback | None, stage: str, kind: Literal["step", "live"] = "step") -> None:
+        self._callback, self.stage, self.kind = callback, stage, kind
+        self._told, self._tenth, self.share = -REFRESH, 0, 0.0
+
+    def due(self, share: float) -> bool:
+        """Whether it is time to tell."""
+        if self._callback is None:
+            return False
+        return int(10 * share + 1e-9) > self._tenth or time.monotonic() - self._told >= REFRESH
+
+    def step(self, share: float, head: str, *parts: str, left: str = "", values: Mapping[str, Any]) -> None:
+        """Where the work stands; to be said when it is :meth:`due`."""
+        self.share = min(max(share, 0.0), 1.0)
+        self._told, self._tenth = time.monotonic(), int(10 * self.share + 1e-9)
+        self._tell(Progress(self.kind, self.stage, self.share, head, parts, left, values))
+
+    def line(self, head: str, *parts: str, values: Mapping[str, Any]) -> None:
+        """Something that stays."""
+        self._tell(Progress("line", self.stage, self.share, head, parts, values=values))
+
+    def end(self) -> None:
+        """The stage has ended, however."""
+        self._tell(Progress("end", self.stage, self.share))
+
+    def _tell(self, event: Progress) -> None:
+        if self._callback is not None:
+            self._callback(event)
+
+
+class CountedProgress(Teller):
+    """Counts pieces of work: called with how many are done and how many there are.
+
+    Args:
+        unit: what is counted; ``B`` for bytes.
+    """
+
+    def __init__(self, callback: Callback | None, stage: str = "", unit: str = "") -> None:
+        super().__init__(callback, stage)
+        self._unit, self._started = unit, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        share = done / total if total else 0.0
+        if not self.due(share):
+            return
+        amount = f"{done:,} of {total:,} {self._unit}".strip()
+        if self._unit == "B":
+            amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        elapsed = time.monotonic() - self._started
+        left = time_left(elapsed, share) if 0.01 < share < 1.0 else ""
+        self.step(share, f"{self.stage} {amount}".strip(), left=left, values={"done": done, "total": total})
+
+
+@contextmanager
+def counting(callback: Callback | None, unit: str, stage: str = "") -> Iterator[CountedProgress | None]:
+    """One stage of counted pieces; None where nobody is told."""
+    if callback is None:
+        yield None
+        return
+    told = CountedProgress(callback, stage, unit)
+    try:
+        yield told
+    finally:
+        told.end()
+
+
+def counted_stages(callback: Callback | None, unit: str = "") -> Callable[[str, int, int], None]:
+    """The same for several stages in a row, named in each call."""
+    now = CountedProgress(callback, "", unit)
+
+    def told(stage: str, done: int, total: int) -> None:
+        nonlocal now
+        if stage != now.stage:
+            now = CountedProgress(callback, stage, unit)
+        now(done, total)
+        if done >= total > 0:
+            now.end()
+
+    return told
+
+
 class ProgressBar:
     """Draws ``head [####----] part | part`` on a terminal, over and over in one line, and prints lines beside it.
 
@@ -39,24 +159,25 @@ class ProgressBar:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self._drawn, self._tenth, self._width = -REFRESH, 0, 0
+        self._stage, self._tenth, self._width = "", 0, 0
 
-    def due(self, share: float) -> bool:
-        """Whether something is to be shown when this share of the work is done."""
-        if self.live:
-            return time.monotonic() - self._drawn >= REFRESH
-        return int(10 * share + 1e-9) > self._tenth
-
-    def show(self, share: float, head: str, parts: Sequence[str]) -> None:
-        """Show where the work stands; to be asked for when it is :meth:`due`."""
-        share = min(max(share, 0.0), 1.0)
-        self._drawn, self._tenth = time.monotonic(), int(10 * share + 1e-9)
-        if self.live:
-            filled = round(WIDTH * share)
-            text = f"{head} [{'#' * filled}{'-' * (WIDTH - filled)}] {' | '.join(parts)}".rstrip()
+    def __call__(self, event: Progress) -> None:
+        if event.stage != self._stage:
+            self.clear()
+            self._stage, self._tenth = event.stage, 0
+        tenth = int(10 * event.share + 1e-9)
+        if event.kind == "line":
+            self.line(str(event))
+        elif event.kind == "end":
+            self.clear()
+        elif self.live:
+            filled = round(WIDTH * event.share)
+            parts = " | ".join(part for part in (*event.parts, event.left) if part)
+            text = f"{event.head} [{'#' * filled}{'-' * (WIDTH - filled)}] {parts}".rstrip()
             self._write(text[: shutil.get_terminal_size().columns - 1])
-        else:
-            self.line(" | ".join([head, *parts]))
+        elif event.kind == "step" and tenth > self._tenth:
+            self._tenth = tenth
+            self.line(str(event))
 
     def _write(self, text: str) -> None:
         self.stream.write("\r" + text.ljust(self._width))
@@ -74,36 +195,3 @@ class ProgressBar:
             self._write("")
             self.stream.write("\r")
             self._width = 0
-
-
-class CountedProgress:
-    """Counts pieces of work: called with how many are done and how many there are, and the name of the work.
-
-    Args:
-        unit: what is counted; ``B`` for bytes.
-    """
-
-    def __init__(self, unit: str = "", stream: TextIO | None = None) -> None:
-        self._unit, self._stream = unit, stream
-        self._begin("")
-
-    def _begin(self, name: str) -> None:
-        self._bar, self._name, self._started = ProgressBar(self._stream), name, time.monotonic()
-
-    def __call__(self, done: int, total: int, name: str = "") -> None:
-        if name != self._name:
-            self.close()
-            self._begin(name)
-        share = done / total if total else 0.0
-        if not self._bar.due(share):
-            return
-        amount = f"{done:,} of {total:,} {self._unit}".strip()
-        if self._unit == "B":
-            amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-        elapsed = time.monotonic() - self._started
-        left = [time_left(elapsed, share)] if self._bar.live and 0.01 < share < 1.0 else []
-        self._bar.show(share, f"{self._name} {amount}".strip(), left)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.clear()

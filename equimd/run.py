@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
 from equimd.errors import ConfigError, RunError
 from equimd.files import load_tensors, save_tensors, versions, write_atomic, write_json
+from equimd.shown import Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,11 +60,17 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     return model.eval(), meta
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A run folder on disk."""
 
     path: Path
+
+    def _shown(self) -> Mapping[str, str]:
+        try:
+            return {"path": str(self.path), "status": str(self.info.get("status", "unknown"))}
+        except RunError:
+            return {"path": str(self.path)}
 
     @classmethod
     def create(cls, out: str | Path, config: RunConfig, info: Mapping[str, Any]) -> Run:

@@ -18,6 +18,7 @@ SOURCES = ("equimd", "cli", "benchmarks")
 # Each part may import those before it and itself, nothing after it; parts on one line do not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("notices", "shown"),
     ("registry", "units", "files", "progress", "interrupts", "chemistry"),
     ("config", "machine", "workers"),
     ("data",),
@@ -28,9 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("forces", "md"),
     ("calculators", "methods", "plots"),
     ("labels",),
+    ("tasks.keywords",),
     ("tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
-    ("tasks.compare", "tasks.audit"),
+    ("tasks.audit", "tasks.compare", "tasks.train"),
     ("tasks.learn",),
     ("benchmarks",),
     ("cli",),

@@ -20,7 +20,7 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
-from equimd.tasks.evaluate import evaluate, uncertainties
+from equimd.tasks.evaluate.measure import measure, uncertainties
 from equimd.uq import metrics
 from tests.guard.calibrated import calibrate_run
 from tests.training.test_training import start
@@ -208,7 +208,7 @@ def test_predict_writes_what_it_says(run: Path, structures: list[Atoms], tmp_pat
 
 def test_evaluate_sets_sigmas_beside_errors(run: Path) -> None:
     model, frames = equimd.load(run), toy_frames(40, seed=5)
-    plain = evaluate(model, ArrayDataset(frames)).summary()
+    plain = measure(model, ArrayDataset(frames)).summary()
     known = uncertainties(model, ArrayDataset(frames), batch_size=7)
     found = known.join(plain)
     assert {k: found[k] for k in plain if k != "worst_frames"} == {k: plain[k] for k in plain if k != "worst_frames"}

@@ -23,14 +23,15 @@ from equimd.errors import DataError, GuardError, ModelError
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.guard.score import StepDecision, StepScore
+from equimd.shown import Shown
 
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
 #: Properties of calibrated runs.
 SIGMAS = ("energy_std", "forces_std", "atom_forces_std")
 
 
-@dataclass(frozen=True)
-class StepSigma:
+@dataclass(frozen=True, repr=False)
+class StepSigma(Shown):
     """The decision about one structure of n atoms, as cheap as it can be had.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,12 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import DataError, UncertaintyError
-from equimd.files import tensor_digest
+from equimd.files import plain, tensor_digest
 from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
 from equimd.guard.sigmas import DataSigmas
 from equimd.model.painn.potential import Potential
 from equimd.run import Run
+from equimd.shown import Shown
 from equimd.training.loader import sorted_batches
 from equimd.uq.predict import Predictions
 from equimd.uq.predict import predict as predict_raw
@@ -35,8 +36,8 @@ BATCH_SIZE = 50
 Wanted = Literal["auto"] | bool
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """What a model says of one structure of n atoms.
 
     Attributes:
@@ -45,8 +46,10 @@ class Prediction:
         energy_std, forces_std: calibrated standard deviations in the same units and shapes, those of forces by
             component; None, like all below, without a calibration.
         atom_forces_std: (n,) sqrt of the trace of each atom's force covariance, eV/Angstrom; no rotation changes it.
-        score: the score that molecular dynamics is judged by, eV/Angstrom.
-        flagged: whether it exceeds the flag threshold. atom: index of the least certain atom.
+        score: what molecular dynamics is judged by, eV/Angstrom: the largest of ``atom_forces_std``, unless the screen
+            cleared the structure; then it is the screen's estimate of that.
+        screened: whether the score is the screen's.
+        flagged: whether the score exceeds the flag threshold. atom: index of the largest ``atom_forces_std``.
     """
 
     energy: float
@@ -55,11 +58,40 @@ class Prediction:
     forces_std: np.ndarray | None = None
     atom_forces_std: np.ndarray | None = None
     score: float | None = None
+    screened: bool | None = None
     flagged: bool | None = None
     atom: int | None = None
 
+    def _shown(self) -> Mapping[str, str]:
+        found = {"energy": f"{self.energy:.6f} eV"}
+        if self.energy_std is not None:
+            found["energy"] += f" (sigma {1e3 * self.energy_std:.3g} meV)"
+        if self.forces is not None:
+            found["forces"] = (
+                f"of {len(self.forces)} atoms, largest {np.linalg.norm(self.forces, axis=1).max():.3g} eV/A"
+            )
+        if self.score is not None and self.atom_forces_std is not None:
+            found["largest sigma of a force"] = f"{self.atom_forces_std.max():.3g} eV/A (atom {self.atom})"
+            found["score"] = f"{self.score:.3g} eV/A" + (" (screen)" if self.screened else "")
+            found["flagged"] = "yes" if self.flagged else "no"
+        return found
 
-class Predictor:
+    def to_json(self) -> dict[str, Any]:
+        """The entry of a structure in ``equimd predict --json``; uncertainties only of a calibrated run."""
+        entry: dict[str, Any] = {"energy_eV": self.energy, "forces_eV_per_A": self.forces}
+        if self.energy_std is not None:
+            entry |= {
+                "energy_std_eV": self.energy_std,
+                "forces_std_eV_per_A": self.forces_std,
+                "atom_forces_std_eV_per_A": self.atom_forces_std,
+                "score_eV_per_A": self.score,
+                "flagged": self.flagged,
+                "atom": self.atom,
+            }
+        return plain(entry)
+
+
+class Predictor(Shown):
     """A trained model ready for use, and the calibration of its run.
 
     Args:
@@ -81,6 +113,18 @@ class Predictor:
         self.potential = potential.to(self.device).eval()
         self.run = run
         self._sha256 = sha256
+
+    def _shown(self) -> Mapping[str, str]:
+        from ase.data import chemical_symbols
+
+        c = self.config
+        found = {} if self.run is None else {"run": str(self.run.path)}
+        found["forces"] = "none (energies alone)" if c.energy_only else c.forces
+        found["elements"] = " ".join(chemical_symbols[z] for z in c.elements)
+        found["size"] = f"{c.num_features} features, {c.num_layers} layers, lmax {c.lmax}, {c.cutoff:g} A"
+        found["on"] = f"{self.device}, {c.dtype}"
+        calibrated = self.run is not None and is_calibrated(self.run.path)
+        return {**found, "calibrated": "yes" if calibrated else "no"}
 
     @classmethod
     def open(cls, run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Self:

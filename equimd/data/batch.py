@@ -25,6 +25,7 @@ from torch import Tensor
 from equimd.data.frames import Frames
 from equimd.data.neighbors import neighbor_list
 from equimd.errors import ConfigError
+from equimd.shown import Shown
 
 DENSE_MAX_ATOMS = 32  # beyond, pairs outside the cutoff cost more than gathering and scattering edges
 
@@ -34,8 +35,8 @@ def _copy(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Shown):
     """Structures as tensors; see the module docstring for names, shapes and units."""
 
     positions: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from equimd.data.frames import Frames
 from equimd.errors import DataError
+from equimd.shown import Shown, span
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,18 @@ def time_index(data: Dataset) -> np.ndarray | None:
     return getattr(data, "time_index", None)
 
 
-class ArrayDataset:
+class ListedDataset(Shown):
+    """Base of data sets that say of themselves where they come from and how much they hold."""
+
+    info: DatasetInfo
+
+    def _shown(self) -> Mapping[str, str]:
+        units = self.info.units
+        found = {"path": self.info.path, "frames": f"{len(self):,}", "atoms": span(self.n_atoms)}  # type: ignore[arg-type, attr-defined]
+        return {**found, "units": f"{units.energy}, {units.length} ({units.source})"}
+
+
+class ArrayDataset(ListedDataset):
     """Frames held in memory."""
 
     def __init__(
@@ -128,7 +140,7 @@ class ArrayDataset:
         return self._block.take(np.arange(len(self)) if rows is None else np.asarray(rows, np.int64))
 
 
-class ConcatDataset:
+class ConcatDataset(ListedDataset):
     """Several data sets as one, in order; each part's trajectories stay apart."""
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
@@ -183,7 +195,7 @@ class ConcatDataset:
         return joined.take(np.argsort(order, kind="stable"))
 
 
-class Subset:
+class Subset(ListedDataset):
     """Some frames of another data set, by row."""
 
     def __init__(self, parent: Dataset, rows: np.ndarray | Sequence[int]) -> None:

@@ -17,7 +17,7 @@ B frames, n atoms in the largest of them. Arrays are NumPy, positions/energy/for
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,14 @@ import numpy as np
 from equimd.chemistry import refuse_dummies
 from equimd.data.state import read_state, whole_numbers
 from equimd.errors import DataError
+from equimd.shown import Shown, span
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
-@dataclass(frozen=True)
-class Frames:
+@dataclass(frozen=True, repr=False)
+class Frames(Shown):
     """A block of B structures, padded to the largest of them. Shapes and units: module docstring."""
 
     numbers: np.ndarray
@@ -143,6 +144,10 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def _shown(self) -> Mapping[str, str]:
+        labels = [name for name in ("energy", "forces") if len(self) and getattr(self, f"has_{name}").all()]
+        return {"frames": f"{len(self):,}", "atoms": span(self.n_atoms), "labels": ", ".join(labels) or "not all"}
 
     @property
     def n_atoms(self) -> np.ndarray:

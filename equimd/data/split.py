@@ -16,14 +16,15 @@ from equimd.data.paths import read_text
 from equimd.data.readers.npz import load_array, load_arrays
 from equimd.errors import ConfigError, DataError
 from equimd.files import write_atomic
+from equimd.shown import Shown
 
 FORMAT_VERSION = 1
 Method = Literal["random", "blocks", "trajectory", "files"]
 PARTS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, repr=False)
+class Split(Shown):
     """Rows of a data set: int64, disjoint, each part in ascending order.
 
     Attributes:

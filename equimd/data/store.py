@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.chemistry import formula
-from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, Units, iterate_blocks, time_index
+from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, ListedDataset, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
 from equimd.data.hdf5 import DAMAGED, dataset, open_hdf5, reading
 from equimd.errors import DataError, MachineError
@@ -233,7 +233,7 @@ def _digest(digest: Any, block: Frames) -> None:
             digest.update(np.array([block.weight[k]], np.float64).tobytes())
 
 
-class StoreDataset:
+class StoreDataset(ListedDataset):
     """A store as a data set. The file is opened when first needed, and again in each worker process.
 
     Args:

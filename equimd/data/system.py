@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from equimd.errors import DataError
+from equimd.shown import Shown
 from equimd.units import ACCELERATION, AMU_A2_PER_FS2
 
 
-@dataclass(frozen=True)
-class System:
+@dataclass(frozen=True, repr=False)
+class System(Shown):
     """What does not change in a run and is the same for all replicas.
 
     Attributes:

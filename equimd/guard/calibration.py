@@ -18,6 +18,7 @@ from equimd.files import load_tensors, save_tensors, versions, write_atomic
 from equimd.guard.score import StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
+from equimd.shown import Shown
 from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated
 from equimd.uq.recalibration import Recalibration
@@ -56,8 +57,8 @@ class Levels:
     halt: float | None = None
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Shown):
     """All that turns a model into one that knows its errors.
 
     Attributes:
@@ -86,6 +87,24 @@ class Calibration:
     report: dict[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=_now)
     versions: dict[str, str] = field(default_factory=versions)
+
+    def _shown(self) -> Mapping[str, str]:
+        point, error = self.state_point, self.error
+        found = {"flag": f"above {self.flag.value:.4g} eV/A, {100 * self.flag.alpha:.3g} % of ordinary frames"}
+        if self.halt is not None:
+            rate = f"{100 * self.halt.alpha:.3g} % of ordinary runs of {self.halt.run_length} steps"
+            found["halt"] = f"above {self.halt.value:.4g} eV/A, {rate}"
+        found["error"] = f"below {error.multiplier:.3g} sigma in {100 * error.coverage:.3g} % of ordinary frames"
+        heat = "no stated temperature" if point.temperature_K is None else f"{point.temperature_K:g} K"
+        friction = "" if point.friction_per_fs is None else f", {point.friction_per_fs:g}/fs"
+        found["for"] = f"{', '.join(self.compositions)} at {heat}, {point.ensemble}{friction}, {point.dt_fs:g} fs"
+        if forces := self.report.get("forces"):
+            on = self.report["reported_on"]
+            found["quality"] = (
+                f"forces ZMS {forces['zms']:.3g}, {100 * forces['coverage_95']:.3g} % of errors where 95 % should be, "
+                f"on {on['n']} {on['frames']} frames"
+            )
+        return found
 
     def __post_init__(self) -> None:
         for mode in ("flag", "halt"):

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.errors import DataError
+from equimd.shown import Shown
 
 BONDED = 1.3  # times the sum of covalent radii: bonds of the reference geometry
 CLOSE = 0.5  # closer than this, atoms have fused: 0.31 Angstrom for H-H, 0.54 for C-H, 0.76 for C-C
 FAR = 2.0  # contacts longer than this do not hold a molecule together: 2.1 Angstrom for C-H, 3.0 for C-C
 
 
-@dataclass(frozen=True)
-class Limits:
+@dataclass(frozen=True, repr=False)
+class Limits(Shown):
     """What the reference geometry allows: for P pairs i < j.
 
     Attributes:

@@ -24,6 +24,7 @@ from equimd.data.system import System
 from equimd.errors import UncertaintyError
 from equimd.guard.screen import Screen
 from equimd.model.interface import CHUNK, Model
+from equimd.shown import Shown
 from equimd.uq.predict import Calibrated, Predictions
 from equimd.uq.rows import BATCH_SIZE
 
@@ -38,8 +39,8 @@ def exact_scores(calibrated: Calibrated, predictions: Predictions) -> tuple[np.n
     return predictions.per_frame(atoms)[0], atoms
 
 
-@dataclass(frozen=True)
-class Decided:
+@dataclass(frozen=True, repr=False)
+class Decided(Shown):
     """Frames whose screen and exact score are both known, arrays of one shape in eV/Angstrom, and a screen's level."""
 
     screen: np.ndarray
@@ -67,8 +68,8 @@ class Decided:
         return int((over & self.quiet).sum()), int(over.sum())
 
 
-@dataclass(frozen=True)
-class StepDecision:
+@dataclass(frozen=True, repr=False)
+class StepDecision(Shown):
     """Which score a frame gets; see the module's docstring.
 
     Attributes:

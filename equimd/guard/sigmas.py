@@ -8,21 +8,24 @@ from typing import Any
 import numpy as np
 
 from equimd.guard.calibration import Calibration
+from equimd.shown import Shown
 from equimd.uq import metrics
 from equimd.uq.predict import Predictions
 
 RESAMPLES = 100  # of the bootstrap intervals
 
 
-@dataclass(frozen=True)
-class StructureSigma:
+@dataclass(frozen=True, repr=False)
+class StructureSigma(Shown):
     """Calibrated uncertainty of one structure of n atoms.
 
     Attributes:
         energy_std: eV.
         forces_std: (n, 3) of the components, eV/Angstrom: sqrt of the diagonal of each covariance; turns with the axes.
         atom_forces_std: (n,) sqrt(trace C_i), eV/Angstrom: no rotation changes it.
-        score: what the decision of molecular dynamics gives the structure, eV/Angstrom.
+        score: what the decision of molecular dynamics gives the structure, eV/Angstrom: the largest of
+            ``atom_forces_std``, unless the screen cleared it; then the screen's estimate of that.
+        screened: whether the score is the screen's.
         flagged: whether the score exceeds the flag threshold.
         atom: the least certain one, index of the largest ``atom_forces_std``.
     """
@@ -31,18 +34,20 @@ class StructureSigma:
     forces_std: np.ndarray
     atom_forces_std: np.ndarray
     score: float
+    screened: bool
     flagged: bool
     atom: int
 
 
-@dataclass(frozen=True)
-class DataSigmas:
+@dataclass(frozen=True, repr=False)
+class DataSigmas(Shown):
     """The same for N frames with M atoms in all; ``frame`` (M,) is the row of each atom's frame."""
 
     energy_std: np.ndarray
     forces_std: np.ndarray
     atom_forces_std: np.ndarray
     score: np.ndarray
+    screened: np.ndarray
     flagged: np.ndarray
     atom: np.ndarray
     frame: np.ndarray
@@ -59,9 +64,11 @@ class DataSigmas:
         variance = np.diagonal(model, axis1=1, axis2=2) + noise[:, None]
         atoms = np.sqrt(variance.sum(1))
         decision, threshold = calibration.decision("flag")
-        score = decision.of_predictions(predictions).score
-        worst = predictions.per_frame(atoms)[1]
-        return cls(np.sqrt(energy), np.sqrt(variance), atoms, score, score > threshold, worst, predictions.frame)
+        decided = decision.of_predictions(predictions)
+        score, worst = decided.score, predictions.per_frame(atoms)[1]
+        return cls(
+            np.sqrt(energy), np.sqrt(variance), atoms, score, decided.quiet, score > threshold, worst, predictions.frame
+        )
 
     def __len__(self) -> int:
         return len(self.energy_std)
@@ -74,6 +81,7 @@ class DataSigmas:
             self.forces_std[atoms].copy(),
             self.atom_forces_std[atoms].copy(),
             float(self.score[row]),
+            bool(self.screened[row]),
             bool(self.flagged[row]),
             int(self.atom[row]),
         )

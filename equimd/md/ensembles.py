@@ -16,6 +16,8 @@ from equimd.config import Settings
 from equimd.registry import Registry, imported
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from equimd.md.integrators import Integrator
 
 
@@ -147,9 +149,9 @@ class EnsembleSettings(Settings):
     model_config = ConfigDict(extra="allow")
 
     @classmethod
-    def known_keys(cls) -> tuple[str, ...]:
+    def known_fields(cls) -> dict[str, FieldInfo]:
         fields = cls.model_fields
-        return (*fields, *further_options(fields))
+        return {**fields, **{name: option.setting() for name, option in further_options(fields).items()}}
 
     @model_validator(mode="after")
     def _options(self) -> Self:

@@ -24,6 +24,7 @@ import numpy as np
 
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
+from equimd.shown import Shown
 from equimd.units import KJ_PER_MOL
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ UNITS = {"position": "Angstrom", "velocity": "Angstrom fs-1", "force": "kJ mol-1
 KNOWN = (*UNITS, "box", "species", "mass")  # the other members of the particle group are per-atom values
 
 
-@dataclass(frozen=True)
-class Frame:
+@dataclass(frozen=True, repr=False)
+class Frame(Shown):
     """One frame of one replica.
 
     Attributes:
@@ -59,8 +60,8 @@ class Frame:
     atoms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, repr=False)
+class Trajectory(Shown):
     """T frames of one replica, as read back: (T, n, 3) arrays, units as in :class:`Frame`."""
 
     numbers: np.ndarray

@@ -1,18 +1,70 @@
-"""Predictions of structures as extended XYZ."""
+"""``equimd.predict``: energies, forces and sigmas of structures, and predictions as extended XYZ."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from equimd.data.given import GivenStructures, structures_of
 from equimd.files import write_atomic
+from equimd.notices import note, warn
+from equimd.progress import Callback, counting
+from equimd.tasks.keywords import InferenceSettings, cpu_threads, loaded, settings_of, takes
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from equimd.calculators import Prediction
+
+
+@takes(InferenceSettings.model_fields)
+def predict(
+    run: Any,
+    structures: GivenStructures,
+    *,
+    settings: InferenceSettings | None = None,
+    out: str | Path | None = None,
+    progress: Callback | None = None,
+    **options: Any,
+) -> list[Prediction]:
+    """Energy, and the force on each atom, of every structure; what ``equimd predict`` does.
+
+    Who asks often loads the model once: ``equimd.load(run).predict(atoms)``.
+
+    Args:
+        run: run folder, what ``equimd.train`` or ``equimd.calibrate`` returned, or a loaded model.
+        structures: a file of structures, or ASE ``Atoms``, one or several.
+        settings: an object of settings, beneath those given as keywords.
+        out: file to write the structures to with all that is predicted, extxyz.
+        progress: called with :class:`~equimd.progress.Progress` while sigmas are computed, the slow part.
+
+    Returns:
+        A prediction for each structure, in order.
+
+    Raises:
+        DataError: no structures. ModelError: elements the model never saw.
+        ConfigError, RunError, UncertaintyError: of settings, run and calibration.
+    """
+    s = settings_of(InferenceSettings, settings, options)
+    with cpu_threads(s.threads):
+        model, atoms = loaded(run, s), structures_of(structures)
+        if len(atoms) <= s.batch_size_inference:
+            progress = None
+        with counting(progress, "structures", "uncertainties") as tell:
+            found = model.predict(
+                atoms,
+                batch_size=s.batch_size_inference,
+                uncertainty="auto" if s.uncertainty else False,
+                progress=tell,
+            )
+    if not model.has_forces:
+        warn("the model was trained on energies alone: it gives no forces")
+    if out is not None:
+        write_predictions(out, atoms, found)
+        note(f"wrote {len(atoms)} structures to {out}")
+    return found
 
 
 def write_predictions(

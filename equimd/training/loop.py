@@ -23,7 +23,7 @@ from equimd.data.batch import Batch
 from equimd.errors import EquimdError
 from equimd.interrupts import stop_signals
 from equimd.machine import choose_device
-from equimd.progress import duration
+from equimd.progress import Callback, duration
 from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
 from equimd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from equimd.training.compiling import pays_to_compile
@@ -58,7 +58,7 @@ class Trainer:
         run: Run,
         *,
         resume: bool = False,
-        bar: EpochProgress | None = None,
+        progress: Callback | None = None,
         processes: Processes = ALONE,
     ) -> None:
         from equimd.training.step import TrainStep
@@ -86,7 +86,7 @@ class Trainer:
             sizes=np.unique(self.train_source.sizes).tolist(),
             processes=processes,
         )
-        self.bar = bar or EpochProgress(Unit.of(t.display_unit))
+        self.told = EpochProgress(progress if processes.first else None, Unit.of(t.display_unit))
         self.progress = Progress()
         self.running = RunningErrors()
         self.best: dict[str, Tensor] | None = None
@@ -100,8 +100,6 @@ class Trainer:
         if processes.first:
             self.metrics = MetricsFile(run.path / "metrics.csv", keep=self.progress.rows)
             self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
-        else:
-            self.bar.live = False
         self._signalled: Callable[[], bool] = lambda: False  # whether this process is asked to stop
         self._asked = False  # by :meth:`stop`
         self._stopping = False  # whether any of them is
@@ -124,7 +122,7 @@ class Trainer:
             f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
             f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
             f"training: {' or '.join(budget)}, {self.steps_per_epoch} steps an epoch, {how}, on {self.device}, "
-            f"validated every {every}; energies in {self.bar.unit.name}, forces in {self.bar.unit.forces}"
+            f"validated every {every}; energies in {self.told.unit.name}, forces in {self.told.unit.forces}"
         )
 
     # state
@@ -196,7 +194,7 @@ class Trainer:
                 self.run.update_info({"status": ended, **self.summary()})
             self.processes.barrier()  # one that ended before all is written might have the others killed
         finally:
-            self.bar.clear()
+            self.told.end()
             restore_threads()
             if self.events:
                 self.events.close()
@@ -241,8 +239,8 @@ class Trainer:
         p.step += 1
         p.batch += 1
         used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
-        if self.bar.due(used):
-            self.bar.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
+        if self.told.due(used):
+            self.told.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
 
     def _end_epoch(self, *, last: bool = False) -> None:
         p = self.progress
@@ -281,7 +279,7 @@ class Trainer:
         if self.metrics is None:
             return
         self.metrics.append(row)
-        self.bar.epoch(
+        self.told.epoch(
             self._epoch_name(int(row["epoch"])), row, self.schedule.used(self.progress.step, self.elapsed()), note
         )
         if self.events:

@@ -100,6 +100,11 @@ class Processes:
 ALONE = Processes()
 
 
+def leads() -> bool:
+    """Whether this process is the one that prints and writes: alone, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0" or not all(os.environ.get(name) for name in LAUNCHED)
+
+
 @contextmanager
 def _lost_process() -> Iterator[None]:
     """A process that died closes its connections, which torch reports as a RuntimeError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from equimd.chemistry import refuse_unseen, symbols
 from equimd.config import ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
 from equimd.data.dataset import notes as data_notes
+from equimd.data.given import BUNDLED, open_given
 from equimd.data.split import Split
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential
 
 DEFAULT_SPLITS = (0.8, 0.1, 0.1)
-BUNDLED = "bundled:"
 # settings that may change between the sessions of one training: its budget, and how the work is done
 RESUMABLE = (
     "num_epochs", "max_time", "early_stopping_min_epochs", "early_stopping_patience", "batch_size_inference",
@@ -79,31 +79,6 @@ LATER_KEYS: dict[str, object] = {
 }  # fmt: skip
 
 
-def open_data(names: Sequence[str], config: RunConfig) -> Dataset:
-    """One data set of all ``names``: files, folders or ``bundled:NAME``, in the units the settings state."""
-    from equimd.data import open_dataset
-    from equimd.data.bundled import paths as bundled_paths
-
-    c = config.dataset
-    found: list[str | Path] = []
-    for name in names:
-        bundled = name.removeprefix(BUNDLED)
-        if name.startswith(BUNDLED):
-            found += bundled_paths(f"{bundled}idation" if bundled.endswith("-val") else bundled)
-        else:
-            found.append(name)
-    return open_dataset(
-        found, labels=c.labels, energy_unit=c.energy_unit, length_unit=c.length_unit, force_unit=c.force_unit,
-        energy_key=c.energy_key, forces_key=c.forces_key, mask_fixed=c.mask_fixed,
-    )  # fmt: skip
-
-
-def open_test_data(config: RunConfig) -> Dataset:
-    """The frames of ``--data`` for an evaluation; a whole bundled set means its test part."""
-    names = [f"{n}-test" if n.startswith(BUNDLED) and "-" not in n else n for n in config.dataset.data]
-    return open_data(names, config)
-
-
 def complete(config: RunConfig) -> RunConfig:
     """Settings with the parts of a bundled set filled in and file names made absolute, so that the run can be resumed
     from any folder.
@@ -132,18 +107,19 @@ def complete(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"dataset": c.model_copy(update=found), "training": training})
 
 
-def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
+def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, Dataset] | None = None) -> Setup:
     """Open, split and check the frames, and build the model.
 
     Args:
         config: settings, passed through :func:`complete`.
         run: the run to go on with: its split is used again.
+        frames: ``data``, ``val_data`` or ``test_data`` that are open already.
 
     Raises:
         EquimdError: whatever is wrong with the data or the settings, before anything is written.
     """
     check_weights(config)
-    data = open_data(config.dataset.data, config)
+    data = _frames("data", config, frames)
     notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
     split = _split(config, data) if run is None else Split.load(run.path / SPLIT_FILE)
     warnings = list(split.warnings)
@@ -153,7 +129,8 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
         rows = getattr(split, name)
         if len(rows) and int(rows.max()) >= len(data):
             raise DataError(f"{name} row {int(rows.max())} of {len(data)} frames", where=config.dataset.data[0])
-        parts[name] = open_data(files, config) if files else Subset(data, rows) if len(rows) else None
+        own = _frames(f"{name}_data", config, frames) if files else None
+        parts[name] = own if own is not None else Subset(data, rows) if len(rows) else None
     train, val, test = parts["train"], parts["val"], parts["test"]
     if train is None or val is None or not len(train) or not len(val):
         empty = "training" if train is None or not len(train) else "validation"
@@ -177,6 +154,13 @@ def prepare(config: RunConfig, *, run: Run | None = None) -> Setup:
         config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic,
         surveys["training"].mean_weight if partial else None,
     )  # fmt: skip
+
+
+def _frames(key: str, config: RunConfig, opened: Mapping[str, Dataset] | None) -> Dataset:
+    """The frames of one setting, such as ``data``."""
+    if opened is not None and key in opened:
+        return opened[key]
+    return open_given(getattr(config.dataset, key), config.dataset.reading)
 
 
 def _units(data: Dataset) -> str:

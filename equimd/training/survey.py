@@ -31,10 +31,11 @@ class Survey:
     weight: float = 0.0
     weighted: bool = False
     periodic: bool = False
+    where: str = ""
 
     @classmethod
     def of(cls, data: Dataset) -> Survey:
-        found = cls()
+        found = cls(where=data.info.path)
         for block in iterate_blocks(data):
             found.elements.update(int(z) for z in np.unique(block.numbers) if z)
             found.states.update((int(q), int(m)) for q, m in np.unique(block.charge_spin, axis=0))
@@ -62,8 +63,7 @@ class Survey:
 
 def check_labels(survey: Survey, name: str, config: RunConfig) -> None:
     """Refuse frames without the labels that the loss needs, unless they are to be learned from as far as they go."""
-    t = config.training
-    where = ", ".join(config.dataset.data)
+    t, where = config.training, survey.where
     few = (survey.no_forces, survey.no_energy) if config.dataset.missing_labels == "refuse" else (0, 0)
     if t.forces_weight and few[0] and survey.lone_atoms == survey.no_forces:
         raise DataError(
@@ -101,7 +101,7 @@ def check_pairs(config: RunConfig, data: Dataset) -> list[str]:
         return []
     if found.verdict != "ok":
         raise DataError(
-            found.sentence(), where=", ".join(config.dataset.data),
+            found.sentence(), where=data.info.path,
             hint="state --energy-unit and --force-unit, or the columns that belong together with --energy-key and "
             "--forces-key; `equimd data inspect` shows more; --no-check-pairs trains all the same",
         )  # fmt: skip

@@ -17,12 +17,13 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.errors import UncertaintyError
 from equimd.model.interface import CHUNK, Model, Rows
+from equimd.shown import Shown
 
 FLOAT32_NOISE = 1e-6  # of the features, relative: what single precision leaves of them
 
 
-@dataclass(frozen=True)
-class Posterior:
+@dataclass(frozen=True, repr=False)
+class Posterior(Shown):
     """N(mean, Sigma) over the weights of a last layer, Sigma = scale scale^T; float64.
 
     Attributes:
@@ -54,8 +55,8 @@ class Posterior:
         return rows[..., : self.width].double()
 
 
-@dataclass(frozen=True)
-class FeatureDistance:
+@dataclass(frozen=True, repr=False)
+class FeatureDistance(Shown):
     """u = (x - mean)^T C^-1 (x - mean) / rank: how far a structure is from the training frames, in their own spread.
 
     x = phi / n_atoms, so that structures of different size compare; for one composition u is the same as with phi. C is
@@ -135,8 +136,8 @@ def _features(
                 progress(done, len(data))
 
 
-@dataclass(frozen=True)
-class RawUncertainty:
+@dataclass(frozen=True, repr=False)
+class RawUncertainty(Shown):
     """Uncertainty of the last layer alone, before calibration.
 
     Attributes:
@@ -155,8 +156,8 @@ class RawUncertainty:
         return self.force_covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
-@dataclass(frozen=True)
-class LastLayer:
+@dataclass(frozen=True, repr=False)
+class LastLayer(Shown):
     """All that a model's uncertainty is computed from; for conservative models ``forces`` is ``energy``."""
 
     energy: Posterior

@@ -14,14 +14,15 @@ from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.model.interface import CHUNK, Model
+from equimd.shown import Shown
 from equimd.uq.posterior import LastLayer, RawUncertainty
 from equimd.uq.recalibration import Recalibration
 from equimd.uq.rows import BATCH_SIZE
 from equimd.uq.samples import Samples
 
 
-@dataclass(frozen=True)
-class Predictions:
+@dataclass(frozen=True, repr=False)
+class Predictions(Shown):
     """N frames with M atoms in all, in the order of the data; eV and Angstrom, NaN where a frame has no label.
 
     Attributes:
@@ -158,8 +159,8 @@ def _in_order(parts: list[tuple[np.ndarray, ...]], order: np.ndarray, n_atoms: n
     return [c[atoms] if k in (1, 3, 5) else c[frames] for k, c in enumerate(columns)]
 
 
-@dataclass(frozen=True)
-class Uncertainty:
+@dataclass(frozen=True, repr=False)
+class Uncertainty(Shown):
     """Calibrated variances of a batch, split into what the last layer does not know and the noise; NumPy, eV, Angstrom.
 
     Attributes:
@@ -193,8 +194,8 @@ class Uncertainty:
         return np.sqrt(np.diagonal(self.force_covariance, axis1=1, axis2=2))
 
 
-@dataclass(frozen=True)
-class Calibrated:
+@dataclass(frozen=True, repr=False)
+class Calibrated(Shown):
     """A last-layer posterior with the recalibrations found for it."""
 
     layer: LastLayer

@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from equimd.errors import UncertaintyError
+from equimd.shown import Shown
 
 
-@dataclass(frozen=True)
-class Samples:
+@dataclass(frozen=True, repr=False)
+class Samples(Shown):
     """M errors of D components each (D = 3: the force on an atom; D = 1: an energy) along the principal axes of their
     predicted covariance, so that nothing computed from them depends on how a molecule is turned.
 

@@ -18,7 +18,7 @@ from equimd.calculators import EquimdCalculator
 from equimd.cli.main import app
 from equimd.data.dataset import ArrayDataset
 from equimd.errors import DataError, ModelError, RunError
-from equimd.tasks.evaluate import evaluate
+from equimd.tasks.evaluate.measure import measure
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file, toy_frames
 
@@ -58,7 +58,7 @@ def test_batches_ase_and_commands_agree(run: Path, atoms: list[Atoms], tmp_path:
 
 def test_evaluate_measures_what_predict_says(run: Path) -> None:
     frames = toy_frames(9, seed=3, mixed=True)
-    found = evaluate(equimd.load(run), ArrayDataset(frames), batch_size=4)
+    found = measure(equimd.load(run), ArrayDataset(frames), batch_size=4)
     predicted = equimd.load(run).predict(frames)
     wrong = np.array([p.energy for p in predicted]) - frames.energy
     true = [frames.forces[k, :n] for k, n in enumerate(frames.n_atoms)]
@@ -146,7 +146,7 @@ def test_a_model_of_energies_alone_gives_no_forces(tmp_path: Path, atoms: list[A
     assert np.isfinite(a.get_potential_energy())
     with pytest.raises(ModelError, match="trained on energies alone"):
         a.get_forces()
-    summary = evaluate(model, ArrayDataset(toy_frames(6))).summary()
+    summary = measure(model, ArrayDataset(toy_frames(6))).summary()
     assert summary["forces_mae_meV_per_A"] is None
     assert summary["energy_mae_meV"] is not None
 

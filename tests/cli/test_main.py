@@ -206,8 +206,8 @@ def test_json_is_strict_and_knows_arrays(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import warnings\nfrom equimd.cli.common import plain_warnings\n"
-        "with plain_warnings(): warnings.warn('frames are neighbours in time')"
+        "import warnings\nfrom equimd.cli.common import shown_notices\n"
+        "with shown_notices(): warnings.warn('frames are neighbours in time')"
     )
     done = _run_python(code)
     assert done.stderr == "warning: frames are neighbours in time\n"

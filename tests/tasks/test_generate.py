@@ -13,7 +13,7 @@ from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Sampler, broken_bonds, load_molecule, relax
 from equimd.tasks.generate.settings import GenerationSettings
-from equimd.tasks.generate.task import Trajectory, check_temperature, generate, run_trajectories
+from equimd.tasks.generate.task import Trajectory, check_temperature, run_trajectories, sample
 from equimd.units import ACCELERATION, KB
 
 FAST = GenerationSettings(
@@ -76,9 +76,9 @@ def test_without_friction_energy_is_conserved() -> None:
 
 
 def test_the_frames_are_labelled_reproducible_and_of_separate_trajectories(cluster: Path) -> None:
-    first = generate(FAST, cluster / "a.h5")
-    again = generate(FAST, cluster / "b.h5", jobs=2)
-    other = generate(FAST.changed(seed=1), cluster / "c.h5")
+    first = sample(FAST, cluster / "a.h5")
+    again = sample(FAST, cluster / "b.h5", jobs=2)
+    other = sample(FAST.changed(seed=1), cluster / "c.h5")
     assert (first.frames, first.trajectories, first.theory) == (6, 2, "emt")
     assert again.temperature_mean == first.temperature_mean != other.temperature_mean
     a, b = open_dataset(cluster / "a.h5"), open_dataset(cluster / "b.h5")
@@ -114,9 +114,9 @@ def test_finished_trajectories_are_not_made_again(cluster: Path, monkeypatch: py
 
     monkeypatch.setattr(module, "run_trajectory", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        generate(FAST, cluster / "a.h5")
+        sample(FAST, cluster / "a.h5")
     assert not (cluster / "a.h5").exists()
-    generate(FAST, cluster / "a.h5")
+    sample(FAST, cluster / "a.h5")
     assert made == [0, 1, 1]  # the second attempt makes the second trajectory only
 
 
@@ -127,8 +127,8 @@ def test_other_settings_do_not_use_the_same_parts(cluster: Path) -> None:
 
 
 def test_extended_xyz_keeps_labels_and_trajectories(cluster: Path) -> None:
-    generate(FAST, cluster / "a.h5")
-    generate(FAST, cluster / "a.xyz")
+    sample(FAST, cluster / "a.h5")
+    sample(FAST, cluster / "a.xyz")
     store, text = open_dataset(cluster / "a.h5").frames(), open_dataset(cluster / "a.xyz")
     np.testing.assert_allclose(text.frames().forces, store.forces, atol=1e-11)
     np.testing.assert_array_equal(text.frames().energy, store.energy)
@@ -173,13 +173,13 @@ def test_bad_molecules_and_calculators_are_refused(cluster: Path) -> None:
     with pytest.raises(DataError, match="ends within frame 0, after 1 of 3 atoms"):
         load_molecule("broken.xyz")
     with pytest.raises(DataError, match="single atom"):
-        generate(FAST.changed(molecule="Al"), cluster / "x.h5")
+        sample(FAST.changed(molecule="Al"), cluster / "x.h5")
     with pytest.raises(ConfigError, match="unknown calculator"):
-        generate(FAST.changed(calculator="orca"), cluster / "x.h5")
+        sample(FAST.changed(calculator="orca"), cluster / "x.h5")
     with pytest.raises(DataError, match="ending"):
-        generate(FAST, cluster / "x.csv")
+        sample(FAST, cluster / "x.csv")
     with pytest.raises(DataError, match="cannot compute"):
-        generate(FAST.changed(molecule="CH3Cl", trajectories=1), cluster / "x.h5")
+        sample(FAST.changed(molecule="CH3Cl", trajectories=1), cluster / "x.h5")
 
 
 def test_relaxing_ends_at_a_minimum() -> None:

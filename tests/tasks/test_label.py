@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from equimd.data import ArrayDataset, Frames, open_dataset
 from equimd.data.convert import write_frames
 from equimd.errors import ConfigError, DataError
-from equimd.tasks.label import label
+from equimd.tasks.label.task import label
 
 
 class Counting(Calculator):

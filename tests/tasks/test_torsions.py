@@ -13,7 +13,7 @@ from equimd.errors import ConfigError, DataError
 from equimd.methods import make_method
 from equimd.tasks.generate.sampling import Sampler, bonds, load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
-from equimd.tasks.generate.task import generate
+from equimd.tasks.generate.task import sample
 from equimd.tasks.generate.torsions import TorsionMoves, torsions, turned
 from equimd.tasks.generate.trajectory import run_trajectory
 from equimd.units import KB
@@ -175,10 +175,10 @@ def test_generated_conformers_are_labelled_with_gfn2_and_reproducible(tmp_path: 
         molecule="H2O2", frames=8, trajectories=4, interval=20.0, time_step=2.5, equilibration=40.0, friction=0.02,
         torsion_interval=5.0, hydrogen_mass=5.0,
     )  # fmt: skip
-    done = generate(config, tmp_path / "a.h5")
+    done = sample(config, tmp_path / "a.h5")
     assert done.turned is not None
     assert 0 < done.turned < 1
-    again = generate(config, tmp_path / "b.h5")
+    again = sample(config, tmp_path / "b.h5")
     assert again.turned == done.turned
     data = open_dataset(tmp_path / "a.h5")
     block = data.frames()

@@ -12,7 +12,7 @@ import torch
 
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
-from equimd.progress import duration
+from equimd.progress import ProgressBar, duration
 from equimd.training.losses import Loss
 from equimd.training.metrics import COLUMNS, SUMS, MetricsFile, RunningErrors, Unit, validate
 from equimd.training.progress import EpochProgress, describe
@@ -81,7 +81,7 @@ def test_units_and_times_read_well() -> None:
 
 def test_without_a_terminal_there_is_one_line_an_epoch() -> None:
     stream = io.StringIO()
-    bar = EpochProgress(Unit.of("meV"), stream)
+    bar = EpochProgress(ProgressBar(stream), Unit.of("meV"))
     bar.update("1/2", 0.5, 10.0, {"energy_mae": 1.0}, {})
     bar.epoch("1/2", {"time_s": 10.0, "lr": 1e-3, "train_forces_mae": 0.03, "val_forces_mae": 0.04}, 0.5)
     assert stream.getvalue().splitlines() == ["epoch 1/2 | train F 30.0 | val F 40.0 | lr 1.0e-03 | 10s, 10s left"]
@@ -93,7 +93,7 @@ def test_a_terminal_gets_a_bar_with_live_errors_and_the_time_left() -> None:
             return True
 
     stream = Terminal()
-    bar = EpochProgress(Unit.of("meV"), stream)
+    bar = EpochProgress(ProgressBar(stream), Unit.of("meV"))
     bar.update("3/9", 0.25, 10.0, {"energy_mae": 0.1, "forces_mae": 0.03}, {"val_forces_mae": 0.04})
     shown = stream.getvalue()
     assert "\n" not in shown

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from equimd.chemistry import refuse_dummies
-from equimd.data.dataset import DatasetInfo, Units
+from equimd.data.dataset import DatasetInfo, ListedDataset, Units
 from equimd.data.frames import Frames
 from equimd.data.hdf5 import reason
 from equimd.data.readers.lmdb_file import LmdbFile
@@ -27,7 +27,7 @@ _MAX_ROW = 1 << 28  # bytes of one row unpacked: a hundred thousand atoms take a
 _ERRORS = (KeyError, ValueError, TypeError, IndexError, OverflowError, AttributeError)
 
 
-class OMolDataset:
+class OMolDataset(ListedDataset):
     """A folder of ``.aselmdb`` shards, or one shard, as a data set in eV and Angstrom.
 
     Shards come in the order of their names, rows in the numeric order of their keys, deleted rows left out.

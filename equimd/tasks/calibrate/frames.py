@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -12,13 +11,14 @@ import numpy as np
 
 from equimd.chemistry import formula
 from equimd.data.dataset import Dataset, Subset, iterate_blocks, time_index
+from equimd.data.given import GivenData, given_names, open_given
 from equimd.data.leakage import correlated_lag, time_warnings
 from equimd.data.split import Split, make_split
 from equimd.errors import DataError, RunError, UncertaintyError
 from equimd.guard.screen import MIN_FRAMES
 from equimd.guard.thresholds import needed
 from equimd.run import Run
-from equimd.training.setup import BUNDLED, SPLIT_FILE, open_data
+from equimd.training.setup import SPLIT_FILE
 
 #: Shares of the calibration frames: to fit forms of recalibration, to choose among them, for thresholds.
 SHARES = (0.4, 0.2, 0.4)
@@ -58,7 +58,7 @@ class Contents:
         return tuple(sorted(set(self.formulas)))
 
 
-def training_frames(run: Run, moved_to: Sequence[str] = ()) -> Dataset:
+def training_frames(run: Run, moved_to: GivenData = ()) -> Dataset:
     """The frames the run was trained on, in order, recognised by their content.
 
     Args:
@@ -71,12 +71,13 @@ def training_frames(run: Run, moved_to: Sequence[str] = ()) -> Dataset:
     expected = run.hashes("train")
     if not expected:
         raise RunError("the run has no train_hashes.txt: its training frames cannot be told", where=str(run.path))
-    names = list(moved_to) or list(run.config.dataset.data)
+    c = run.config.dataset
+    moved = given_names(moved_to) != ()
     hint = "--train-data FILE says where the training frames are"
     try:
-        data = open_data(names, run.config)
+        data = open_given(moved_to if moved else c.data, c.reading)
     except DataError as error:
-        raise DataError(error.what, where=error.where, hint=error.hint if moved_to else hint) from None
+        raise DataError(error.what, where=error.where, hint=error.hint if moved else hint) from None
     rows = Split.load(run.path / SPLIT_FILE).train
     if len(rows) == len(expected) and int(rows.max()) < len(data):
         found = Subset(data, rows)
@@ -86,13 +87,8 @@ def training_frames(run: Run, moved_to: Sequence[str] = ()) -> Dataset:
     missing = sum(digest not in where for digest in expected)
     if missing:
         what = f"{missing} of the {len(expected)} frames the run was trained on are not in there"
-        raise DataError(what, where=", ".join(names), hint=hint)
+        raise DataError(what, where=data.info.path, hint=hint)
     return Subset(data, [where[digest] for digest in expected])
-
-
-def part_name(name: str, part: str) -> str:
-    """A whole bundled set means the part of it that is made for the purpose: ``bundled:ethanol`` its calibration."""
-    return f"{name}-{part}" if name.startswith(BUNDLED) and "-" not in name else name
 
 
 def check_apart(contents: Contents, others: dict[str, set[str]], *, what: str, where: str) -> None:

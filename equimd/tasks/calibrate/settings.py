@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from equimd.errors import ConfigError
-from equimd.guard.thresholds import needed
 from equimd.md.ensembles import DEFAULT, FRICTION, TAU, EnsembleName, EnsembleSettings
 
 #: Independent starts for the halt threshold: 9 would do for a rate of 10 %, 19 narrow the interval of the realised one.
@@ -43,6 +42,8 @@ class CalibrationSettings(EnsembleSettings):
 
     @model_validator(mode="after")
     def _possible(self) -> CalibrationSettings:
+        from equimd.guard.thresholds import needed
+
         needed(self.false_alarm_rate)
         least = needed(self.false_halt_rate)
         for name, value, positive in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from equimd.chemistry import refuse_unseen
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
+from equimd.data.given import GivenData
 from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
 from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
@@ -64,7 +65,7 @@ def prepare(
     settings: CalibrationSettings,
     *,
     test: Dataset | None = None,
-    train_data: Sequence[str] = (),
+    train_data: GivenData = (),
 ) -> Prepared:
     """Check everything that can be checked before the work.
 

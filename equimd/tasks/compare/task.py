@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from equimd.calculators import LoadedModel, load
 from equimd.chemistry import refuse_unseen
@@ -20,11 +21,16 @@ from equimd.md.observables import bond_stability
 from equimd.md.trajectory import read, trajectory_path
 from equimd.tasks.compare import table
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, pooled, rms, step_times
-from equimd.tasks.evaluate import evaluate
+from equimd.tasks.evaluate.measure import measure
 from equimd.tasks.simulate import session
 from equimd.tasks.simulate import task as simulating
 from equimd.tasks.simulate.session import Session
 from equimd.tasks.simulate.settings import SimulationSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equimd.progress import Callback
 
 JSON_FILE, PLOT_FILE = "comparison.json", "comparison.png"
 TIMED = 300  # steps
@@ -40,13 +46,19 @@ class Contender:
     session: Session
 
 
-def prepare(runs: Sequence[str], settings: SimulationSettings, data: Dataset | None = None) -> list[Contender]:
+def prepare(
+    runs: Sequence[str],
+    settings: SimulationSettings,
+    data: Dataset | None = None,
+    structures: Sequence[Atoms] | None = None,
+) -> list[Contender]:
     """Everything that can be found wrong is found here, before anything is computed.
 
     Args:
         runs: run folders.
         settings: of the dynamics of all of them; constant energy, no threshold.
         data: frames that the errors will be measured on.
+        structures: the start geometry, in the place of the settings' file.
 
     Raises:
         ConfigError: one run twice, or dynamics not at constant energy.
@@ -58,7 +70,7 @@ def prepare(runs: Sequence[str], settings: SimulationSettings, data: Dataset | N
         raise ConfigError(f"ensemble {settings.ensemble} keeps no energy", hint=hint)
     found = []
     for name, run in zip(names, runs, strict=True):
-        ready = session.prepare(settings.model_copy(update={"run": run, "uq_threshold": "off"}))
+        ready = session.prepare(settings.model_copy(update={"run": run, "uq_threshold": "off"}), structures)
         model = load(run, device=str(ready.system.masses.device))
         if data is not None:
             what = f"elements that {run} never saw"
@@ -84,7 +96,9 @@ def unique_names(runs: Sequence[str]) -> list[str]:
     return names
 
 
-def compare(contenders: Sequence[Contender], out: Path, data: Dataset | None = None) -> dict[str, Any]:
+def compare(
+    contenders: Sequence[Contender], out: Path, data: Dataset | None = None, progress: Callback | None = None
+) -> dict[str, Any]:
     """Measure everything, and write comparison.json, comparison.png and the simulations into ``out``.
 
     Dynamics that is there already, of the same settings, goes on or is read back.
@@ -98,7 +112,7 @@ def compare(contenders: Sequence[Contender], out: Path, data: Dataset | None = N
     """
     models: list[dict[str, Any]] = []
     for c in contenders:
-        summary = _simulate(c, out / c.name)
+        summary = _simulate(c, out / c.name, progress)
         if summary["status"] == "interrupted":
             return {"status": "interrupted", "models": models}
         models.append({**_about(c), **_conservation(c, summary, out / c.name), **_on_frames(c, data, out / c.name)})
@@ -129,14 +143,21 @@ def _about(c: Contender) -> dict[str, Any]:
     }
 
 
-def _simulate(c: Contender, folder: Path) -> Mapping[str, Any]:
+def _simulate(c: Contender, folder: Path, progress: Callback | None) -> Mapping[str, Any]:
     """Begin the dynamics, or go on with what is in the folder."""
     if not (folder / session.START_FILE).is_file():
-        return simulating.execute(c.session, lambda: session.begin(c.session, folder), folder)
+        return simulating.execute(c.session, lambda: session.begin(c.session, folder), folder, progress)
     there = session.reopen(folder, {})
-    if there.settings != c.session.settings:
+    if there.settings != c.session.settings or not _same_start(there, c.session):
         raise RunError("holds a simulation of other settings", where=str(folder), hint="another --out")
-    return simulating.execute(there, lambda: session.resume(there, folder), folder)
+    return simulating.execute(there, lambda: session.resume(there, folder), folder, progress)
+
+
+def _same_start(a: Session, b: Session) -> bool:
+    """Whether two simulations start from one geometry, to rounding; a relaxation may end at another."""
+    if not torch.equal(a.start.numbers, b.start.numbers):
+        return False
+    return a.settings.relax or torch.allclose(a.start.positions, b.start.positions, rtol=0, atol=1e-6)
 
 
 def _conservation(c: Contender, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -167,7 +188,7 @@ def _on_frames(c: Contender, data: Dataset | None, folder: Path) -> dict[str, An
     """Errors, net force and torque on the data; without data net force and torque of the stable frames of the run."""
     nothing: dict[str, Any] = {"errors": None, "net_force_meV_per_A": None, "torque_meV": None}
     if data is not None:
-        summary = evaluate(c.model, data).summary()
+        summary = measure(c.model, data).summary()
         nothing["errors"] = {key: summary[key] for key in ERRORS}
         found = [] if c.session.system.periodic else [_of_block(c.model, block) for block in iterate_blocks(data)]
     else:
@@ -205,8 +226,6 @@ def _of_runs(c: Contender, folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _times(contenders: Sequence[Contender]) -> list[dict[str, float]]:
     """Of one molecule, in each mode that the dynamics used."""
-    import torch
-
     first = contenders[0].session
     modes: list[Compile] = ["off"]
     if all(c.session.forces.compiled for c in contenders):

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from equimd.config import Settings
 from equimd.errors import ConfigError
+from equimd.tasks.keywords import CALCULATORS
 
 
 class GenerationSettings(Settings):
@@ -26,7 +27,7 @@ class GenerationSettings(Settings):
     equilibration: float = Field(2000.0, description="start of each trajectory that is thrown away, fs")
     friction: float = Field(0.01, description="friction of the Langevin thermostat, 1/fs")
     seed: int = Field(0, ge=0, description="same seed, same frames")
-    calculator: str = Field("tblite", description="tblite (GFN2-xTB), gfn1, emt, or module:Class of an ASE calculator")
+    calculator: str = Field("tblite", description=CALCULATORS)
     charge: int = Field(0, description="total charge, e")
     spin: int = Field(0, description="multiplicity 2S+1; 0 is the lowest possible")
     torsion_interval: float = Field(

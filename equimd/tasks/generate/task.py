@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equimd.config import ReadingSettings
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
+from equimd.data.given import open_given
 from equimd.errors import DataError
-from equimd.files import sha256_of
+from equimd.files import plain, sha256_of
 from equimd.methods import check_method
+from equimd.shown import Shown
 from equimd.tasks.generate.sampling import load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.trajectory import Trajectory, load_trajectory, run_trajectory, save_trajectory
@@ -23,6 +26,8 @@ from equimd.workers import run_in_processes
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from equimd.data.dataset import Dataset
 
 Progress = Callable[[int, int], None]
 
@@ -55,7 +60,12 @@ def _worker(config: GenerationSettings, atoms: Atoms, index: int, path: Path) ->
 
 
 def run_trajectories(
-    config: GenerationSettings, work: Path, *, jobs: int = 1, progress: Progress | None = None
+    config: GenerationSettings,
+    work: Path,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    atoms: Atoms | None = None,
 ) -> list[Trajectory]:
     """All trajectories of a run; each is kept in ``work`` when it is finished, and not made again.
 
@@ -65,7 +75,7 @@ def run_trajectories(
         progress: called with (frames done, frames in all).
     """
     check_method(config.calculator)
-    atoms = load_molecule(config.molecule)
+    atoms = load_molecule(config.molecule) if atoms is None else atoms
     work.mkdir(parents=True, exist_ok=True)
     mark = _fingerprint(config, atoms)
     paths = [work / f"{mark}-{k:03d}.npz" for k in range(config.trajectories)]
@@ -88,28 +98,67 @@ def run_trajectories(
     return [load_trajectory(p) for p in paths]
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What :func:`generate` wrote: temperatures in K, ``broken`` the frames in which a bond is open.
+@dataclass(frozen=True, repr=False)
+class GenerationResult(Shown):
+    """Labelled frames in a file.
 
-    ``turned`` is the accepted part of the turns of single bonds, None without any.
+    Attributes:
+        path: of the file. frames, trajectories: how many.
+        theory: the method in words.
+        temperature: asked for, K; temperature_mean, temperature_error: found, and the standard error of that.
+        broken: rows of frames in which a bond is open.
+        turned: accepted share of the turns of single bonds; None without any.
     """
 
     path: Path
     frames: int
     trajectories: int
     theory: str
+    temperature: float
     temperature_mean: float
     temperature_error: float
     broken: tuple[int, ...]
     turned: float | None = None
 
+    def dataset(self) -> Dataset:
+        """The frames and their labels."""
+        return open_given(self.path, ReadingSettings())
 
-def generate(config: GenerationSettings, out: Path, *, jobs: int = 1, progress: Progress | None = None) -> Generated:
+    def to_json(self) -> dict[str, Any]:
+        """The object of ``equimd data generate --json``."""
+        return plain(
+            {
+                "path": self.path, "n_frames": self.frames, "n_trajectories": self.trajectories, "theory": self.theory,
+                "temperature_K": self.temperature, "temperature_K_mean": self.temperature_mean,
+                "temperature_K_error": self.temperature_error, "broken_frames": self.broken,
+                "turns_accepted": self.turned,
+            }
+        )  # fmt: skip
+
+    def _shown(self) -> Mapping[str, str]:
+        return {
+            "path": str(self.path),
+            "frames": f"{self.frames} of {self.trajectories} trajectories",
+            "theory": self.theory,
+            "temperature": f"{self.temperature_mean:.1f} K (standard error {self.temperature_error:.1f} K)",
+        }
+
+
+def sample(
+    config: GenerationSettings,
+    out: Path,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    atoms: Atoms | None = None,
+) -> GenerationResult:
     """Run the trajectories and write their frames to ``out``: a store (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
 
     Finished trajectories wait in the folder ``OUT.parts`` until all are done, so that an interrupted run goes on.
     The frames do not depend on ``jobs``: on one machine and one set of package versions they repeat bit for bit.
+
+    Args:
+        atoms: the molecule, if not by name or file.
 
     Raises:
         DataError: unknown molecule, a calculation that fails, or a mean temperature that is off.
@@ -119,7 +168,7 @@ def generate(config: GenerationSettings, out: Path, *, jobs: int = 1, progress: 
 
     output_format(out)  # refuse an unknown ending before the work, not after it
     work = out.with_name(out.name + ".parts")
-    done = run_trajectories(config, work, jobs=jobs, progress=progress)
+    done = run_trajectories(config, work, jobs=jobs, progress=progress, atoms=atoms)
     mean, error = check_temperature(config, done)
     block = Frames.concatenate([_block(config, t) for t in done])
     steps = [(np.arange(len(t.energy)) + 1) * config.stride for t in done]
@@ -139,7 +188,8 @@ def generate(config: GenerationSettings, out: Path, *, jobs: int = 1, progress: 
     write_frames(out, data, theory=done[0].theory, source="equimd data generate", extra=extra)
     shutil.rmtree(work)
     broken = np.flatnonzero(np.concatenate([t.broken for t in done]))
-    return Generated(out, len(block), len(done), done[0].theory, mean, error, tuple(int(k) for k in broken), turned)
+    rows = tuple(int(k) for k in broken)
+    return GenerationResult(out, len(block), len(done), done[0].theory, config.temperature, mean, error, rows, turned)
 
 
 def _block(config: GenerationSettings, trajectory: Trajectory) -> Frames:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.data.frames import Frames
+from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.guard.calibration import Calibration
 from equimd.guard.screen import MIN_FRAMES
@@ -19,7 +20,6 @@ from equimd.tasks.audit.runs import Dynamics, draws, guarded_runs
 from equimd.tasks.audit.task import HALTS_EXPECTED, start_rows
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.learn.work import Work
-from equimd.training.setup import open_data
 
 if TYPE_CHECKING:
     pass
@@ -145,7 +145,7 @@ def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
         compile="on" if compiled(work) else "off",
         seed=s.seed,
     )
-    data = open_data(calibration_files(work), run.config)
+    data = open_given(calibration_files(work), run.config.dataset.reading)
     prepared = prepare(run, data, settings)
 
     def told(stage: str, done: int, total: int) -> None:

@@ -66,12 +66,12 @@ def given_labels(work: Work) -> None:
 
 
 def _given(work: Work) -> dict[str, Any]:
-    from equimd.config import parse_config
+    from equimd.config import ReadingSettings
     from equimd.data.convert import write_frames
-    from equimd.training.setup import open_data
+    from equimd.data.given import open_given
 
     names, theory = work.settings.data, str((work.journal.result("conformers") or {})["theory"])
-    data = open_data(names, parse_config({"data": names}))
+    data = open_given(names, ReadingSettings())
     where = ", ".join(names)
     stated = str(data.info.extra.get("theory", ""))
     if stated and stated != theory:

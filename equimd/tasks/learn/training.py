@@ -12,11 +12,10 @@ from typing import Any
 from equimd.config import RunConfig, parse_config
 from equimd.errors import ConfigError
 from equimd.machine import has_compiler
+from equimd.progress import Progress
 from equimd.run import Run
 from equimd.tasks.learn.work import TimeIsUpError, Work
 from equimd.training.loop import Trainer
-from equimd.training.metrics import Unit
-from equimd.training.progress import EpochProgress
 from equimd.training.setup import SPLIT_FILE, Setup, complete, prepare, set_threads
 
 PROBE = 8  # steps that are timed
@@ -93,7 +92,7 @@ def _seconds_per_epoch(setup: Setup, config: RunConfig) -> float:
     restore = set_threads(config, setup.train)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(setup, _run_in(Path(folder) / "probe", config, setup), bar=_Quiet())
+            trainer = Trainer(setup, _run_in(Path(folder) / "probe", config, setup))
             order = shuffled_batches(trainer.train_source.sizes, t.batch_size_train, t.seed, 0)
             batches = [order[k % len(order)] for k in range(PROBE + WARM)]
             times = []
@@ -105,29 +104,6 @@ def _seconds_per_epoch(setup: Setup, config: RunConfig) -> float:
         restore()
     # a share of validation and of checkpoints comes to the steps
     return 1.05 * trainer.steps_per_epoch * sum(times[WARM:]) / PROBE
-
-
-class _Quiet(EpochProgress):
-    """A bar that tells how far a training is, and prints nothing itself."""
-
-    def __init__(self, work: Work | None = None, name: str = "", stop: Any = None) -> None:
-        super().__init__(Unit.of("meV"))
-        self.live, self._work, self._name = True, work, name
-        self._stop = stop
-
-    def show(self, share: float, head: str, parts: Sequence[str]) -> None:
-        self._drawn = time.monotonic()
-        if self._work is None:
-            return
-        self._work.progress(self._name, round(1000 * share), 1000)
-        if self._work.left <= 0 and self._stop is not None:
-            self._stop()
-
-    def line(self, text: str) -> None:
-        return None
-
-    def clear(self) -> None:
-        return None
 
 
 def _run_in(path: Path, config: RunConfig, setup: Setup) -> Run:
@@ -150,8 +126,13 @@ def _train(work: Work, config: RunConfig, path: Path) -> dict[str, Any]:
         shutil.rmtree(path, ignore_errors=True)  # killed before its first checkpoint
         setup = prepare(config)
         run = _run_in(path, config, setup)
-    trainer = Trainer(setup, run, resume=resume)
-    trainer.bar = _Quiet(work, f"training {path.name}", trainer.stop)
+
+    def tell(event: Progress) -> None:
+        work.progress(f"training {path.name}", round(1000 * event.share), 1000)
+        if work.left <= 0:
+            trainer.stop()
+
+    trainer = Trainer(setup, run, resume=resume, progress=tell)
     ended = trainer.fit()
     if ended == "interrupted":
         raise TimeIsUpError if work.left <= 0 else KeyboardInterrupt

@@ -7,11 +7,11 @@ what :mod:`equimd.md.simulation` writes. A run is gone on with from these alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +36,9 @@ from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
 from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
 from equimd.tasks.simulate.start import START_FILE, Start, read_start, relax, with_velocities
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 SETTINGS_FILE, STRUCTURE_FILE = "simulation.yaml", "start.xyz"
 
@@ -82,8 +85,11 @@ class Session:
         return Output(folder, self.settings.save_every, info=state)
 
 
-def prepare(settings: SimulationSettings) -> Session:
+def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = None) -> Session:
     """Everything that can be found wrong with a new run is found here, before a file is written.
+
+    Args:
+        structures: the start geometry, in the place of the settings' file.
 
     Raises:
         ConfigError: no run or no structure given, settings that contradict each other.
@@ -92,12 +98,12 @@ def prepare(settings: SimulationSettings) -> Session:
         RunError, UncertaintyError: no such run, or not calibrated for what is asked.
     """
     for key, what in (("run", "run folder"), ("structure", "structure file")):
-        if not getattr(settings, key):
+        if not getattr(settings, key) and not (key == "structure" and structures):
             raise ConfigError(f"no {what}", hint="equimd simulate RUN MOLECULE.xyz")
     # absolute, so that the run can be gone on with from any folder
-    paths = {key: str(Path(getattr(settings, key)).absolute()) for key in ("run", "structure")}
+    paths = {key: str(Path(name).absolute()) for key in ("run", "structure") if (name := getattr(settings, key))}
     shown, settings = settings, settings.model_copy(update=paths)
-    start, structures = read_start(shown.structure, settings.replicas)
+    start, structures = read_start(structures or shown.structure, settings.replicas)
     model, sha256 = _load(settings)
     if model.has_forces and settings.relax:
         ForceField(model.potential, start.system(), charge=start.charge, spin=start.spin)  # refuses unknown elements
@@ -182,9 +188,17 @@ def _calibration_sha256(settings: SimulationSettings, watch: Watch) -> str | Non
     return file_digest(Path(settings.run) / FOLDER / JSON_FILE)
 
 
-def default_folder(settings: SimulationSettings) -> Path:
+def molecule_name(session: Session) -> str:
+    """What folders are named after: the structure's file, else its formula."""
+    from ase.symbols import Symbols
+
+    numbers = session.start.numbers.numpy()
+    return Path(session.settings.structure).stem or Symbols(numbers).get_chemical_formula("hill")
+
+
+def default_folder(session: Session) -> Path:
     """``simulations/MOLECULE-300K-001``, or the first number that is free."""
-    return free_name(f"{Path(settings.structure).stem}-{settings.temperature:g}K", "simulations")
+    return free_name(f"{molecule_name(session)}-{session.settings.temperature:g}K", "simulations")
 
 
 def begin(session: Session, folder: Path) -> Simulation:

@@ -110,7 +110,7 @@ def parse_settings(
         ConfigError: an unknown key (the nearest valid one is named) or a value out of its range.
     """
     hint = "`equimd simulate --template` lists all keys"
-    known = SimulationSettings.known_keys()
+    known = SimulationSettings.known_fields()
     given = {known_key(key, known, where=where, hint=hint): value for key, value in values.items()}
     for name, other in (("steps", "time"), ("time", "steps")):
         if given.get(name) is not None and other not in given:

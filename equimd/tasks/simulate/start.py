@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equimd.data.readers.structures import read_structures
+from equimd.data.given import GivenStructures, structures_of
 from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.files import load_tensors, save_tensors
 from equimd.guard.limits import Limits
 from equimd.md.state import maxwell_boltzmann, remove_momentum
+from equimd.shown import Shown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,8 +29,8 @@ MAX_FORCE, MAX_RELAX_STEPS = 0.01, 1000  # eV/Angstrom; of the relaxation
 MOVES = 1e-9  # total momentum over the momenta of the atoms: less is rounding
 
 
-@dataclass(frozen=True)
-class Start:
+@dataclass(frozen=True, repr=False)
+class Start(Shown):
     """R replicas before their first step.
 
     Attributes:
@@ -78,10 +79,10 @@ class Start:
         return cls(**tensors, charge=plain["charge"], spin=plain["spin"], pbc=tuple(plain["pbc"])), meta
 
 
-def read_start(path: str, replicas: int) -> tuple[Start, list[Atoms]]:
-    """The structures of a file: one for all replicas, or one for each. Returns the start and the structures.
+def read_start(given: GivenStructures, replicas: int) -> tuple[Start, list[Atoms]]:
+    """The structures of a file, or those given: one for all replicas, or one for each. Returns the start and them.
 
-    Velocities are taken where the file has momenta.
+    Velocities are taken where there are momenta.
 
     Raises:
         DataError: not readable, another number of structures, structures that differ in more than their geometry, or
@@ -89,7 +90,8 @@ def read_start(path: str, replicas: int) -> tuple[Start, list[Atoms]]:
     """
     from equimd.data.frames import Frames
 
-    structures = read_structures(path)
+    structures = structures_of(given)
+    path = given if isinstance(given, str) else "start geometry"
     if len(structures) not in (1, replicas):
         hint = f"--replicas {len(structures)} starts one from each; or a file with a single structure"
         raise DataError(f"holds {len(structures)} structures for {replicas} replicas", where=path, hint=hint)

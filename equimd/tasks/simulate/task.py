@@ -17,6 +17,7 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.simulation import SUSPECTS_FILE, Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
+from equimd.progress import Callback
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import SimulationProgress
 from equimd.tasks.simulate.session import Session
@@ -25,7 +26,9 @@ SUMMARY_FILE, PLOT_FILE = "summary.json", "simulation.png"
 BLOCK = 500  # frames converted to extended XYZ at once
 
 
-def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> dict[str, Any]:
+def execute(
+    session: Session, start: Callable[[], Simulation], folder: Path, progress: Callback | None = None
+) -> dict[str, Any]:
     """Begin or go on (``start`` does it), and finish. Returns the summary, which is written as summary.json, too.
 
     Raises:
@@ -37,15 +40,15 @@ def execute(session: Session, start: Callable[[], Simulation], folder: Path) -> 
     try:
         with stop_signals() as stopped:
             simulation = start()
-            progress = SimulationProgress(simulation, until)
+            told = SimulationProgress(simulation, until, progress)
             try:
-                simulation.run(until, observer=progress, stop=stopped)
+                simulation.run(until, observer=told, stop=stopped)
             finally:
-                progress.clear()
+                told.end()
     finally:
         torch.set_num_threads(before)
     interrupted = simulation.state.step < until and any(simulation.state.active)
-    summary = _summary(session, simulation, folder, interrupted, progress.rates(simulation))
+    summary = _summary(session, simulation, folder, interrupted, told.rates(simulation))
     write_json(folder / SUMMARY_FILE, summary)
     paths = _paths(simulation, folder)
     plot.simulation(paths, folder / PLOT_FILE, judge=session.judge, halts=simulation.suspects.halts)

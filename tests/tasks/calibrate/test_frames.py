@@ -9,12 +9,12 @@ import pytest
 
 from equimd.data.dataset import ArrayDataset, ConcatDataset, DatasetInfo, Subset
 from equimd.data.frames import Frames
+from equimd.data.given import part_name
 from equimd.errors import DataError, UncertaintyError
 from equimd.run import Run
 from equimd.tasks.calibrate.frames import (
     Contents,
     check_apart,
-    part_name,
     partition,
     temperature_of,
     training_frames,

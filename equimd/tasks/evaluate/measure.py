@@ -17,6 +17,8 @@ from equimd.files import write_json
 from equimd.guard.sigmas import DataSigmas
 from equimd.guard.sigmas import summary as sigma_summary
 from equimd.run import Run
+from equimd.shown import Shown
+from equimd.tasks.evaluate.settings import UNCERTAINTY_FRAMES
 from equimd.units import KCAL_PER_MOL
 
 if TYPE_CHECKING:
@@ -27,11 +29,10 @@ if TYPE_CHECKING:
 
 WORST = 5
 BLOCK = 500
-UNCERTAINTY_FRAMES = 1000  # enough for the rates of a calibrated run; exact covariances are slow
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """True and predicted values of N frames with M atoms in all; eV, eV/Angstrom, NaN where there is no label.
 
     Attributes:
@@ -116,7 +117,7 @@ def _scaled(x: float, factor: float) -> float | None:
     return x * factor if math.isfinite(x) else None
 
 
-def evaluate(
+def measure(
     model: LoadedModel,
     data: Dataset,
     *,
@@ -155,8 +156,8 @@ def evaluate(
     return found
 
 
-@dataclass(frozen=True)
-class Uncertainties:
+@dataclass(frozen=True, repr=False)
+class Uncertainties(Shown):
     """Calibrated uncertainties of some frames of a data set, beside their errors.
 
     Attributes:
@@ -265,7 +266,7 @@ def finish_run(run: Run, data: Dataset, *, batch_size: int = 50, device: str = "
     from equimd import plots
     from equimd.calculators import load
 
-    found = evaluate(load(run.path, device=device), data, batch_size=batch_size)
+    found = measure(load(run.path, device=device), data, batch_size=batch_size)
     summary = found.summary()
     write_json(run.path / "test.json", summary)
     plots.parity(found, run.path / "parity.png", title=f"test, {summary['n_frames']} frames")

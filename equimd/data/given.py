@@ -1,0 +1,112 @@
+"""Data and structures as they are given to a command or a function: files, bundled sets, ASE ``Atoms``, data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+
+from equimd.data.dataset import Dataset
+from equimd.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equimd.config import ReadingSettings
+
+BUNDLED = "bundled:"
+
+#: Files, folders or ``bundled:NAME``, one or several; ASE ``Atoms``, one or several; or a data set.
+GivenData: TypeAlias = Union[str, Path, "Atoms", Dataset, Sequence[str | Path], Sequence["Atoms"]]
+#: A file of structures, or ASE ``Atoms``, one or several.
+GivenStructures: TypeAlias = Union[str, Path, "Atoms", Sequence["Atoms"]]
+
+
+def part_name(name: str, part: str) -> str:
+    """A whole bundled set means the part of it that is made for the purpose: ``bundled:ethanol`` its calibration."""
+    return f"{name}-{part}" if name.startswith(BUNDLED) and "-" not in name else name
+
+
+def given_names(given: GivenData | None) -> tuple[str, ...] | None:
+    """The names of files and bundled sets that data are given by; None for ``Atoms`` and data sets."""
+    if given is None or isinstance(given, Dataset):
+        return () if given is None else None
+    items = _items(given)
+    names = tuple(str(i) for i in items if isinstance(i, (str, os.PathLike)))
+    return names if len(names) == len(items) else None
+
+
+def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part: str = "") -> Dataset:
+    """One data set of all that is given, in eV and Angstrom.
+
+    Args:
+        given: energies and forces of ``Atoms`` are those their calculator holds, by ASE's convention in eV and
+            eV/Angstrom, as in a file of them; they are checked by the same rule.
+        reading: which columns are meant, in which units; with None, geometries alone are, and no unit is asked for.
+        part: of a whole bundled set, such as ``test``.
+
+    Raises:
+        DataError: missing, damaged or inconsistent data. UnitsError: units that cannot be told.
+        ConfigError: something else is given.
+    """
+    from equimd.data.readers import open_dataset
+
+    if isinstance(given, Dataset):
+        return given
+    options = {"labels": "none", "check_units": False} if reading is None else reading.model_dump()
+    names = given_names(given)
+    if names is None:
+        return _of_atoms(given, options)
+    found = [part_name(n, part) if part else n for n in names]
+    found = [f"{n[:-4]}-validation" if n.startswith(BUNDLED) and n.endswith("-val") else n for n in found]
+    return open_dataset(found, **options)
+
+
+def structures_of(given: GivenStructures) -> list[Atoms]:
+    """The structures of a file, or those given, of which copies are made.
+
+    Raises:
+        DataError: the file cannot be read, there is no structure, or a position is not finite.
+        ConfigError: something else is given.
+    """
+    from equimd.data.readers.structures import read_structures
+
+    if isinstance(given, (str, os.PathLike)):
+        return read_structures(given)
+    found = [a.copy() for a in _atoms(given)]
+    for k, a in enumerate(found):
+        if not len(a) or not np.isfinite(a.positions).all():
+            raise DataError("has no atoms, or positions that are not finite", where=f"structure {k}")
+    if not found:
+        raise DataError("no structures")
+    return found
+
+
+def _items(given: object) -> list[object]:
+    """What is given, as a list: one file name and one ``Atoms`` (whose iterator gives atoms) are one thing each."""
+    single = isinstance(given, (str, os.PathLike)) or hasattr(given, "positions")
+    return [given] if single or not isinstance(given, Iterable) else list(given)
+
+
+def _atoms(given: object) -> list[Atoms]:
+    from ase import Atoms
+
+    items = _items(given)
+    if strange := [i for i in items if not isinstance(i, Atoms)]:
+        kind = type(strange[0]).__name__
+        raise ConfigError(f"neither files nor structures: {kind}", hint="paths, bundled:NAME, or ASE Atoms")
+    return items  # type: ignore[return-value]
+
+
+def _of_atoms(given: object, options: Mapping[str, Any]) -> Dataset:
+    from equimd.data.readers.atoms import atoms_to_raw
+    from equimd.data.readers.images import Images
+    from equimd.data.readers.raw import ReadOptions, to_dataset
+
+    images, asked = _atoms(given), ReadOptions(**options)
+    return to_dataset(
+        atoms_to_raw(Images(images, "ase-atoms"), f"{len(images)} structures given as Atoms", asked), asked
+    )

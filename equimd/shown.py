@@ -1,0 +1,46 @@
+"""How objects look in an interpreter and in a notebook: what they say of themselves, never their arrays."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sized
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+LONGEST = 60  # characters of a value that nobody chose words for
+
+
+class Shown:
+    """Base of objects with a short ``repr`` and a table in notebooks, both made of :meth:`_shown`.
+
+    A dataclass is made with ``repr=False``; unless it says otherwise, its fields are shown, arrays by their shape.
+    """
+
+    def _shown(self) -> Mapping[str, str]:
+        """Names and values, a line each in a notebook."""
+        return {f.name: brief(getattr(self, f.name)) for f in fields(self)} if is_dataclass(self) else {}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}: {value}" for name, value in self._shown().items())
+        return f"<{type(self).__name__}{' ' * bool(inside)}{inside}>"
+
+    def _repr_html_(self) -> str:
+        cell = "<td style='text-align:left'>{}</td>".format
+        rows = (f"<tr>{cell(html.escape(n))}{cell(html.escape(v))}</tr>" for n, v in self._shown().items())
+        return f"<table><caption>{type(self).__name__}</caption>{''.join(rows)}</table>"
+
+
+def brief(value: Any) -> str:
+    """A value in few characters: an array by its shape and type, what is long by its kind and number."""
+    if getattr(value, "shape", ()) != ():
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if len(text) <= LONGEST:
+        return text
+    return type(value).__name__ + (f" of {len(value)}" if isinstance(value, Sized) else "")
+
+
+def span(values: Any) -> str:
+    """``9`` or ``3 to 21``: the least and the largest of some whole numbers."""
+    low, high = int(min(values, default=0)), int(max(values, default=0))
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -1,0 +1,70 @@
+"""``equimd.generate``: labelled frames by molecular dynamics with a reference method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equimd.data.convert import refuse_existing
+from equimd.data.given import structures_of
+from equimd.errors import ConfigError
+from equimd.notices import note, warn
+from equimd.progress import Callback, counting
+from equimd.tasks.generate.settings import GenerationSettings
+from equimd.tasks.generate.task import GenerationResult, sample
+from equimd.tasks.keywords import settings_of, takes
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@takes(GenerationSettings.model_fields)
+def generate(
+    molecule: str | Path | Atoms | None,
+    out: str | Path,
+    *,
+    settings: GenerationSettings | None = None,
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Callback | None = None,
+    **options: Any,
+) -> GenerationResult:
+    """Make labelled frames by MD with a reference method; what ``equimd data generate`` does.
+
+    Interrupted, the same call goes on with the trajectories that are missing. The frames do not depend on ``jobs``.
+
+    Args:
+        molecule: a structure file, a name ASE knows (ethanol, CH3CH2OH, H2O ...), or ASE ``Atoms``; None if the
+            settings name it.
+        out: NAME.h5 for equimd's store, NAME.xyz for extended XYZ.
+        settings: an object of settings, beneath those given as keywords.
+        jobs: trajectories made at the same time, each in its own process.
+        overwrite: replace the file if it is there.
+        progress: called with :class:`~equimd.progress.Progress`.
+
+    Raises:
+        DataError: unknown molecule, the file is there, a calculation that fails, or a mean temperature that is off.
+        ConfigError: impossible settings, or a calculator that is not there.
+    """
+    out, atoms = Path(out), None
+    if isinstance(molecule, (str, Path)):
+        options["molecule"] = str(molecule)
+    elif molecule is not None:
+        atoms = structures_of(molecule)[0]
+        atoms.set_constraint()
+        options["molecule"] = atoms.get_chemical_formula("hill")
+    s = settings_of(GenerationSettings, settings, options)
+    if not s.molecule:
+        raise ConfigError("no molecule", hint="a structure file, or a name such as ethanol")
+    refuse_existing(out, overwrite)
+    with counting(progress, "frames") as tell:
+        done = sample(s, out, jobs=jobs, progress=tell, atoms=atoms)
+    note(
+        f"{done.frames} frames of {done.trajectories} trajectories, {done.theory}, mean temperature "
+        f"{done.temperature_mean:.1f} K (standard error {done.temperature_error:.1f} K)"
+    )
+    if done.turned is not None:
+        note(f"{100 * done.turned:.1f} % of the turns of single bonds were accepted")
+    if done.broken:
+        warn(f"a bond is open in {len(done.broken)} frames: {', '.join(map(str, done.broken[:10]))}")
+    return done

@@ -1,0 +1,1 @@
+"""Labels of given frames: ``settings`` and the ``task``."""

@@ -1,0 +1,15 @@
+"""Settings of labels: the options of ``equimd data label``, one for one."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from equimd.config import Settings
+from equimd.tasks.keywords import CALCULATORS
+
+
+class LabelSettings(Settings):
+    """What computes the labels."""
+
+    calculator: str = Field("tblite", description=CALCULATORS)
+    keep_going: bool = Field(False, description="leave out frames the calculator fails on")

@@ -1,0 +1,245 @@
+"""``equimd.train``: from settings and frames to a run folder, or on from where one was stopped."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equimd import plots
+from equimd.config import SHORT_TRAINING, ReadingSettings, RunConfig, config_fields, parse_config, read_config
+from equimd.data.convert import write_frames
+from equimd.data.given import BUNDLED, GivenData, given_names, open_given
+from equimd.errors import ConfigError, Interrupted
+from equimd.files import plain
+from equimd.machine import choose_device
+from equimd.notices import note, warn
+from equimd.run import Run, check_free, free_name
+from equimd.shown import Shown
+from equimd.tasks.evaluate.measure import finish_run, table
+from equimd.tasks.keywords import takes
+from equimd.training.loop import Trainer
+from equimd.training.parallel import Processes, launched
+from equimd.training.setup import RESUMABLE, SPLIT_FILE, Setup, complete, prepare
+
+if TYPE_CHECKING:
+    from equimd.calculators import LoadedModel
+    from equimd.data.dataset import Dataset
+    from equimd.progress import Callback
+
+METRICS_FILE = "metrics.csv"
+DATA_KEYS = ("data", "val_data", "test_data")
+
+
+@dataclass(frozen=True, repr=False)
+class TrainResult(Shown):
+    """A training that has ended.
+
+    Attributes:
+        run: the run folder.
+        status: ``completed`` (the budget is used up), ``stopped early``, or ``interrupted``.
+        epochs, steps: done, over all sessions. best_epoch: the one whose weights were kept.
+        training_seconds: over all sessions.
+        test: errors on the test frames, as ``equimd.evaluate`` gives them; None without test frames.
+    """
+
+    run: Path
+    status: str
+    epochs: int
+    steps: int
+    best_epoch: int
+    training_seconds: float
+    test: dict[str, Any] | None = None
+
+    def model(self) -> LoadedModel:
+        """The model with the best weights by validation, loaded at the first call."""
+        return self._model
+
+    @cached_property
+    def _model(self) -> LoadedModel:
+        from equimd.calculators import load
+
+        return load(self.run)
+
+    @cached_property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Columns of metrics.csv, a value an epoch: ``epoch``, ``time_s``, ``lr``, ``train_forces_mae_meV_per_A``,
+        ``val_forces_mae_meV_per_A`` ...; NaN in epochs without validation."""
+        with (self.run / METRICS_FILE).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: np.array([float(r[name] or "nan") for r in rows]) for name in (rows[0] if rows else ())}
+
+    def table(self, unit: str | None = None) -> str:
+        """Test errors as text, in ``unit`` (meV or kcal/mol; by default the run's display unit); empty without any."""
+        if self.test is None:
+            return ""
+        return table(self.test, unit or Run.open(self.run).config.training.display_unit)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of ``equimd train --json``."""
+        return plain({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def _shown(self) -> Mapping[str, str]:
+        found = {"run": str(self.run), "status": f"{self.status}, {self.epochs} epochs"}
+        if self.test is not None:
+            errors = [(self.test["energy_mae_meV"], "meV"), (self.test["forces_mae_meV_per_A"], "meV/A")]
+            found["test MAE"] = ", ".join(f"{value:.3g} {unit}" for value, unit in errors if value is not None)
+        return found
+
+
+@takes(config_fields())
+def train(
+    data: GivenData | None = None,
+    *,
+    settings: RunConfig | str | Path | None = None,
+    preset: str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: Callback | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train a potential on frames with energies and forces; what ``equimd train`` does.
+
+    Frames given as ASE ``Atoms`` or as a data set are kept in the run folder, as data.h5, val_data.h5 and test_data.h5,
+    so that the run can be resumed and calibrated. Started by torchrun, several processes share the training.
+
+    Args:
+        data: files, folders, ``bundled:NAME``, ASE ``Atoms`` with energies and forces, or a data set.
+        settings: an object of settings or a YAML file of them, beneath those given as keywords.
+        preset: settings by name: small, default, accurate.
+        out: run folder to make; by default runs/NAME-001.
+        resume: run folder to go on with, with its own settings and, if given, a new budget.
+        progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
+
+    Raises:
+        Interrupted: Ctrl-C, a KeyboardInterrupt: the run is saved, its ``result`` says how far it is, and
+            ``equimd.train(resume=...)`` goes on. A second Ctrl-C ends at once.
+        ConfigError, DataError, RunError: what is wrong with settings, data or folder, before anything is written.
+    """
+    given = {"data": data, "preset": preset, **options}
+    given = {key: value for key, value in given.items() if value is not None}
+    with launched() as processes:
+        if not processes.first:
+            return _follow(processes, resume is not None)
+        made = None
+        try:
+            made = _new(settings, given, out) if resume is None else _resumed(resume, settings, given, out)
+        finally:
+            processes.broadcast(str(made[1].path) if made else None)
+        return _fit(*made, resume is not None, processes, progress)
+
+
+def _follow(processes: Processes, resume: bool) -> TrainResult:
+    """Train as another process of a run that the first one made; what there is to say, that one says."""
+    path = processes.broadcast(None)
+    if path is None:
+        raise SystemExit(0)  # the first one has said why
+    run = Run.open(path)
+    trainer = Trainer(prepare(run.config, run=run), run, resume=resume, processes=processes)
+    return _result(trainer, trainer.fit())
+
+
+def _new(settings: RunConfig | str | Path | None, given: dict[str, Any], out: str | Path | None) -> tuple[Setup, Run]:
+    """A run folder for a new training, made only once data and settings are found good."""
+    if settings is not None and not isinstance(settings, RunConfig):
+        settings = parse_config(read_config(settings), where=str(settings))
+    frames = {k: _opened(given, k, settings) for k in DATA_KEYS if given_names(given.get(k)) is None}
+    config = parse_config({k: v for k, v in given.items() if k not in frames}, base=settings)
+    folder = _folder(config, frames) if out is None else Path(out)
+    check_free(folder)
+    choose_device(config.training.device)
+    kept: dict[str, Any] = {k: (str((folder / f"{k}.h5").absolute()),) for k in frames}
+    if frames:
+        kept |= _reading_of_kept(config)
+    config = complete(config.model_copy(update={"dataset": config.dataset.model_copy(update=kept)}))
+    setup = prepare(config, frames=frames)
+    run = Run.create(folder, config, {"data": setup.description()})
+    for key, data in frames.items():
+        write_frames(run.path / f"{key}.h5", data, source=data.info.path)
+    setup.split.save(run.path / SPLIT_FILE)
+    for part, hashes in setup.hashes.items():
+        run.save_hashes(part, hashes)
+    return setup, run
+
+
+def _opened(given: Mapping[str, Any], key: str, settings: RunConfig | None) -> Dataset:
+    """Frames that are given themselves, not by name."""
+    asked = {k: given[k] for k in ReadingSettings.model_fields if k in given}
+    beneath = None if settings is None else settings.dataset.reading
+    return open_given(given[key], ReadingSettings.parse(asked, base=beneath))
+
+
+def _reading_of_kept(config: RunConfig) -> dict[str, Any]:
+    """What is kept is in eV and Angstrom, under its own names: what was said of other columns and units is done with.
+
+    Raises:
+        ConfigError: it is said, and other parts are files that it is meant for.
+    """
+    plain_reading = ReadingSettings()
+    if config.dataset.reading != plain_reading and any(getattr(config.dataset, k) for k in DATA_KEYS):
+        raise ConfigError(
+            "units or columns are stated, and some frames are files, others structures",
+            hint="all of them files, or all structures",
+        )
+    return plain_reading.model_dump()
+
+
+def _folder(config: RunConfig, frames: Mapping[str, Dataset]) -> Path:
+    """``runs/NAME-conservative-001``, or the first number that is free."""
+    if "data" in frames:
+        name = frames["data"].frames([0]).to_ase()[0].get_chemical_formula("hill")
+    elif config.dataset.data:
+        name = Path(config.dataset.data[0].removeprefix(BUNDLED)).stem
+    else:
+        name = "run"
+    return free_name(f"{name}-{config.model.forces}")
+
+
+def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str | Path | None) -> tuple[Setup, Run]:
+    """The training of an existing run, with a new budget if one is given."""
+    if settings is not None or out is not None:
+        raise ConfigError("--resume goes on with a run and its settings: leave out the config file and --out")
+    run = Run.open(path)
+    if wrong := [k for k in given if k not in RESUMABLE]:
+        option = "--" + wrong[0].replace("_", "-")
+        raise ConfigError(
+            f"{option} cannot change when a training goes on",
+            where="--resume",
+            hint=f"leave it out, or start a new one from its model: equimd train --init {path} {option} ...",
+        )
+    config = parse_config(given, base=run.config, where="--resume")
+    if given:
+        run.save_config(config)
+    return prepare(config, run=run), run
+
+
+def _fit(setup: Setup, run: Run, resume: bool, processes: Processes, progress: Callback | None) -> TrainResult:
+    """Train, then test."""
+    for text in setup.notes:
+        note(text)
+    for text in setup.warnings:
+        warn(text)
+    note(f"run: {run.path}")
+    trainer = Trainer(setup, run, resume=resume, progress=progress, processes=processes)
+    note(trainer.describe())
+    t, m = setup.config.training, setup.config.model
+    if not resume and t.max_time is not None and t.max_time < SHORT_TRAINING and m.lmax > 1:
+        note("such a short training gets farther with --preset small")
+    ended = trainer.fit()
+    if ended == "interrupted":
+        text = f"interrupted after {trainer.progress.epoch} epochs; go on with: equimd train --resume {run.path}"
+        raise Interrupted(text, _result(trainer, ended))
+    plots.curves(run.path / METRICS_FILE, run.path / "curves.png")
+    test = None
+    if setup.test is not None:
+        test = finish_run(run, setup.test, batch_size=t.batch_size_inference, device=str(trainer.device))
+    return _result(trainer, ended, test)
+
+
+def _result(trainer: Trainer, ended: str, test: dict[str, Any] | None = None) -> TrainResult:
+    return TrainResult(trainer.run.path, ended, **trainer.summary(), test=test)
