@@ -6,7 +6,28 @@ together: each linear layer is one matrix product over all tangents, and no auto
 pair alone is differentiated by the pair's own vector first, once and not for each tangent: a coordinate of atom a
 changes only the pairs that a belongs to.
 
-The equations are those of :mod:`equimd.model.painn.network`, differentiated.
+The equations are those of :mod:`equimd.model.painn.network`, differentiated. Of B structures in n slots each, i and j
+run over slots, x over a chunk of T of the 3n coordinates, l over 1..lmax, and F over channels:
+
+    symbol                              variable                         shape
+    s_i, V_i                            s, v[l-1] (around which)         (B, n, F), (B, n, 2l+1, F)
+    ds_i/dx, dV_i/dx                    s, v of the calls; ts, tv        (T, B, n, F), (T, B, n, 2l+1, F)
+    r_ij = r_j - r_i, d = |r_ij|        vectors, lengths                 (B n n, 3), (B n n,)
+    dd/dr_ij = r_ij / d                 unit                             (B, i, j, 3)
+    [radial(d), 1] f_cut(d), and d/dd   basis, basis_slope               (B n n, R+1)
+    Y_l(r_ij), and d/dr_ij              harmonics, harmonics_slope       (B, i, j, 2l+1), (B, i, j, 3, 2l+1)
+    W_s, W_vs, W_vv; dW/dd              w [s | vs | vv], w_slope         (B, i, j, F) each
+    phi_j = B silu(C s_j + c) + e       phi [s | vs | vv]                (B, n, F) each
+    C, B; silu'(C s_j + c)              hidden_weight, phi_weight; slope
+    d(W phi)/dr_ij                      by_vector                        (B, i, j, 3, F)
+    what a message changes directly     ds_direct, dv_direct             (3n, B, i, ...): by r_ij, not by s and V
+    Y_l W_vs                            w_vs[l-1]                        (B, i, j, 2l+1, F)
+    u = U V, b = V' V (network: V v)    u, b; du, db                     (B, n, 2l+1, F)
+    |b|, a = MLP(s, |b|)                norms, a [ss | sv | sp | vv | vp] (B, n, F) each
+    b and Q p; u and P p, p = u x b     inner; outer                     as u
+    <u, b>, <u, Q p>                    dots                             (B, n, F)
+    h = silu(R s + r), h'               h, slope                         (B, n, p)
+    scale sum_i [h_i, s_i of layers]    features                         (B, P)
 """
 
 from __future__ import annotations
