@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+#: Where PaiNN is known by name: itself, what trains it, what opens a saved one, and what is timed beside the peers.
+KNOW_PAINN = ("equimd.model.painn", "equimd.training", "equimd.run", "equimd.benchmarks.peers.run_equimd")
+#: An attribute of laplace-torch's models, not of ours, that is called like one.
+LAPLACE_TORCH = "self.model.last_layer"
 
 
 def module_name(path: Path) -> str:
@@ -110,6 +117,46 @@ def test_nothing_imports_the_package_root_from_inside() -> None:
     for name in MODULES:
         if name != "equimd" and _part(name) != "benchmarks":
             assert "equimd" not in _imports(name, inside_functions=True), name
+
+
+def _in(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _public_members(module: str, *classes: str) -> set[str]:
+    """What the instances of some classes offer: methods, attributes set on ``self``, and registered buffers."""
+    found = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.FunctionDef):
+                    found.add(inner.name)
+                elif isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+                    found.add(inner.attr)
+                elif isinstance(inner, ast.Call) and ast.unparse(inner.func) == "self.register_buffer":
+                    found.add(ast.literal_eval(inner.args[0]))
+    return {name for name in found if not name.startswith("_")}
+
+
+@cache
+def _beyond_the_interface() -> set[str]:
+    """What PaiNN's potential offers and the interface does not ask for."""
+    own = _public_members("equimd.model.painn.potential", "Potential")
+    own |= _public_members("equimd.model.differentiable", "DifferentiableModel")
+    return own - _public_members("equimd.model.interface", "Model", "CompilableModel")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MODULES if not _in(n, KNOW_PAINN)))
+def test_a_model_is_known_by_its_interface(name: str) -> None:
+    """No module but those of ``KNOW_PAINN`` imports PaiNN, or takes from a model what the interface does not have."""
+    assert not {i for i in _imports(name, inside_functions=True) if _in(i, ("equimd.model.painn",))}, name
+    own = _beyond_the_interface()
+    assert {"network", "config", "last_layer", "atomic_energies", "backbone", "force_head", "scale"} <= own
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute) and node.attr in own:
+            holder = ast.unparse(node.value).rsplit(".", 1)[-1]
+            where = f"{name}:{node.lineno}: {ast.unparse(node)}"
+            assert holder not in ("model", "potential") or where.endswith(LAPLACE_TORCH), where
 
 
 def test_no_import_cycles() -> None:

@@ -145,8 +145,8 @@ def test_the_calculator_computes_sigmas_when_asked(
     expected = equimd.load(run).predict(a)
     a.calc = EquimdCalculator(run)
     calls = []
-    forward = a.calc.model.potential.forward
-    monkeypatch.setattr(a.calc.model.potential, "forward", lambda b: calls.append(1) or forward(b))
+    evaluate = a.calc.model.potential.evaluate
+    monkeypatch.setattr(a.calc.model.potential, "evaluate", lambda b: calls.append(1) or evaluate(b))
     a.get_forces()
     assert not {"energy_std", "forces_std", "atom_forces_std"} & set(a.calc.results)
     assert a.calc.get_property("energy_std", a) == pytest.approx(expected.energy_std, rel=1e-4)

@@ -101,7 +101,7 @@ class EquimdCalculator(Calculator):
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
         """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
         kept: tuple[bytes, ...] = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
-        if self.model.config.charge_spin:
+        if self.model.potential.sees_charge_spin:
             spin = atoms.info.get("spin", atoms.info.get("multiplicity", 0))
             kept += (repr((atoms.info.get("charge", 0), spin)).encode(),)
         return kept
@@ -157,7 +157,7 @@ class EquimdCalculator(Calculator):
         constants = self._constants(atoms)
         batch = self._batch_of(atoms, constants)
         judge = self._judge_of(atoms, constants, batch)
-        out = self.model.potential(batch)
+        out = self.model.potential.evaluate(batch)
         energy = float(out["energy"][0])
         results: dict[str, Any] = {"energy": energy, "free_energy": energy}
         if self.model.has_forces:
@@ -247,9 +247,7 @@ class EquimdCalculator(Calculator):
             positions = torch.from_numpy(atoms.positions).to(self.model.device, potential.dtype)
             return replace(self._batch, positions=positions)
         frames = Frames.from_ase([atoms], where="ASE calculator")
-        self._batch = Batch.from_frames(
-            frames, self.model.config.cutoff, dtype=potential.dtype, device=self.model.device
-        )
+        self._batch = Batch.from_frames(frames, potential.cutoff, dtype=potential.dtype, device=self.model.device)
         return self._batch
 
 

@@ -14,15 +14,14 @@ import torch
 from ase import Atoms
 
 from equimd.chemistry import formula
-from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import DataError, UncertaintyError
-from equimd.files import plain, tensor_digest
+from equimd.files import plain
 from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
 from equimd.guard.sigmas import DataSigmas
-from equimd.model.painn.potential import Potential
+from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.shown import Shown
 from equimd.training.loader import sorted_batches
@@ -95,7 +94,7 @@ class Predictor(Shown):
     """A trained model ready for use, and the calibration of its run.
 
     Args:
-        potential: the model; it is put in evaluation mode on ``device``.
+        potential: the model; a copy of it is used if it is on another device.
         device: where it computes.
         run: the run it comes from, if any.
         sha256: of its weights, as in the header of its file; computed if not given.
@@ -103,14 +102,14 @@ class Predictor(Shown):
 
     def __init__(
         self,
-        potential: Potential,
+        potential: Model,
         *,
         device: str | torch.device = "cpu",
         run: Run | None = None,
         sha256: str | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.potential = potential.to(self.device).eval()
+        self.potential = potential if potential.device == self.device else potential.converted(device=self.device)
         self.run = run
         self._sha256 = sha256
 
@@ -146,7 +145,7 @@ class Predictor(Shown):
         """
         if self.run is None:
             raise UncertaintyError("a model without a run has no calibration", hint="equimd.load(RUN)")
-        digest = self._sha256 or tensor_digest(self.potential.state_dict())
+        digest = self._sha256 or self.potential.identity()
         try:
             found = load_calibration(self.run.path, digest)
         except UncertaintyError as error:
@@ -168,14 +167,9 @@ class Predictor(Shown):
         return bool(wanted and self.calibration)
 
     @property
-    def config(self) -> ModelConfig:
-        """What the model is."""
-        return self.potential.config
-
-    @property
     def has_forces(self) -> bool:
         """Whether it gives forces: not after a training on energies alone."""
-        return not self.config.energy_only
+        return self.potential.has_forces
 
     def predict(
         self,
@@ -187,8 +181,8 @@ class Predictor(Shown):
     ) -> Any:
         """Energies and forces, with uncertainties if the run is calibrated.
 
-        For conservative models the exact force covariance costs as many reverse passes as the last layer has weights,
-        tens of times the energies and forces alone; ``uncertainty=False`` leaves it out.
+        For conservative models the exact force covariance takes the derivatives of all features by all coordinates,
+        tens of times the cost of energies and forces alone; ``uncertainty=False`` leaves it out.
 
         Args:
             structures: one ASE ``Atoms``, a sequence of them, or frames.
@@ -253,8 +247,8 @@ class Predictor(Shown):
         forces: np.ndarray | None = np.zeros(frames.positions.shape) if self.has_forces else None
         for index in sorted_batches(frames.n_atoms, batch_size):
             part = frames.take(index)
-            batch = Batch.from_frames(part, self.config.cutoff, dtype=self.potential.dtype, device=self.device)
-            out = self.potential(batch)
+            batch = Batch.from_frames(part, self.potential.cutoff, dtype=self.potential.dtype, device=self.device)
+            out = self.potential.evaluate(batch)
             energy[index] = out["energy"].cpu().numpy()
             if forces is not None:
                 real = np.arange(forces.shape[1]) < part.n_atoms[:, None]
@@ -264,5 +258,5 @@ class Predictor(Shown):
         return energy, forces
 
     def _warn_of_charges(self, frames: Frames) -> None:
-        if not self.config.charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
+        if not self.potential.sees_charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
             warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)

@@ -4,6 +4,15 @@ Forces are unrolled: tracing (``make_fx``) records what autograd does, and no au
 atomic numbers and the posterior are inputs, so that one graph serves every model of the same configuration. What
 depends on those alone (embeddings, messages of the first layer before they meet distances, masks) is split off: it is
 computed once for a model, not in every step.
+
+    symbol                              variable                       shape
+    R, of A replicas of n atoms         positions                      (A, n, 3) float64, Angstrom
+    x = R - mean of R                   x                              (A n, 3) in the model's precision
+    E = E_net(x) + sum_i E0(Z_i)        energy; inputs["reference"]    (A,) float64, eV
+    F = -dE_net/dx, or the direct head  forces                         (A, n, 3) float64, eV/Angstrom
+    phi, and what other layers see      features                       (A, P), eV
+    d_min^2 <= |R_i - R_j|^2 < d_max^2  bounds; sound, whether all do  (2, n, n) Angstrom^2; (A,)
+    s = e^a v_E^b u^c                   screen; a, b, c are inputs["screen"], v_E and u of the features by "layer.*"
 """
 
 from __future__ import annotations
@@ -46,7 +55,7 @@ def force_function(
 ) -> Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, ...]]:
     """A pure function of positions (A, n, 3), float64, and of :func:`graph_inputs`.
 
-    Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, p), eV; whether each frame is
+    Returns energy (A,) float64, eV; forces (A, n, 3) float64, eV/Angstrom; features (A, P), eV; whether each frame is
     sound (A,) bool; and with a decision its screen (A,) float64, eV/Angstrom.
     """
     conservative, count, n = model.conservative, batch.num_structures, batch.num_slots

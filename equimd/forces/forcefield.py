@@ -66,7 +66,7 @@ class ForceField:
         model: the potential, in evaluation mode; computes on the device and in the precision it is in.
         system: the structure all replicas share.
         charge, spin: of the structure; used by models that see them.
-        features: put the pooled features phi (A, p), eV, into the extras, for scores that need them.
+        features: put the pooled features (A, P), eV, into the extras, for scores that need them.
         judge: of what is computed here: put into the extras the "screen" (A,) of its score, eV/Angstrom, and, compiled,
             which frames are "sound" (A,), that is well within its limits.
         block: replicas at once in the dense layout; None: as many as the cache takes.

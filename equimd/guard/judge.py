@@ -229,7 +229,7 @@ class Judge:
 
         Args:
             positions, forces: (A, n, 3) Angstrom and eV/Angstrom. energy: (A,) eV.
-            extras: what the score reads: the pooled ``features`` (A, p) or the ``screen`` (A,) of
+            extras: what the score reads: the pooled ``features`` (A, P) or the ``screen`` (A,) of
                 :class:`~equimd.forces.forcefield.ForceField`; and ``sound`` (A,), frames known to be well.
 
         Raises:

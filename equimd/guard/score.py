@@ -1,8 +1,8 @@
 """The score of a frame: a free screen of all frames, and the exact force sigma of those it does not clear.
 
 The exact score is f = max_i sqrt(trace C_i), eV/Angstrom, with C_i the calibrated 3x3 covariance of the force on atom
-i, model part and noise part. No rotation changes it. For a conservative model it costs as many reverse passes as the
-last layer has weights. The screen s (:mod:`equimd.guard.screen`) estimates it for nothing.
+i, model part and noise part. No rotation changes it. For a conservative model it takes the derivatives of
+the features by all coordinates. The screen s (:mod:`equimd.guard.screen`) estimates it for nothing.
 
 A frame is *quiet* where s < level: its score is s itself, so below the level. Everywhere else its score is f. A
 threshold is never below the level (:meth:`StepDecision.check`), so a quiet frame never exceeds one. The rates of a
@@ -85,7 +85,7 @@ class StepDecision(Shown):
             raise UncertaintyError(f"a level of {self.level} eV/Angstrom for the screen", hint="0 or above")
 
     def screened(self, features: Tensor, n_atoms: Tensor) -> Tensor:
-        """s (A,) of pooled features (A, p)."""
+        """s (A,) of pooled features (A, P)."""
         return self.screen(self.calibrated.layer, features, n_atoms)
 
     def quiet(self, screen: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class StepScore:
         self.count = self.exact_count = 0
 
     def __call__(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Scores of positions (A, n, 3), from extras["screen"] (A,) or extras["features"] (A, p).
+        """Scores of positions (A, n, 3), from extras["screen"] (A,) or extras["features"] (A, P).
 
         Raises:
             UncertaintyError: the force function supplies neither.

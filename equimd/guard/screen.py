@@ -74,7 +74,7 @@ class Screen:
         return torch.exp(self.intercept + self.energy_power * v.log() + self.distance_power * u.log())
 
     def __call__(self, layer: LastLayer, features: Tensor, n_atoms: Tensor) -> Tensor:
-        """s (A,) of features (A, p) of structures of n_atoms (A,); traceable, no branch depends on values."""
+        """s (A,) of features (A, P) of structures of n_atoms (A,); traceable, no branch depends on values."""
         return self.of(layer.energy.variance(features), layer.distance(features, n_atoms))
 
     def level_for(self, threshold: float, deviations: float = 2.0) -> float:

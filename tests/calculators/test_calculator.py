@@ -93,8 +93,8 @@ def test_the_calculator_computes_once_for_each_structure(
     calculator = EquimdCalculator(run)
     a.calc = calculator
     calls = []
-    forward = calculator.model.potential.forward
-    monkeypatch.setattr(calculator.model.potential, "forward", lambda b: calls.append(1) or forward(b))
+    evaluate = calculator.model.potential.evaluate
+    monkeypatch.setattr(calculator.model.potential, "evaluate", lambda b: calls.append(1) or evaluate(b))
     first = a.get_forces()
     assert a.get_potential_energy() == a.get_potential_energy(force_consistent=True)
     assert len(calls) == 1

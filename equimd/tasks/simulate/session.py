@@ -165,7 +165,7 @@ def _assemble(
     dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
     too_large = checks.time_step_warning(system, settings.dt)
-    direct = potential.force_head is not None
+    direct = not potential.conservative
     warnings = [*([too_large] if too_large else []), *checks.ensemble_warnings(settings, direct), *watch.warnings]
     integrator = _integrator(settings, dof)
     return Session(
