@@ -45,14 +45,11 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     Raises:
         RunError: the file is missing, damaged or newer than this version.
     """
-    import torch
-
-    from equimd.model.painn.potential import Potential
+    from equimd.model.build import build_model
 
     tensors, meta = load_tensors(path, "model")
     try:
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are nobody's business
-            model = Potential(ModelConfig.parse(meta["config"]))
+        model = build_model(ModelConfig.parse(meta["config"]))
         model.load_state_dict(tensors)
     except (ConfigError, KeyError, ValueError, RuntimeError) as error:
         reason = error.what if isinstance(error, ConfigError) else str(error).strip().splitlines()[0]

@@ -41,8 +41,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
-#: Where PaiNN is known by name: itself, what trains it, what opens a saved one, and what is timed beside the peers.
-KNOW_PAINN = ("equimd.model.painn", "equimd.training", "equimd.run", "equimd.benchmarks.peers.run_equimd")
+#: Where PaiNN is known by name: models, what trains it, and what is timed beside the peers.
+KNOW_PAINN = ("equimd.model", "equimd.training", "equimd.benchmarks.peers.run_equimd")
 #: An attribute of laplace-torch's models, not of ours, that is called like one.
 LAPLACE_TORCH = "self.model.last_layer"
 

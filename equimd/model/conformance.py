@@ -115,6 +115,7 @@ def _facts(model: Model) -> None:
         _hold(not model.conservative or p == q, f"{q} weights of the forces, {p} of the energy they are derived from")
         _hold(not model.energy_weights.requires_grad, "energy_weights are not detached")
         _hold(model.pair_channels > 0, f"pair_channels {model.pair_channels}")
+        _hold(bool(model.description), "it has no description")
         name = model.identity()
         _hold(len(name) == 64 and name == model.identity(), f"identity '{name}' is no sha256, or not always the same")
     except AttributeError as error:

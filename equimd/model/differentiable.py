@@ -67,6 +67,10 @@ class DifferentiableModel(nn.Module):
     # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
+    def description(self) -> str:
+        return type(self).__name__
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.last_layer.weight.dtype
 

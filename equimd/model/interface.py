@@ -82,6 +82,10 @@ class Model(Protocol):
     """
 
     @property
+    def description(self) -> str:
+        """What it is, in some words: its kind and its size."""
+
+    @property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers it answers for; empty: all."""
 

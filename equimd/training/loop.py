@@ -363,9 +363,8 @@ class Trainer:
 
 def _copy(model: Potential) -> Potential:
     """The same model with tensors of its own."""
-    from equimd.model.painn.potential import Potential
+    from equimd.model.build import build_model
 
-    with torch.random.fork_rng(devices=[]):
-        twin = Potential(model.config)
+    twin = build_model(model.config)
     twin.load_state_dict(model.state_dict())
     return twin

@@ -242,11 +242,9 @@ def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey:
     """A model with seeded weights and fitted references, or one that starts from another run."""
     if config.training.init:
         return _start_from(config, model_config, train, notes)
-    from equimd.model.painn.potential import Potential
+    from equimd.model.build import build_model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        model = Potential(model_config)
+    model = build_model(model_config, config.training.seed)
     energies = reference_energies(config, train, survey)
     model.atomic_energies.copy_(torch.from_numpy(energies))
     model.scale.fill_(_scale(config, train, survey, energies))
@@ -293,7 +291,7 @@ def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarr
 
 def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str]) -> Potential:
     """The model of another run, its reference energies shifted to the new frames."""
-    from equimd.model.painn.potential import Potential
+    from equimd.model.build import build_model
 
     old, _ = Run.open(str(config.training.init)).load_model()
     default = ModelConfig()
@@ -313,8 +311,7 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         )
     keep["elements"] = tuple(sorted({*old.config.elements, *model_config.elements}))
     keep["energy_only"] = model_config.energy_only
-    with torch.random.fork_rng(devices=[]):
-        model = Potential(ModelConfig(**keep))
+    model = build_model(ModelConfig(**keep))
     model.load_state_dict(old.state_dict())
     if config.dataset.reference_energies:
         known = Survey(elements=set(keep["elements"]))

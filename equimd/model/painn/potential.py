@@ -95,6 +95,12 @@ class Potential(DifferentiableModel):
         self.scale: Tensor
 
     @property
+    def description(self) -> str:
+        """``PaiNN, 128 features, 3 layers, lmax 2``."""
+        c = self.config
+        return f"PaiNN, {c.num_features} features, {c.num_layers} layers, lmax {c.lmax}"
+
+    @property
     def num_pooled(self) -> int:
         """P, the width of ``features``: phi, and the pooled scalars of every layer."""
         return self.config.num_readout + self.config.num_layers * self.config.num_features

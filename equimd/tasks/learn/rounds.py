@@ -93,14 +93,13 @@ def _given(work: Work) -> dict[str, Any]:
 def costs(work: Work) -> str:
     """What the reference method costs a frame beside the model, in words."""
     from equimd.config import parse_config
-    from equimd.model.painn.potential import Potential
+    from equimd.model.build import build_model
 
     asked = work.journal.result("conformers") or {}
     reference = asked["seconds"] / max(asked["labelled"] + asked["failed"], 1)
     config = parse_config({"preset": work.settings.size}).model
     elements = tuple(int(z) for z in np.unique(work.template.numbers))
-    with torch.random.fork_rng(devices=[]):
-        model = Potential(config.model_copy(update={"elements": elements})).eval()
+    model = build_model(config.model_copy(update={"elements": elements}))
     frames = work.at(np.repeat(work.template.positions, COPIES, 0))
     batch = Batch.from_frames(frames, model.cutoff, dtype=model.dtype)
     times = []
