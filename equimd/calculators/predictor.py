@@ -116,12 +116,13 @@ class Predictor(Shown):
     def _shown(self) -> Mapping[str, str]:
         from ase.data import chemical_symbols
 
-        c = self.config
+        model = self.potential
         found = {} if self.run is None else {"run": str(self.run.path)}
-        found["forces"] = "none (energies alone)" if c.energy_only else c.forces
-        found["elements"] = " ".join(chemical_symbols[z] for z in c.elements)
-        found["size"] = f"{c.num_features} features, {c.num_layers} layers, lmax {c.lmax}, {c.cutoff:g} A"
-        found["on"] = f"{self.device}, {c.dtype}"
+        kind = "conservative" if model.conservative else "direct"
+        found["forces"] = kind if model.has_forces else "none (energies alone)"
+        found["elements"] = " ".join(chemical_symbols[z] for z in model.elements)
+        found["size"] = f"{model.num_pooled} pooled features, cutoff {model.cutoff:g} A"
+        found["on"] = f"{self.device}, {str(model.dtype).removeprefix('torch.')}"
         calibrated = self.run is not None and is_calibrated(self.run.path)
         return {**found, "calibrated": "yes" if calibrated else "no"}
 
