@@ -50,6 +50,10 @@ class Explored:
     seconds: float
     steps: int
 
+    def summary(self) -> dict[str, Any]:
+        """As plain values: ``cost`` in seconds a replica step."""
+        return {"halts": self.halts, "broken": self.broken, "cost": self.seconds / max(self.steps, 1)}
+
 
 def ladder(work: Work) -> list[float]:
     """The temperatures, K."""
@@ -101,7 +105,7 @@ def _explored(work: Work, taken: Taken, kelvins: list[float], steps: int, starts
         {f"{t:g} K": int((halted == k).sum()) for k, t in enumerate(kelvins)},
         len(taken.broken),
         taken.seconds,
-        steps * REPLICAS * TEMPERATURES,
+        steps * REPLICAS * TEMPERATURES - int((steps - taken.halted_step).sum()),
     )
 
 

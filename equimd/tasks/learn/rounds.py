@@ -23,6 +23,7 @@ from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
 from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
 from equimd.tasks.learn.calibrating import FRAMES, dynamics
+from equimd.tasks.learn.changes import changes, in_words
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, informative
 from equimd.tasks.learn.training import train_model
@@ -115,12 +116,16 @@ def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.2g} ms"
 
 
-def pretrain(work: Work) -> Path | None:
-    """A model of the cheap frames; None without them."""
+def pretrain(work: Work, preset: str | None = None) -> Path | None:
+    """A model of the cheap frames, of the size asked for or another; None without them."""
     if work.settings.cheap_method is None:
         return None
-    train_model(work, PRETRAINED, [cheap_frames(work)], PRETRAINING * work.settings.max_time)
-    return work.model_path(PRETRAINED)
+    seconds = min(PRETRAINING * work.settings.max_time, 0.4 * work.left)
+    name, changed = PRETRAINED, {}
+    if preset is not None:
+        name, changed = f"{PRETRAINED}-{preset}", {"preset": preset}
+    train_model(work, name, [cheap_frames(work)], seconds, changed=changed)
+    return work.model_path(name)
 
 
 def seed(work: Work, pretrained: Path | None, molecules: list[Atoms]) -> None:
@@ -163,9 +168,15 @@ def _first_choice(pretrained: Path, candidates: Frames, count: int) -> list[int]
 
 
 def train(work: Work, number: int, seconds: float, init: Path | None) -> dict[str, Any]:
-    """A model of all labels for training so far, from the last model."""
+    """A model of all labels for training so far, from the last model; of another size from a model of cheap frames."""
+    changed = changes(work, number)
+    if (said := in_words(changed)) is not None:
+        work.say(said)
+    values = changed["values"]
+    if values.get("preset") != work.journal.decision(f"changes-{number - 1}").get("values", {}).get("preset"):
+        init = pretrain(work, values["preset"])
     files = [work.data_path(name) for name in training_stages(work, number)]
-    return train_model(work, number, files, seconds, val=work.data_path("validation"), init=init)
+    return train_model(work, number, files, seconds, val=work.data_path("validation"), init=init, changed=values)
 
 
 def training_stages(work: Work, number: int) -> list[str]:

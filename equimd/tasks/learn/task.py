@@ -187,7 +187,7 @@ def _loop(work: Work, molecules: list[Any]) -> Learned:
         known, cost = Calibrated.of(work.model_path(number)), cost_of(work)
         explored = explore(work, number, known, starts, cost, EXPLORATION * s.max_time)
         decided = rounds.what_next(work, number, known, explored, cost)
-        work.journal.once(f"explored-{number}", lambda e=explored: {"halts": e.halts, "broken": e.broken})  # type: ignore[misc]
+        work.journal.once(f"explored-{number}", lambda e=explored: e.summary())  # type: ignore[misc]
         for line in [*(table_head() if number == 0 else []), table_row(work.journal, number)]:
             work.say(line)
         plots.draw(rows(work.journal), s.share, work.folder / plots.PLOT_FILE)
@@ -220,9 +220,9 @@ def _audit(work: Work, number: int, decided: dict[str, Any], starts: Frames) -> 
 
 
 def cost_of(work: Work) -> float:
-    """Seconds a replica step of guarded runs, as measured when the calibration frames were drawn; at least a little."""
-    found = (work.journal.result("calibration-0") or {}).get("cost", 1e-3)
-    return max(float(found), 1e-6)
+    """Seconds a replica step of guarded runs, as measured in the last ones; at least a little."""
+    found = [float(r["cost"]) for r in work.journal.results.values() if "cost" in r]
+    return max(found[-1] if found else 1e-3, 1e-6)
 
 
 def _certified(work: Work, result: dict[str, Any], number: int, starts: str) -> Learned:

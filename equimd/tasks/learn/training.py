@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from equimd.config import RunConfig, parse_config
@@ -18,6 +19,7 @@ from equimd.tasks.learn.work import TimeIsUpError, Work
 from equimd.training.loop import Trainer
 from equimd.training.setup import SPLIT_FILE, Setup, complete, prepare, set_threads
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 PROBE = 8  # steps that are timed
 WARM = 2  # steps before that
 COMPILE_FROM = 2400.0  # seconds of all the time, from which compiling the training step pays back
@@ -34,16 +36,18 @@ def train_model(
     *,
     val: Path | None = None,
     init: Path | None = None,
+    changed: Mapping[str, Any] = NOTHING,
 ) -> dict[str, Any]:
     """Train a model for about so many seconds; a stage of its own, with the validation errors as its result.
 
     Args:
         data: frames; a tenth of them are for validation where ``val`` gives none.
         init: the run whose model it starts from.
+        changed: settings that differ from those asked for.
     """
     stage = f"train-{number}"
     path = work.model_path(number)
-    settings = _settings(work, data, val, init)
+    settings = {**_settings(work, data, val, init), **changed}
     plan = work.journal.decide(stage, lambda: _plan(work, settings, seconds))
     config = complete(parse_config({**settings, **plan}))
     return work.journal.once(stage, lambda: _train(work, config, path))
