@@ -37,6 +37,7 @@ SEED_FRAMES, FEWEST_SEED = 60, 20  # labels before the first model
 VALIDATION = 8  # one in so many of these is for validation
 CANDIDATES = 500  # cheap frames that the seed is chosen from
 PRETRAINING, FIRST, ROUND = 0.22, 0.15, 0.12  # shares of the time for trainings
+SEED_TIME = 0.15  # share of the time for the first labels
 RATTLE = 0.06  # Angstrom: how far conformers are rattled where there are no cheap frames
 BATCH = (10, 40)  # labels of a round, fewest and most
 MARGIN = 1.3  # on what an audit is expected to take
@@ -131,8 +132,7 @@ def pretrain(work: Work, preset: str | None = None) -> Path | None:
 def seed(work: Work, pretrained: Path | None, molecules: list[Atoms]) -> None:
     """The frames of the first labels: the most informative of the cheap ones, else rattled conformers; labelled."""
     s = work.settings
-    smallest = trials_needed(0, s.share, confidence_of(1))
-    count = int(np.clip((work.labels_left - FRAMES - smallest) // 3, FEWEST_SEED, SEED_FRAMES))
+    count = work.journal.decide("seed", lambda: {"labels": _seed_size(work)})["labels"]
 
     def chosen() -> dict[str, Any]:
         if pretrained is None:
@@ -152,6 +152,14 @@ def seed(work: Work, pretrained: Path | None, molecules: list[Atoms]) -> None:
     val[np.random.default_rng([s.seed, 9]).permutation(len(positions))[:: max(VALIDATION, 1)]] = True
     for name, rows in (("validation", np.flatnonzero(val)), ("seed", np.flatnonzero(~val))):
         work.label(name, "train", work.at(positions[rows]), rows)
+
+
+def _seed_size(work: Work) -> int:
+    """A third of the labels that calibration and a first audit leave, as far as there is time to have them labelled."""
+    smallest = trials_needed(0, work.settings.share, confidence_of(1))
+    in_time = SEED_TIME * work.left / max(work.label_seconds(1), 1e-9)
+    wanted = min((work.labels_left - FRAMES - smallest) // 3, in_time)
+    return int(np.clip(wanted, FEWEST_SEED, SEED_FRAMES))
 
 
 def _first_choice(pretrained: Path, candidates: Frames, count: int) -> list[int]:
@@ -224,8 +232,7 @@ def audit_seconds(work: Work, cost: float) -> float:
     confidence = confidence_of(attempts(work) + 1)
     draws = trials_needed(0, s.share, confidence)
     runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + 5 / s.false_halt_rate
-    label = (work.journal.result("conformers") or {}).get("seconds", 0.0)
-    return MARGIN * (cost * runs * s.run_length + draws * label)
+    return MARGIN * (cost * runs * s.run_length + work.label_seconds(draws))
 
 
 def attempts(work: Work) -> int:
@@ -253,8 +260,9 @@ def what_next(work: Work, number: int, known: Calibrated, explored: Explored, co
             return {**found, "do": "audit", **_plan_json(plan)}
         spare = left - smallest
         seconds = min(0.5 * (work.left - time_for_audit), ROUND * s.max_time)
-        if spare >= BATCH[0] and work.left > time_for_audit + 2 * ROUND * s.max_time:
-            return {**found, "do": "learn", "batch": int(np.clip(spare // 2, *BATCH)), "seconds": seconds}
+        batch = int(np.clip(spare // 2, *BATCH))
+        if spare >= BATCH[0] and work.left > time_for_audit + work.label_seconds(batch) + 2 * ROUND * s.max_time:
+            return {**found, "do": "learn", "batch": batch, "seconds": seconds}
         plan = best_plan(claim_of(work), attempt, expected, most=left)
         if plan is not None and in_time:
             return {**found, "do": "audit", **_plan_json(plan)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,13 @@ class Work:
     def labels_left(self) -> int:
         """Calls that may still be made."""
         return self.settings.labels - self.labels["total"] + self.labels["given"]
+
+    def label_seconds(self, count: int) -> float:
+        """What so many labels take about, side by side, as the first ones took."""
+        first = self.journal.result("conformers") or {}
+        calls = max(first.get("labelled", 0) + first.get("failed", 0), 1)
+        jobs = self.settings.jobs or len(os.sched_getaffinity(0))
+        return float(first.get("seconds", 0.0)) / calls * count / jobs
 
     def at(self, positions: np.ndarray) -> Frames:
         """The molecule at other positions (k, n, 3), without labels."""

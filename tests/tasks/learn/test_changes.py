@@ -23,7 +23,9 @@ def work(folder: Path, *errors: tuple[float, float]) -> Work:
     for k, (train, val) in enumerate(errors):
         journal.finish(f"train-{k}", {"train_forces_mae": train, "val_forces_mae": val})
     template = Frames.build(np.array([8, 1, 1]), WATER[None])
-    return Work(LearnSettings(molecule="water", error=0.1, preset="small"), folder, journal, LocalPool("gfn2"), template)
+    return Work(
+        LearnSettings(molecule="water", error=0.1, preset="small"), folder, journal, LocalPool("gfn2"), template
+    )
 
 
 def path(made: Work, models: int) -> list[dict[str, Any]]:
