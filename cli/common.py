@@ -104,6 +104,7 @@ def shown_notices() -> Iterator[None]:
     logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of other packages' code: nothing a user can do
             warnings.simplefilter("always", EquimdWarning)
             warnings.showwarning = show
             yield
