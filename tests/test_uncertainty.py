@@ -64,7 +64,7 @@ def changed(run: Path, tmp_path: Path) -> Path:
 def test_predictions_have_the_calibrated_sigmas(run: Path, structures: list[Atoms]) -> None:
     model = equimd.load(run)
     found = model.predict(structures)
-    batch = Batch.from_frames(Frames.from_ase(structures), model.potential.cutoff, dtype=model.potential.dtype)
+    batch = Batch.from_frames(Frames.from_ase(structures), model.config.cutoff, dtype=model.potential.dtype)
     expected = model.calibration.calibrated(model.potential, batch)
     decision, threshold = model.calibration.decision("flag")
     for k, p in enumerate(found):

@@ -121,7 +121,7 @@ class Predictor(Shown):
         kind = "conservative" if model.conservative else "direct"
         found["forces"] = kind if model.has_forces else "none (energies alone)"
         found["elements"] = " ".join(chemical_symbols[z] for z in model.elements)
-        found["size"] = f"{model.num_pooled} pooled features, cutoff {model.cutoff:g} A"
+        found["model"] = f"{model.description}, cutoff {model.cutoff:g} A"
         found["on"] = f"{self.device}, {str(model.dtype).removeprefix('torch.')}"
         calibrated = self.run is not None and is_calibrated(self.run.path)
         return {**found, "calibrated": "yes" if calibrated else "no"}
@@ -166,6 +166,11 @@ class Predictor(Shown):
         if wanted == "auto":
             wanted = self.run is not None and is_calibrated(self.run.path)
         return bool(wanted and self.calibration)
+
+    @property
+    def config(self) -> Any:
+        """Settings of the model, where it keeps such: the :class:`~equimd.config.ModelConfig` of what equimd trains."""
+        return getattr(self.potential, "config", None)
 
     @property
     def has_forces(self) -> bool:

@@ -39,7 +39,7 @@ def predictions(run: str, folder: Path) -> dict[str, Any]:
     without = model.predict(frames[1], uncertainty=False)
     out["alone"] = {"energy": without.energy, "energy_std": without.energy_std}
     out["has_forces"] = model.has_forces
-    out["model"] = model.potential.config.model_dump(mode="json")
+    out["model"] = model.config.model_dump(mode="json")
     out["calculator"] = _calculator(model.calculator(), frames, run in CALIBRATED)
     if (folder / run / "last.safetensors").is_file():
         out["last"] = [p.energy for p in equimd.load(folder / run, which="last").predict(frames)]
