@@ -2,5 +2,5 @@
 
 - ``measures``: what is measured, one model or one trajectory at a time; the conservation benchmark uses it, too;
 - ``task``: constant-energy runs of several models from one start, and everything about them;
-- ``table``: the table and the plot.
+- ``table``: the table and the plot; ``call``: what the command and Python call, and what it returns.
 """

@@ -1,1 +1,1 @@
-"""Labels of given frames: ``settings`` and the ``task``."""
+"""Labels of given frames: ``settings``; ``task``, what the command and Python call."""
