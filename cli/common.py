@@ -104,7 +104,8 @@ def shown_notices() -> Iterator[None]:
     logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of other packages' code: nothing a user can do
+            for of_others in (DeprecationWarning, ResourceWarning):  # nothing that a user can do about
+                warnings.simplefilter("ignore", of_others)
             warnings.simplefilter("always", EquimdWarning)
             warnings.showwarning = show
             yield
