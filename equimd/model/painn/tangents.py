@@ -33,20 +33,33 @@ run over slots, x over a chunk of T of the 3n coordinates, l over 1..lmax, and F
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 import torch
 from e3nn import o3
 from torch import Tensor
 
+from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.machine import side_by_side
 from equimd.model.painn.graph import dense_graph
-from equimd.model.painn.network import NORM_EPS, Message, Update, scalar_linear, tensor_linear
+from equimd.model.painn.network import NORM_EPS, Message, PaiNN, Update, scalar_linear, tensor_linear
 from equimd.model.painn.radial import polynomial_cutoff
 
-if TYPE_CHECKING:
-    from equimd.model.painn.potential import Potential
+
+class Network(Protocol):
+    """What is differentiated: the parts of :class:`equimd.model.painn.potential.Potential` that make its features."""
+
+    config: ModelConfig
+    backbone: PaiNN
+    readout: Any
+    scale: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def embedded_state(self, charge: Tensor | None, spin: Tensor | None, structure: Tensor) -> Tensor | None: ...
+
 
 #: Bytes of one scalar feature of all tangents that are propagated together: its dozen neighbours then fit the cache.
 CACHE_BYTES = 1 << 19
@@ -74,7 +87,7 @@ class _Pairs:
         return _Pairs(self.basis[edges], self.basis_slope[edges], self.unit[structures], harmonics, slopes)
 
 
-def _pairs(model: Potential, batch: Batch, positions: Tensor) -> _Pairs:
+def _pairs(model: Network, batch: Batch, positions: Tensor) -> _Pairs:
     """Of all structures at once: forward mode of torch is one for all threads."""
     network, n = model.backbone, batch.num_slots
     shape = (batch.num_structures, n, n)
@@ -231,7 +244,7 @@ class _UpdateTangent:
         return ds, dv
 
 
-def _embedded(model: Potential, batch: Batch) -> Tensor:
+def _embedded(model: Network, batch: Batch) -> Tensor:
     s = model.backbone.embedding(batch.atomic_numbers)
     state = model.embedded_state(batch.charge, batch.spin, batch.batch)
     s = s if state is None else s + state
@@ -239,7 +252,7 @@ def _embedded(model: Potential, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def _block(model: Potential, batch: Batch, pairs: _Pairs) -> Slopes:
+def _block(model: Network, batch: Batch, pairs: _Pairs) -> Slopes:
     """:func:`feature_slopes` of structures few enough to be done together."""
     b, n, backbone = batch.num_structures, batch.num_slots, model.backbone
     s, v, layers, scalars = _embedded(model, batch), cast("list[Tensor]", []), [], []
@@ -271,7 +284,7 @@ def _block(model: Potential, batch: Batch, pairs: _Pairs) -> Slopes:
     return features, by_coordinate.permute(2, 0, 1, 3).reshape(b * n, 3, -1)
 
 
-def feature_slopes(model: Potential, batch: Batch) -> Slopes:
+def feature_slopes(model: Network, batch: Batch) -> Slopes:
     """Features (B, P) of a dense batch, eV, and their slopes (B n, 3, P), eV/Angstrom, zero in padded slots."""
     n, width = batch.num_slots, model.config.num_features
     with torch.no_grad():
