@@ -24,7 +24,7 @@ config = Config(
         HighThroughputExecutor(
             address="127.0.0.1", loopback_address="127.0.0.1", max_workers_per_node=1, encrypted=False,
             heartbeat_period=1, heartbeat_threshold=10,
-            provider=LocalProvider(init_blocks=1, max_blocks=1, worker_init="cd {here}"),
+            provider=LocalProvider(init_blocks=1, max_blocks=1, worker_init="export PYTHONPATH={here}"),
         )
     ],
     run_dir={folder!r},
