@@ -17,7 +17,7 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import ConfigError, DataError
 from equimd.methods import check_method, make_method
-from equimd.tasks.label import label
+from equimd.tasks.label.task import label
 
 CALLED: list[str] = []
 

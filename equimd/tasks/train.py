@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -139,6 +140,7 @@ def _follow(processes: Processes, resume: bool) -> TrainResult:
     path = processes.broadcast(None)
     if path is None:
         raise SystemExit(0)  # the first one has said why
+    logging.getLogger("equimd").setLevel(logging.WARNING)
     run = Run.open(path)
     trainer = Trainer(prepare(run.config, run=run), run, resume=resume, processes=processes)
     return _result(trainer, trainer.fit())
