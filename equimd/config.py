@@ -88,7 +88,7 @@ class ModelConfig(Settings):
     num_layers: int = Field(3, ge=1, description="message passing layers")
     num_rbf: int = Field(20, ge=1, description="radial basis functions")
     num_readout: int = Field(64, ge=1, description="width p of the pooled features under the last layer")
-    cutoff: float = Field(5.0, gt=0, description="r_max, Angstrom")
+    cutoff: float = Field(5.0, gt=0, description="radius within which an atom sees others, Angstrom")
     lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
     tensor_products: bool = Field(True, description="products of tensors in each layer, where lmax is 2 or more")
     radial_basis: Annotated[str, AfterValidator(RADIAL_BASES.check)] = Field("expnorm", description="radial functions")

@@ -175,6 +175,6 @@ def h_error(positions: np.ndarray, data: Dataset) -> dict[str, Any]:
     """Integral of |h(r) - h_data(r)|, 0 to 2, and both curves."""
     reference = data.frames().positions
     longest = 1.1 * max(float(np.linalg.norm(np.ptp(x.reshape(-1, 3), axis=0))) for x in (reference, positions))
-    r, own = distance_distribution(positions, r_max=longest, bins=BINS)
-    _, true = distance_distribution(reference, r_max=longest, bins=BINS)
+    r, own = distance_distribution(positions, max_distance=longest, bins=BINS)
+    _, true = distance_distribution(reference, max_distance=longest, bins=BINS)
     return {"error": float(np.abs(own - true).sum() * (r[1] - r[0])), "r": r, "own": own, "data": true}

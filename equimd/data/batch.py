@@ -68,7 +68,7 @@ class Batch(Shown):
     def from_frames(
         cls,
         frames: Frames,
-        r_max: float,
+        cutoff: float,
         *,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
@@ -78,7 +78,7 @@ class Batch(Shown):
         """Tensors of a block of frames.
 
         Args:
-            r_max: cutoff of the model, Angstrom.
+            cutoff: of the model, Angstrom.
             dtype: of positions, forces and cell; energies stay float64.
             neighbors: ``auto``, ``dense``, or a backend of :func:`equimd.data.neighbors.neighbor_list`.
             mean_weight: labels may be missing, and frames be weighted: make ``energy_weight`` and ``force_weight``,
@@ -132,7 +132,7 @@ class Batch(Shown):
             edge_index, edge_shifts = neighbor_list(
                 _copy(nodes(frames.positions)),
                 batch.n_atoms,
-                r_max,
+                cutoff,
                 cell=_copy(frames.cell),
                 pbc=batch.pbc,
                 backend=neighbors,

@@ -43,18 +43,18 @@ def choose_backend(largest: int, periodic: bool) -> str:
 def neighbor_list(
     positions: Tensor,
     n_atoms: Tensor,
-    r_max: float,
+    cutoff: float,
     *,
     cell: Tensor | None = None,
     pbc: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
-    """All ordered pairs closer than ``r_max`` within each structure.
+    """All ordered pairs closer than ``cutoff`` within each structure.
 
     Args:
         positions: (N, 3) Angstrom, structure after structure.
         n_atoms: (B,) atoms of each structure, summing to N.
-        r_max: cutoff, Angstrom.
+        cutoff: Angstrom.
         cell: (B, 3, 3) Angstrom, rows are lattice vectors.
         pbc: (B, 3) bool.
         backend: one of ``BACKENDS``.
@@ -80,13 +80,13 @@ def neighbor_list(
     if not len(n_atoms):
         return torch.zeros(2, 0, dtype=torch.int64, device=positions.device), None
     if backend == "torch":
-        return _torch_pairs(positions, n_atoms, r_max), None
+        return _torch_pairs(positions, n_atoms, cutoff), None
     if backend == "torch-cluster":
-        return _torch_cluster_pairs(positions, n_atoms, r_max), None
-    return _vesin_pairs(positions, n_atoms, r_max, cell, pbc, periodic)
+        return _torch_cluster_pairs(positions, n_atoms, cutoff), None
+    return _vesin_pairs(positions, n_atoms, cutoff, cell, pbc, periodic)
 
 
-def _torch_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Tensor:
+def _torch_pairs(positions: Tensor, n_atoms: Tensor, cutoff: float) -> Tensor:
     """Exact all-pairs distances, structures padded to the largest."""
     size, count = int(n_atoms.max()), len(n_atoms)
     slot = torch.arange(size, device=positions.device)
@@ -97,13 +97,13 @@ def _torch_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Tensor:
     index[real] = torch.arange(len(positions), device=positions.device)
     # explicit differences: cdist's matrix-product form loses digits near the cutoff
     distance2 = (padded[:, :, None] - padded[:, None]).square().sum(-1)
-    pair = (distance2 < r_max * r_max) & real[:, :, None] & real[:, None]
+    pair = (distance2 < cutoff * cutoff) & real[:, :, None] & real[:, None]
     pair &= ~torch.eye(size, dtype=torch.bool, device=positions.device)
     b, i, j = pair.nonzero(as_tuple=True)
     return torch.stack([index[b, j], index[b, i]])
 
 
-def _torch_cluster_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Tensor:
+def _torch_cluster_pairs(positions: Tensor, n_atoms: Tensor, cutoff: float) -> Tensor:
     if not has_torch_cluster():
         what = "torch-cluster is not installed, or was built for another torch"
         raise ConfigError(what, hint="pip install 'equimd[cluster]'")
@@ -112,25 +112,25 @@ def _torch_cluster_pairs(positions: Tensor, n_atoms: Tensor, r_max: float) -> Te
     batch = torch.repeat_interleave(torch.arange(len(n_atoms), device=positions.device), n_atoms)
     # its default of 32 neighbours drops the rest silently: ask for as many as there can be
     limit = max(int(n_atoms.max()), 1)
-    edges = torch_cluster.radius_graph(positions, r_max, batch=batch, loop=False, max_num_neighbors=limit)
+    edges = torch_cluster.radius_graph(positions, cutoff, batch=batch, loop=False, max_num_neighbors=limit)
     vectors = positions[edges[0]] - positions[edges[1]]
-    return edges[:, vectors.square().sum(-1) < r_max * r_max]
+    return edges[:, vectors.square().sum(-1) < cutoff * cutoff]
 
 
 def _vesin_pairs(
-    positions: Tensor, n_atoms: Tensor, r_max: float, cell: Tensor | None, pbc: Tensor | None, periodic: bool
+    positions: Tensor, n_atoms: Tensor, cutoff: float, cell: Tensor | None, pbc: Tensor | None, periodic: bool
 ) -> tuple[Tensor, Tensor | None]:
     import vesin
 
     points = positions.to(torch.float64).cpu().numpy()
     edges, shifts, start = [], [], 0
-    finder = vesin.NeighborList(cutoff=r_max, full_list=True)
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
     for k, n in enumerate(n_atoms.tolist()):
         flags = pbc[k].cpu().numpy() if pbc is not None else np.zeros(3, bool)
         box = cell[k].to(torch.float64).cpu().numpy() if cell is not None and flags.any() else np.zeros((3, 3))
         _check_lattice(box[flags], k)
         if flags.any() and not flags.all():  # vesin wants a cell of full rank even for slabs
-            box = _complete_cell(box, flags, points[start : start + n], r_max)
+            box = _complete_cell(box, flags, points[start : start + n], cutoff)
         i, j, s = finder.compute(points=points[start : start + n], box=box, periodic=flags, quantities="ijS")
         edges.append(np.stack([j, i]).astype(np.int64) + start)
         shifts.append(s.astype(np.float64) @ box)
@@ -153,12 +153,12 @@ def _check_lattice(rows: np.ndarray, structure: int) -> None:
         )
 
 
-def _complete_cell(box: np.ndarray, flags: np.ndarray, points: np.ndarray, r_max: float) -> np.ndarray:
+def _complete_cell(box: np.ndarray, flags: np.ndarray, points: np.ndarray, cutoff: float) -> np.ndarray:
     """Fill the rows of open directions with vectors long enough to hold all atoms."""
     from ase.geometry import complete_cell
 
     box = np.where(flags[:, None], box, 0.0)
     full = np.array(complete_cell(box))
-    span = float(np.ptp(points, axis=0).sum()) + 2 * r_max if len(points) else 2 * r_max
+    span = float(np.ptp(points, axis=0).sum()) + 2 * cutoff if len(points) else 2 * cutoff
     scale = span / np.linalg.norm(full, axis=1)
     return np.where(flags[:, None], full, full * scale[:, None])

@@ -13,7 +13,7 @@ MAX_BINS_BYTES = 1 << 26  # distances computed at once
 
 
 def distance_distribution(
-    positions: np.ndarray, *, r_max: float | None = None, bins: int = 200
+    positions: np.ndarray, *, max_distance: float | None = None, bins: int = 200
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distribution h(r) of interatomic distances (Fu et al. 2022, section 4.1), of an open molecule.
 
@@ -21,7 +21,7 @@ def distance_distribution(
 
     Args:
         positions: (..., n, 3) Angstrom, any number of frames.
-        r_max: upper edge of the last bin, Angstrom; None: the longest distance found.
+        max_distance: upper edge of the last bin, Angstrom; None: the longest distance found.
 
     Returns:
         Centres of the bins, Angstrom, and densities, 1/Angstrom.
@@ -37,10 +37,10 @@ def distance_distribution(
         raise DataError("positions are not finite", where="h(r)")
     i, j = np.triu_indices(frames.shape[1], 1)
     step = max(1, MAX_BINS_BYTES // (len(i) * 24))
-    if r_max is None:
+    if max_distance is None:
         longest = max(float(_distances(frames[k : k + step], i, j).max()) for k in range(0, len(frames), step))
-        r_max = np.nextafter(longest, np.inf)
-    edges = np.linspace(0.0, r_max, bins + 1)
+        max_distance = np.nextafter(longest, np.inf)
+    edges = np.linspace(0.0, max_distance, bins + 1)
     counts = np.zeros(bins)
     for k in range(0, len(frames), step):
         counts += np.histogram(_distances(frames[k : k + step], i, j), edges)[0]

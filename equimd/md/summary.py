@@ -108,7 +108,7 @@ def _distances(paths: Sequence[Path], columns: Sequence[Columns]) -> dict[str, A
         stride = -(-len(c.step) // MAX_FRAMES)
         for start in range(0, len(c.step), BLOCK * stride):
             part = read(path, slice(start, start + BLOCK * stride, stride))
-            r, h = distance_distribution(part.positions, r_max=BINS * WIDTH, bins=BINS)
+            r, h = distance_distribution(part.positions, max_distance=BINS * WIDTH, bins=BINS)
             total, frames = total + h * len(part), frames + len(part)
     if not frames:
         return None

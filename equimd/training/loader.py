@@ -23,17 +23,17 @@ class FrameSource:
     Args:
         data: any data set.
         rows: of ``data``; None takes all.
-        r_max: cutoff of the model, Angstrom.
+        cutoff: of the model, Angstrom.
         dtype: of positions and forces.
         mean_weight: of the training frames, where labels are missing or frames are weighted; see
             :meth:`equimd.data.batch.Batch.from_frames`.
     """
 
     def __init__(
-        self, data: Dataset, rows: np.ndarray | None, r_max: float, dtype: torch.dtype, *, memory: int = MEMORY_LIMIT,
+        self, data: Dataset, rows: np.ndarray | None, cutoff: float, dtype: torch.dtype, *, memory: int = MEMORY_LIMIT,
         mean_weight: float | None = None,
     ) -> None:  # fmt: skip
-        self.data, self.r_max, self.dtype, self.mean_weight = data, r_max, dtype, mean_weight
+        self.data, self.cutoff, self.dtype, self.mean_weight = data, cutoff, dtype, mean_weight
         self.rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int64)
         self.sizes = data.n_atoms[self.rows]
         width = int(self.sizes.max(initial=0))
@@ -48,7 +48,7 @@ class FrameSource:
 
     def batch(self, index: np.ndarray) -> Batch:
         """The same frames as tensors on the CPU."""
-        return Batch.from_frames(self.frames(index), self.r_max, dtype=self.dtype, mean_weight=self.mean_weight)
+        return Batch.from_frames(self.frames(index), self.cutoff, dtype=self.dtype, mean_weight=self.mean_weight)
 
 
 def shuffled_batches(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

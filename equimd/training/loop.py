@@ -68,10 +68,10 @@ class Trainer:
         self.device = processes.device(choose_device(t.device))
         self.model = setup.model.to(self.device).train()
         self.averaged = _copy(setup.model).to(self.device).eval()
-        r_max, dtype = self.model.config.cutoff, self.model.dtype
-        self.train_source = FrameSource(setup.train, None, r_max, dtype, mean_weight=setup.mean_weight)
+        cutoff, dtype = self.model.config.cutoff, self.model.dtype
+        self.train_source = FrameSource(setup.train, None, cutoff, dtype, mean_weight=setup.mean_weight)
         self.loader = Loader(self.train_source, t.num_workers)
-        self.val_loader = Loader(FrameSource(setup.val, None, r_max, dtype, mean_weight=setup.mean_weight))
+        self.val_loader = Loader(FrameSource(setup.val, None, cutoff, dtype, mean_weight=setup.mean_weight))
         self.step = TrainStep(
             self.model,
             energy_weight=t.energy_weight,

@@ -13,7 +13,7 @@ from equimd.data.batch import DENSE_MAX_ATOMS, Batch
 from equimd.data.frames import Frames
 from equimd.errors import ConfigError, DataError
 
-R_MAX = 3.0
+CUTOFF = 3.0
 SIZES = (3, 1, 5)
 
 
@@ -31,7 +31,7 @@ def make_frames(*sizes: int, labels: bool = True, seed: int = 0) -> Frames:
 @pytest.mark.parametrize("neighbors", ["dense", "torch", "vesin", "auto"])
 def test_shapes_types_and_order(neighbors) -> None:
     frames = make_frames(*SIZES)
-    batch = Batch.from_frames(frames, R_MAX, neighbors=neighbors)
+    batch = Batch.from_frames(frames, CUTOFF, neighbors=neighbors)
     dense = neighbors in ("dense", "auto")
     slots = 3 * 5 if dense else sum(SIZES)
     assert batch.num_structures == 3
@@ -52,7 +52,7 @@ def test_shapes_types_and_order(neighbors) -> None:
 @pytest.mark.parametrize("neighbors", ["dense", "torch"])
 def test_unpad_gives_back_each_structure(neighbors) -> None:
     frames = make_frames(*SIZES)
-    batch = Batch.from_frames(frames, R_MAX, dtype=torch.float64, neighbors=neighbors)
+    batch = Batch.from_frames(frames, CUTOFF, dtype=torch.float64, neighbors=neighbors)
     for k, (x, z, f, b) in enumerate(
         zip(*(batch.unpad(t) for t in (batch.positions, batch.atomic_numbers, batch.forces, batch.batch)), strict=True)
     ):
@@ -65,32 +65,32 @@ def test_unpad_gives_back_each_structure(neighbors) -> None:
 
 def test_energies_are_not_rounded() -> None:
     frames = make_frames(4, 4)
-    np.testing.assert_array_equal(Batch.from_frames(frames, R_MAX).energy.numpy(), frames.energy)
+    np.testing.assert_array_equal(Batch.from_frames(frames, CUTOFF).energy.numpy(), frames.energy)
 
 
 @pytest.mark.parametrize("neighbors", ["dense", "torch"])
 def test_frames_without_labels_have_none(neighbors) -> None:
-    batch = Batch.from_frames(make_frames(*SIZES, labels=False), R_MAX, neighbors=neighbors)
+    batch = Batch.from_frames(make_frames(*SIZES, labels=False), CUTOFF, neighbors=neighbors)
     assert batch.energy is None
     assert batch.forces is None
     mixed = Frames.concatenate([make_frames(3), make_frames(5, labels=False)])
-    batch = Batch.from_frames(mixed, R_MAX, neighbors=neighbors)
+    batch = Batch.from_frames(mixed, CUTOFF, neighbors=neighbors)
     assert batch.energy is None
     assert batch.forces is None
 
 
 def test_auto_takes_edges_for_large_or_periodic_structures() -> None:
-    assert Batch.from_frames(make_frames(DENSE_MAX_ATOMS), R_MAX).num_slots == DENSE_MAX_ATOMS
-    assert Batch.from_frames(make_frames(DENSE_MAX_ATOMS + 1), R_MAX).edge_index is not None
+    assert Batch.from_frames(make_frames(DENSE_MAX_ATOMS), CUTOFF).num_slots == DENSE_MAX_ATOMS
+    assert Batch.from_frames(make_frames(DENSE_MAX_ATOMS + 1), CUTOFF).edge_index is not None
     frames = make_frames(3)
-    periodic = Batch.from_frames(replace(frames, cell=9.0 * np.eye(3)[None], pbc=np.ones((1, 3), bool)), R_MAX)
+    periodic = Batch.from_frames(replace(frames, cell=9.0 * np.eye(3)[None], pbc=np.ones((1, 3), bool)), CUTOFF)
     assert periodic.num_slots == 0
     assert periodic.edge_shifts.shape == (periodic.edge_index.shape[1], 3)
     assert periodic.edge_shifts.dtype == torch.float32
 
 
 def test_edges_stay_within_their_structure() -> None:
-    batch = Batch.from_frames(make_frames(20, 30, 10), R_MAX, neighbors="torch")
+    batch = Batch.from_frames(make_frames(20, 30, 10), CUTOFF, neighbors="torch")
     source, target = batch.edge_index
     assert len(source) > 100
     assert torch.equal(batch.batch[source], batch.batch[target])
@@ -98,10 +98,10 @@ def test_edges_stay_within_their_structure() -> None:
 
 def test_edges_come_from_double_precision_positions() -> None:
     """Which pairs are neighbours does not depend on the precision of the model."""
-    below = R_MAX - 1e-9  # rounds to the cutoff itself in float32
+    below = CUTOFF - 1e-9  # rounds to the cutoff itself in float32
     frames = Frames.build(np.array([[1, 1]]), np.array([[[0.0, 0, 0], [below, 0, 0]]]))
-    batch = Batch.from_frames(frames, R_MAX, neighbors="torch")
-    assert float(batch.positions[1, 0]) == R_MAX
+    batch = Batch.from_frames(frames, CUTOFF, neighbors="torch")
+    assert float(batch.positions[1, 0]) == CUTOFF
     assert batch.edge_index.shape == (2, 2)
 
 
@@ -110,7 +110,7 @@ def test_edges_come_from_double_precision_positions() -> None:
 def test_writing_into_a_batch_leaves_the_frames_alone(neighbors, dtype) -> None:
     frames = make_frames(*SIZES)
     kept = {f.name: getattr(frames, f.name).copy() for f in fields(frames)}
-    batch = Batch.from_frames(frames, R_MAX, dtype=dtype, neighbors=neighbors)
+    batch = Batch.from_frames(frames, CUTOFF, dtype=dtype, neighbors=neighbors)
     for f in fields(batch):
         value = getattr(batch, f.name)
         if isinstance(value, torch.Tensor):
@@ -126,25 +126,25 @@ def test_read_only_frames_make_no_noise(neighbors) -> None:
         getattr(frames, f.name).flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = Batch.from_frames(frames, R_MAX, dtype=torch.float64, neighbors=neighbors)
+        batch = Batch.from_frames(frames, CUTOFF, dtype=torch.float64, neighbors=neighbors)
     assert batch.num_structures == 3
 
 
 @pytest.mark.parametrize("neighbors", ["auto", "torch"])
 def test_a_slice_of_frames_is_enough(neighbors) -> None:
     frames = make_frames(4, 4, 4, 4)
-    batch = Batch.from_frames(frames.take(slice(None, None, -2)), R_MAX, dtype=torch.float64, neighbors=neighbors)
+    batch = Batch.from_frames(frames.take(slice(None, None, -2)), CUTOFF, dtype=torch.float64, neighbors=neighbors)
     np.testing.assert_array_equal(batch.energy.numpy(), frames.energy[::-2])
     np.testing.assert_array_equal(torch.stack(batch.unpad(batch.positions)).numpy(), frames.positions[::-2])
 
 
 def test_moving_to_the_same_device_is_free() -> None:
-    batch = Batch.from_frames(make_frames(3), R_MAX)
+    batch = Batch.from_frames(make_frames(3), CUTOFF)
     assert batch.to("cpu") is batch
 
 
 def test_moving_keeps_everything() -> None:
-    batch = Batch.from_frames(make_frames(3, 2), R_MAX, neighbors="torch")
+    batch = Batch.from_frames(make_frames(3, 2), CUTOFF, neighbors="torch")
     moved = batch.to("meta")
     for f in fields(batch):
         a, b = getattr(batch, f.name), getattr(moved, f.name)
@@ -159,7 +159,7 @@ def test_moving_keeps_everything() -> None:
 def test_dense_refuses_periodic_frames() -> None:
     frames = replace(make_frames(3), cell=9.0 * np.eye(3)[None], pbc=np.ones((1, 3), bool))
     with pytest.raises(ConfigError) as caught:
-        Batch.from_frames(frames, R_MAX, neighbors="dense")
+        Batch.from_frames(frames, CUTOFF, neighbors="dense")
     assert "periodic" in caught.value.what
     assert "vesin" in caught.value.hint
 
@@ -169,13 +169,13 @@ def test_positions_that_are_no_numbers_are_refused() -> None:
     positions = frames.positions.copy()
     positions[0, 1, 1] = np.nan
     with pytest.raises(DataError, match="NaN or infinite"):
-        Batch.from_frames(replace(frames, positions=positions), R_MAX, neighbors="torch")
+        Batch.from_frames(replace(frames, positions=positions), CUTOFF, neighbors="torch")
 
 
 @pytest.mark.parametrize("neighbors", ["auto", "dense", "vesin"])
 def test_no_frames_make_an_empty_batch(neighbors) -> None:
     frames = make_frames(3).take([])
-    batch = Batch.from_frames(frames, R_MAX, neighbors=neighbors)
+    batch = Batch.from_frames(frames, CUTOFF, neighbors=neighbors)
     assert batch.num_structures == 0
     assert batch.positions.shape == (0, 3)
     assert batch.edge_index.shape == (2, 0)

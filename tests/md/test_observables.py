@@ -11,7 +11,7 @@ from equimd.md.observables import bond_stability, distance_distribution, linear_
 
 def test_distances_of_a_rigid_triangle() -> None:
     triangle = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
-    r, h = distance_distribution(np.broadcast_to(triangle, (5, 2, 3, 3)), r_max=6.0, bins=60)
+    r, h = distance_distribution(np.broadcast_to(triangle, (5, 2, 3, 3)), max_distance=6.0, bins=60)
     width = r[1] - r[0]
     assert h.sum() * width == pytest.approx(1.0)
     for distance in (3.0, 4.0, 5.0):

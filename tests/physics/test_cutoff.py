@@ -36,10 +36,10 @@ def along(case, distances: np.ndarray, others: list[list[float]], neighbors: str
 
 @pytest.mark.parametrize("neighbors", ["dense", "torch"])
 def test_a_pair_vanishes_as_the_envelope_does(smooth_case, neighbors) -> None:
-    """A distance d below r_max the interaction is ~ d^3, its force ~ d^2, the force's derivative ~ d; beyond, 0."""
-    r_max = smooth_case.model.config.cutoff
+    """A distance d below cutoff the interaction is ~ d^3, its force ~ d^2, the force's derivative ~ d; beyond, 0."""
+    cutoff = smooth_case.model.config.cutoff
     d = np.array([0.0025, 0.00125, 0.000625])
-    energy, force, slope = along(smooth_case, np.concatenate([r_max - d, [r_max, r_max + 0.01]]), [], neighbors)
+    energy, force, slope = along(smooth_case, np.concatenate([cutoff - d, [cutoff, cutoff + 0.01]]), [], neighbors)
     for value, power in ((energy - energy[-1], 3), (force, 2), (slope, 1)):
         ratio = value[:2] / value[1:3]
         np.testing.assert_allclose(ratio, 2.0**power, rtol=SCALING)
@@ -49,13 +49,13 @@ def test_a_pair_vanishes_as_the_envelope_does(smooth_case, neighbors) -> None:
 
 @pytest.mark.parametrize("neighbors", ["dense", "torch"])
 def test_nothing_jumps_while_an_interacting_atom_crosses(smooth_case, neighbors) -> None:
-    r_max = smooth_case.model.config.cutoff
+    cutoff = smooth_case.model.config.cutoff
     others = [[2.0, 0.8, 0.0], [1.5, -1.0, 0.5]]
     gap = 1e-6
-    for value in along(smooth_case, np.array([r_max - gap, r_max + gap]), others, neighbors):
+    for value in along(smooth_case, np.array([cutoff - gap, cutoff + gap]), others, neighbors):
         assert abs(value[0]) > 1e-3, "the atom still feels the others"
         assert abs(value[1] - value[0]) < 1e-3 * abs(value[0])
-    scan = r_max + np.linspace(-0.03, 0.03, 401)
+    scan = cutoff + np.linspace(-0.03, 0.03, 401)
     energy, force, slope = along(smooth_case, scan, others, neighbors)
     step = scan[1] - scan[0]
     # the trapezoidal integral of each derivative gives back the quantity, through the cutoff as elsewhere

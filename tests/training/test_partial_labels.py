@@ -22,7 +22,7 @@ from equimd.training.loop import Trainer
 from equimd.training.metrics import validate
 from equimd.training.setup import Setup, complete, prepare
 from equimd.training.step import TrainStep
-from tests.training.test_step import R_MAX, potential
+from tests.training.test_step import CUTOFF, potential
 from tests.training.toy import toy_config, toy_frames
 
 
@@ -37,7 +37,7 @@ def _partial(n: int = 8) -> Frames:
 @pytest.mark.parametrize(("neighbors", "padded"), [("auto", False), ("auto", True), ("torch", False)])
 def test_missing_labels_count_nothing_and_weights_scale(neighbors: str, padded: bool) -> None:
     frames, model = _partial(), potential(dtype="float64")
-    batch = Batch.from_frames(frames, R_MAX, dtype=torch.float64, neighbors=neighbors, mean_weight=2.0)
+    batch = Batch.from_frames(frames, CUTOFF, dtype=torch.float64, neighbors=neighbors, mean_weight=2.0)
     twin = copy.deepcopy(model)
     out = twin(batch)
     weight = torch.tensor(frames.weight / 2.0)
@@ -65,9 +65,9 @@ def test_missing_labels_count_nothing_and_weights_scale(neighbors: str, padded: 
 def test_errors_of_validation_leave_missing_labels_out() -> None:
     frames, model = _partial(), potential(dtype="float64")
     config = toy_config("x", energy_weight=0.3, forces_weight=0.7).training
-    batch = Batch.from_frames(frames, R_MAX, dtype=torch.float64, mean_weight=2.0)
+    batch = Batch.from_frames(frames, CUTOFF, dtype=torch.float64, mean_weight=2.0)
     found = validate(model, [batch], config)
-    out = model(Batch.from_frames(frames, R_MAX, dtype=torch.float64, neighbors="torch"))
+    out = model(Batch.from_frames(frames, CUTOFF, dtype=torch.float64, neighbors="torch"))
     off = (out["energy"].detach().numpy() - frames.energy)[frames.has_energy]
     assert found["energy_mae"] == pytest.approx(np.abs(off).mean(), rel=1e-10)
     off = (out["forces"].detach().numpy() - frames.forces[frames.numbers > 0])[frames.force_mask[frames.numbers > 0]]

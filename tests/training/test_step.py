@@ -23,7 +23,7 @@ from equimd.training.step import BETA1, BETA2, EPS, TrainStep
 from tests.training.toy import toy_frames
 
 SMALL = {"num_features": 6, "num_layers": 2, "num_rbf": 5, "num_readout": 4}
-R_MAX = 5.0
+CUTOFF = 5.0
 
 
 def potential(**options: object) -> Potential:
@@ -41,7 +41,7 @@ def train_step(model: Potential, **options: Any) -> TrainStep:
 def batches(dtype: torch.dtype, *, mixed: bool = False, neighbors: str = "auto") -> list[Batch]:
     frames = toy_frames(12, mixed=mixed)
     return [
-        Batch.from_frames(frames.take(np.arange(k, k + 4)), R_MAX, dtype=dtype, neighbors=neighbors) for k in (0, 4, 8)
+        Batch.from_frames(frames.take(np.arange(k, k + 4)), CUTOFF, dtype=dtype, neighbors=neighbors) for k in (0, 4, 8)
     ]
 
 
@@ -158,7 +158,7 @@ def test_state_comes_back_bit_for_bit() -> None:
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_the_compiled_step_agrees_with_the_eager_one_over_few_graphs() -> None:
     parts = batches(torch.float32, mixed=True)
-    parts.append(parts[0].__class__.from_frames(toy_frames(3, mixed=True), R_MAX))  # a last, smaller batch
+    parts.append(parts[0].__class__.from_frames(toy_frames(3, mixed=True), CUTOFF))  # a last, smaller batch
     eager, fast = (
         train_step(potential(num_layers=1), compile=flag, batch_size=4, sizes=(2, 3)) for flag in (False, True)
     )
@@ -217,10 +217,10 @@ def test_uneven_parts_of_a_batch_make_the_step_of_the_whole(monkeypatch: pytest.
     def run(rank: int) -> None:
         with meeting.lock:
             for index in steps[rank].processes.parts(orders):
-                batch = Batch.from_frames(frames.take(index), R_MAX, dtype=torch.float64)
+                batch = Batch.from_frames(frames.take(index), CUTOFF, dtype=torch.float64)
                 found[rank].append(steps[rank](batch, 1e-3))
 
-    expected = [whole(Batch.from_frames(frames.take(index), R_MAX, dtype=torch.float64), 1e-3) for index in orders]
+    expected = [whole(Batch.from_frames(frames.take(index), CUTOFF, dtype=torch.float64), 1e-3) for index in orders]
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in (0, 1)]
     for thread in threads:
         thread.start()

@@ -110,21 +110,21 @@ class PairGraph:
 Graph = DenseGraph | EdgeGraph | PairGraph
 
 
-def dense_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max: float) -> DenseGraph:
+def dense_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, cutoff: float) -> DenseGraph:
     """All pairs of B structures laid out in ``num_slots`` slots each.
 
     Args:
         positions: (B*n, 3) Angstrom.
         atomic_numbers: (B*n,), 0 in padded slots.
         num_slots: n.
-        r_max: cutoff, Angstrom.
+        cutoff: Angstrom.
     """
     n = num_slots
     r = positions.view(-1, n, 3)
     real = (atomic_numbers > 0).view(-1, n)
     pair = real[:, :, None] & real[:, None, :] & ~torch.eye(n, dtype=torch.bool, device=positions.device)
     # a constant vector beyond the cutoff keeps norms and their gradients finite where there is no pair
-    far = positions.new_tensor([2.0 * r_max, 0.0, 0.0])
+    far = positions.new_tensor([2.0 * cutoff, 0.0, 0.0])
     vectors = torch.where(pair[..., None], r[:, None, :, :] - r[:, :, None, :], far)
     return DenseGraph(vectors.reshape(-1, 3), r.shape[0], n)
 
@@ -139,7 +139,7 @@ def _incidence(n: int) -> np.ndarray:
     return out
 
 
-def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max: float) -> PairGraph:
+def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, cutoff: float) -> PairGraph:
     """Unordered pairs of B structures. Arguments as in :func:`dense_graph`."""
     n = num_slots
     r = positions.view(-1, n, 3)
@@ -147,7 +147,7 @@ def pair_graph(positions: Tensor, atomic_numbers: Tensor, num_slots: int, r_max:
     ends = torch.from_numpy(_incidence(n)).to(positions)
     real = (atomic_numbers > 0).view(-1, n).to(positions.dtype)
     pair = real @ ends.abs().T > 1.5
-    far = positions.new_tensor([2.0 * r_max, 0.0, 0.0])
+    far = positions.new_tensor([2.0 * cutoff, 0.0, 0.0])
     vectors = torch.where(pair[..., None], ends @ r, far)
     return PairGraph(vectors.reshape(-1, 3), r.shape[0], n)
 

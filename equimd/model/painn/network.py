@@ -252,7 +252,7 @@ class PaiNN(nn.Module):
         num_features: int,
         num_layers: int,
         num_rbf: int,
-        r_max: float,
+        cutoff: float,
         lmax: int,
         radial_basis: str,
         *,
@@ -260,16 +260,16 @@ class PaiNN(nn.Module):
         keep_tensors: bool,
     ) -> None:
         super().__init__()
-        self.num_features, self.r_max, self.lmax = num_features, r_max, lmax
+        self.num_features, self.cutoff, self.lmax = num_features, cutoff, lmax
         self.irreps_out = (scalars(num_features) + tensors(num_features, lmax)).simplify()
         self.embedding = nn.Embedding(119, num_features, padding_idx=0)
-        self.radial = RADIAL_BASES[radial_basis](num_rbf, r_max)
+        self.radial = RADIAL_BASES[radial_basis](num_rbf, cutoff)
         last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
         self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
         self.updates = nn.ModuleList(Update(num_features, lmax, last=flag, products=tensor_products) for flag in last)
 
     def extra_repr(self) -> str:
-        return f"{self.irreps_out}, r_max={self.r_max}"
+        return f"{self.irreps_out}, cutoff={self.cutoff}"
 
     def forward(
         self, atomic_numbers: Tensor, graph: Graph, state: Tensor | None = None
@@ -284,8 +284,8 @@ class PaiNN(nn.Module):
             s (N, F) after each layer, and v after the last, (N, 2l+1, F) for l = 1..lmax.
         """
         lengths = graph.vectors.norm(dim=-1)
-        cutoff = polynomial_cutoff(lengths, self.r_max)[:, None]
-        basis = torch.cat([self.radial(lengths) * cutoff, cutoff], dim=1)
+        envelope = polynomial_cutoff(lengths, self.cutoff)[:, None]
+        basis = torch.cat([self.radial(lengths) * envelope, envelope], dim=1)
         harmonics = [
             o3.spherical_harmonics(ell, graph.vectors, normalize=True, normalization="norm")
             for ell in range(1, self.lmax + 1)

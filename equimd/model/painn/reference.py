@@ -80,7 +80,7 @@ class ReferencePotential(nn.Module):
         source, target, vectors = self.edges(batch, positions)
         lengths = vectors.norm(dim=-1)
         radial = painn.radial(lengths)
-        envelope = polynomial_cutoff(lengths, painn.r_max).unsqueeze(-1)
+        envelope = polynomial_cutoff(lengths, painn.cutoff).unsqueeze(-1)
         y = self.harmonics(vectors)
         s = painn.embedding(numbers)
         if model.state_embedding is not None:

@@ -95,8 +95,8 @@ def _pairs(model: Network, batch: Batch, positions: Tensor) -> _Pairs:
     lengths = vectors.norm(dim=-1)
 
     def basis(r: Tensor) -> Tensor:
-        cutoff = polynomial_cutoff(r, network.r_max)[:, None]
-        return torch.cat([network.radial(r) * cutoff, cutoff], dim=1)
+        envelope = polynomial_cutoff(r, network.cutoff)[:, None]
+        return torch.cat([network.radial(r) * envelope, envelope], dim=1)
 
     def harmonics(x: Tensor) -> Tensor:
         degrees = list(range(1, network.lmax + 1))
