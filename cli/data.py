@@ -185,7 +185,9 @@ def inspect(
 
     reading = {**options, "check_units": False}
     data = open_dataset(list(files), **reading)
-    other = open_dataset(list(against), **reading) if against else None
+    other = None
+    if against:  # its geometries alone are compared
+        other = open_dataset(list(against), labels="none", length_unit=length_unit, check_units=False)
     report = examine(data, against=other, near_rmsd=near_rmsd)
     if json:
         echo_json(report.as_dict())

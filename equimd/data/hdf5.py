@@ -116,3 +116,19 @@ def groups(group: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         if address not in seen:
             seen.add(address)
             yield name, child
+
+
+def integers(group: Any, name: str) -> np.ndarray:
+    """The array ``name`` of whole numbers, int64; raises ValueError for others."""
+    found = np.asarray(dataset(group, name)[()])
+    if found.dtype.kind not in "iu":
+        raise ValueError(f"'{name}' holds {found.dtype}, not whole numbers")
+    return found.astype(np.int64)
+
+
+def gather(data: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows (ascending, unique) of an HDF5 dataset: a slice where they are dense, which is many times faster."""
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first <= 4 * len(rows):
+        return data[first:last][rows - first]
+    return data[rows]

@@ -31,7 +31,7 @@ import numpy as np
 from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, ListedDataset, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
-from equimd.data.hdf5 import DAMAGED, dataset, open_hdf5, reading
+from equimd.data.hdf5 import DAMAGED, dataset, gather, integers, open_hdf5, reading
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
 
@@ -268,9 +268,9 @@ class StoreDataset(ListedDataset):
             )
         self._read_compositions(file["composition"])
         index = file["index"]
-        self._group, self._row = _integers(index, "group"), _integers(index, "row")
-        self._trajectory = _integers(index, "trajectory")
-        self.time_index = _integers(index, "time") if "time" in index else None
+        self._group, self._row = integers(index, "group"), integers(index, "row")
+        self._trajectory = integers(index, "trajectory")
+        self.time_index = integers(index, "time") if "time" in index else None
         self._check_index(int(attributes["n_frames"]))
         self.content_sha256 = str(attributes["content_sha256"])
         extra = {k: v for k, v in attributes.items() if k not in ("format", "units_energy", "units_length")}
@@ -349,7 +349,7 @@ class StoreDataset(ListedDataset):
         got: dict[str, np.ndarray] = {}
         for name in _BLOCK_FIELDS:
             if name in handle:
-                got[name] = _gather(dataset(handle, name), unique)[inverse]
+                got[name] = gather(dataset(handle, name), unique)[inverse]
         positions = got.pop("positions")
         if self._states_charges:
             got["charge_stated"] = np.ones(len(rows), bool)
@@ -395,18 +395,3 @@ def _numbers(group: Any) -> np.ndarray:
     if found.ndim != 1 or not found.size or found.dtype.kind not in "iu" or not (0 < found.min() <= found.max() < 119):
         raise ValueError(f"'{group.name}' has no atomic numbers")
     return found.astype(np.uint8)
-
-
-def _integers(group: Any, name: str) -> np.ndarray:
-    found = np.asarray(dataset(group, name)[()])
-    if found.dtype.kind not in "iu":
-        raise ValueError(f"'{name}' holds {found.dtype}, not whole numbers")
-    return found.astype(np.int64)
-
-
-def _gather(data: Any, rows: np.ndarray) -> np.ndarray:
-    """Rows (ascending, unique) of an HDF5 dataset: a slice where they are dense, which is many times faster."""
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    if last - first <= 4 * len(rows):
-        return data[first:last][rows - first]
-    return data[rows]

@@ -215,7 +215,8 @@ def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str
     states = train.states | val.states
     charge_spin = config.model.charge_spin
     if len(states) > 1:
-        if len({spin == 0 for _, spin in states}) > 1:
+        silent, frames = train.no_charge + val.no_charge, train.n_frames + val.n_frames
+        if len({spin == 0 for _, spin in states}) > 1 or 0 < silent < frames:
             raise DataError(
                 "the frames mix charges or multiplicities, and some state none, so that they cannot be told apart",
                 hint="state charge and spin of every frame, or train on frames of one electronic state",

@@ -193,8 +193,9 @@ def test_hdf5_links_that_lead_back_or_out(tmp_path: Path) -> None:
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     block = ethanol(3)
     cases: tuple[dict, ...] = (
-        {"E": block.energy + 1j}, {"F": block.forces.astype("S20")}, {"z": ETHANOL.astype(bool)},
-        {"z": np.array(["C"] * 8 + ["X"])}, {"N": np.array([9.5, 9, 8.5])}, {"E": block.energy > 0},
+        {"E": block.energy + 1j}, {"F": block.forces.astype("S20")}, {"z": ETHANOL.astype(bool)}, {"R": np.array(0)},
+        {"R": block.positions[None]}, {"z": np.array(["C"] * 8 + ["X"])}, {"N": np.array([9.5, 9, 8.5])},
+        {"E": block.energy > 0},
     )  # fmt: skip
     for bad in cases:
         arrays = {"E": block.energy, "F": block.forces, "R": block.positions, "z": ETHANOL, **bad}

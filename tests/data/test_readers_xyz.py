@@ -169,6 +169,10 @@ def test_cells_and_units_of_ipi(tmp_path: Path) -> None:
     assert block.pbc.all() and block.positions[0, 0, 2] == 0.119262
     path = _write(tmp_path / "a.xyz", _frames(1, head + "positions{atomic_unit}  cell{atomic_unit}"))
     np.testing.assert_allclose(read_structures(path)[0].positions[0, 2], 0.119262 * BOHR)
+    for angles in ("10.0 10.0 170.0", "0 0 0", "nan 90 90"):
+        path = _write(tmp_path / "a.xyz", _frames(1, f"# CELL(abcABC): 9 9 9 {angles} positions{{angstrom}} cell{{}}"))
+        with pytest.raises(DataError, match="cell"):
+            open_dataset(path)
     with pytest.raises(DataError, match="it holds forces"):
         open_dataset(_write(tmp_path / "a.xyz", _frames(1, head + "forces{atomic_unit}  cell{atomic_unit}")))
 
@@ -233,6 +237,13 @@ def test_other_formats_by_ase(tmp_path: Path) -> None:
     assert len(read_structures(tmp_path / "XDATCAR")) == 3
     with pytest.raises(DataError, match="vasp-xdatcar"):
         read_structures(_write(tmp_path / "XDATCAR", (tmp_path / "XDATCAR").read_text()[:-100]))
+    (tmp_path / "POSCAR").unlink()
+    ase.io.write(tmp_path / "a.gro", crystal)
+    assert len(read_structures(tmp_path / "a.gro")) == 1
+    with pytest.raises(DataError, match="ASE reads 1 frames of gromacs, 3 begin"):
+        read_structures(_write(tmp_path / "a.gro", (tmp_path / "a.gro").read_text() * 3))
+    ase.io.write(tmp_path / "a.pdb", [crystal] * 2)
+    assert len(read_structures(tmp_path / "a.pdb")) == 2
     with pytest.raises(DataError, match="pickled"):
         read_structures(_write(tmp_path / "a.traj", b"\x80\x04\x95\x00"))
     with pytest.raises(DataError, match="it is binary"):

@@ -96,6 +96,16 @@ def test_a_training_refuses_missing_labels_unless_they_are_masked(tmp_path: Path
         _setup(tmp_path, nothing, missing_labels="mask")
 
 
+def test_frames_that_state_no_charge_among_others_that_do_are_refused(tmp_path: Path) -> None:
+    frames = toy_frames(40)
+    charge = np.where(np.arange(40) % 4 == 0, 1, 0)
+    stated = replace(frames, charge=charge, charge_stated=np.ones(40, bool))
+    assert _setup(tmp_path, stated, check_pairs=False).model.config.charge_spin
+    for some in (charge != 0, np.arange(40) % 2 == 0):
+        with pytest.raises(DataError, match="some state none"):
+            _setup(tmp_path, replace(stated, charge_stated=some | (charge != 0)), check_pairs=False)
+
+
 def test_isolated_atoms_among_the_frames_are_named(tmp_path: Path) -> None:
     atoms = Frames.build(np.array([[1], [8]]), np.zeros((2, 1, 3)), np.array([-13.6, -2040.0]))
     with pytest.raises(DataError, match=r"isolated atoms without forces[\s\S]*--reference-energies"):

@@ -109,6 +109,8 @@ def to_frames(arrays: Mapping[str, np.ndarray], where: str, keys: LabelKeys | No
     elif positions.ndim == 2:
         spread = _one_frame(len(positions))
         positions = spread(positions)
+    if positions.ndim != 3 or positions.shape[2] != 3:
+        raise DataError(f"positions have shape {positions.shape}, expected (frames, atoms, 3)", where=where)
     _refuse_dummies(numbers, positions, where)
     labels.shape(spread)
     frame = Frames.build(numbers, positions, where=where, **_state(got, len(positions), where))

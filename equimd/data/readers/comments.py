@@ -116,7 +116,13 @@ def _of_ipi(found: re.Match[str], where: str) -> Comment:
     from equimd.units import LENGTH_UNITS
 
     length, box = (_IPI_UNITS[name] for name in names)
-    cell = cellpar_to_cell([float(x) for x in found["cell"].split()])
+    try:
+        with np.errstate(all="ignore"):
+            cell = cellpar_to_cell([number(x) for x in found["cell"].split()])
+        if not np.isfinite(cell).all():
+            raise ValueError
+    except (AssertionError, ValueError):  # angles that no three vectors have
+        raise DataError(f"'{found['cell'].strip()}' are no edges and angles of a cell", where=where) from None
     cell[:] *= LENGTH_UNITS[box] / LENGTH_UNITS[length]
     return Comment({"comment": found.string.strip()}, cell=cell, length_unit=length, program="i-PI")
 

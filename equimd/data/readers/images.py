@@ -117,6 +117,9 @@ def _by_ase(path: Path, name: str, data: bytes) -> Images:
     if kind in _REFUSED or not reader.can_read:
         raise _unknown_format(path, data)
     text = "" if reader.isbinary else decode(data, where=where)
+    started = _frames_begun(kind, text)
+    if reader.single and started > 1:
+        raise _stops_early(1, kind, started, where)
     source: Any = str(path)
     if reader.acceptsfd:
         source = io.BytesIO(data) if reader.isbinary else io.StringIO(text)
@@ -125,13 +128,26 @@ def _by_ase(path: Path, name: str, data: bytes) -> Images:
     except (Exception, SystemExit) as error:  # ASE's parsers raise whatever their line splitting runs into
         raise DataError(*_reason(error, kind), where=where, hint=_hint(error, kind)) from error
     images = found if isinstance(found, list) else [found]
-    started = len(re.findall(_FRAME_STARTS[kind], text, re.MULTILINE)) if kind in _FRAME_STARTS else 0
     if started > max(len(images), 1):
-        raise DataError(
-            f"ASE reads {len(images)} frames of {kind}, {started} begin in the file", where=where,
-            hint="the last one is truncated, or the reader stops early: convert it to extended XYZ",
-        )  # fmt: skip
+        raise _stops_early(len(images), kind, started, where)
     return Images(images, f"ase-{path.suffix.lstrip('.') or 'file'}")
+
+
+def _stops_early(read: int, kind: str, started: int, where: str) -> DataError:
+    return DataError(
+        f"ASE reads {read} frames of {kind}, {started} begin in the file",
+        where=where,
+        hint="the last one is truncated, or the reader stops early: convert it to extended XYZ",
+    )
+
+
+def _frames_begun(kind: str, text: str) -> int:
+    """How many frames begin in a file of a text format; 0 where that is not known."""
+    if kind == "gromacs":  # a title, the number of atoms n, n lines, the box
+        lines = [line for line in text.split("\n") if line.strip()]
+        n = lines[1].split()[0] if len(lines) > 1 else ""
+        return -(-len(lines) // (int(n[:9]) + 3)) if n.isascii() and n.isdigit() else 0
+    return len(re.findall(_FRAME_STARTS[kind], text, re.MULTILINE)) if kind in _FRAME_STARTS else 0
 
 
 def _ase_format(name: str, data: bytes) -> str:
