@@ -187,7 +187,7 @@ def inspect(
     data = open_dataset(list(files), **reading)
     other = None
     if against:  # its geometries alone are compared
-        other = open_dataset(list(against), labels="none", length_unit=length_unit, check_units=False)
+        other = open_dataset(list(against), labels="none", length_unit=options.get("length_unit"), check_units=False)
     report = examine(data, against=other, near_rmsd=near_rmsd)
     if json:
         echo_json(report.as_dict())

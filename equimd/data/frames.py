@@ -24,12 +24,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equimd.chemistry import refuse_dummies
+from equimd.data.memory import free_memory
 from equimd.data.state import read_state, whole_numbers
 from equimd.errors import DataError
 from equimd.shown import Shown, span
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+
+#: Bytes of a padded atom in the arrays of a block and those it is made from.
+_ATOM_BYTES = 150
+
+
+def padded_shape(sizes: Sequence[int], where: str) -> tuple[int, int]:
+    """(frames, atoms of the largest), the shape of a block of frames of these ``sizes``.
+
+    Raises:
+        DataError: it would not fit into memory: one huge frame among many.
+    """
+    shape = (len(sizes), max(sizes, default=0))
+    wanted = shape[0] * shape[1] * _ATOM_BYTES
+    if wanted > free_memory():
+        raise DataError(
+            f"{shape[0]:,} frames padded to {shape[1]:,} atoms take {wanted / 1e9:.0f} GB", where=where,
+            hint="keep frames of very different sizes in different files, or convert parts to .h5 stores",
+        )  # fmt: skip
+    return shape
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from equimd.data.memory import free_memory
 from equimd.errors import DataError
 
 _BOMS = (
@@ -71,6 +72,12 @@ def read_bytes(path: str | Path) -> bytes:
     """
     found = regular_file(path)
     try:
+        size, free = found.stat().st_size, free_memory()
+        if size > free // 4:  # as text, words and numbers it takes several times its size
+            raise DataError(
+                f"has {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free", where=str(path),
+                hint="convert it in parts to .h5 stores, which are read as needed",
+            )  # fmt: skip
         return found.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None

@@ -61,6 +61,10 @@ def test_pickles_are_named_and_not_run(tmp_path: Path) -> None:
         archive.writestr("E.npy", buffer.getvalue())
     (tmp_path / "a.npy").write_bytes(buffer.getvalue())
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Trap()))
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Trap()))
+    with pytest.raises(DataError, match="a PyTorch file"):
+        open_dataset(tmp_path / "a.pt")
     with pytest.raises(DataError, match="pickled Python objects"):
         load_arrays(tmp_path / "a.npz")
     with pytest.raises(DataError, match="pickled Python objects"):

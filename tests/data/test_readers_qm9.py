@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from equimd.data import open_dataset
-from equimd.errors import DataError
+from equimd.errors import ConfigError, DataError
 from equimd.units import BOHR, HARTREE
 
 from .molecules import ETHANOL, ethanol
@@ -139,3 +139,23 @@ def test_hdf5_without_frames_and_truncated(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="HDF5"):
         open_dataset(path)
+
+
+def test_encodings_and_fortran_numbers(tmp_path: Path) -> None:
+    expected = open_dataset(_write(tmp_path, METHANE)).frames()
+    for text in (METHANE.encode("utf-8-sig"), METHANE.encode("utf-16"), METHANE.replace("*^", "D").encode()):
+        (tmp_path / "b.xyz").write_bytes(text)
+        data = open_dataset(tmp_path / "b.xyz")
+        assert data.info.format == "qm9" and np.array_equal(data.frames().positions, expected.positions)
+
+
+def test_other_energies_by_their_key(tmp_path: Path) -> None:
+    path = _write(tmp_path, METHANE)
+    assert open_dataset(path, energy_key="H").frames().energy[0] > open_dataset(path).frames().energy[0]
+    with pytest.raises(ConfigError, match="QM9 has no energy 'gap'"):
+        open_dataset(path, energy_key="gap")
+
+
+def _write(folder: Path, text: str) -> Path:
+    (folder / "methane.xyz").write_text(text)
+    return folder / "methane.xyz"

@@ -59,7 +59,11 @@ def test_blank_lines_between_and_after_frames(tmp_path: Path) -> None:
         (_frames(1, "Properties=species:S:1:pos:R:2"), "expected 3 for an atom"),
         (_frames(1, "Properties=species:S:1"), "expected 1 for an atom"),
         (_frames(1, "Properties=species:S"), "NAME:KIND:COLUMNS"),
-        (_frames(1, "Properties=species:S:1:pos:R:3 Properties=species:S:1:pos:R:3"), "stands twice"),
+        (_frames(1, "Properties=species:S:1:pos:R:3 Properties=species:S:1:pos:R:2"), "stands twice"),
+        (_frames(1, "energy=-1 energy=-2"), "'energy' stands twice"),
+        (_frames(1, "charge=1 charge=0"), "'charge' stands twice"),
+        (_frames(1, "x" * 2_000_000), "2,000,000 characters"),
+        (_frames(1, "energy=-1.0 energy_unit=furlong"), "energy_unit is 'furlong'"),
         (_frames(1, 'Lattice="1 2 3 4"'), "nine numbers"),
         (_frames(1, 'Lattice="1 0 0 0 nan 0 0 0 1"'), "nine numbers"),
         (_frames(1, 'Lattice="5 0 0 5 0 0 0 0 5"'), "not independent"),
@@ -142,6 +146,9 @@ CP2K = " i =        0, time =        0.000, E =       -76.4260256586"
         (CP2K, "CP2K"),
         (" i = 3, E = -76.4260256586", "CP2K"),
         (" E = -76.4260256586", "CP2K"),
+        ("i=0, time=0.000, E=-76.4260256586", "CP2K"),
+        ("energy = -76.4260256586 Hartree", "the word 'hartree'"),
+        ("Energy=-76.4260256586 energy_unit=Ha", "'energy_unit'"),
         ("Coordinates from ORCA-job water E -76.4260256586", "ORCA"),
         (" energy: -76.4260256586 gnorm: 0.000441 xtb: 6.7.1 (edcfbbe)", "xtb"),
     ],
@@ -153,6 +160,42 @@ def test_energies_in_hartree_that_a_comment_gives_away(tmp_path: Path, comment: 
     np.testing.assert_allclose(data.frames().energy, -76.4260256586 * HARTREE, rtol=1e-14)
     stated = open_dataset(path, energy_unit="eV", length_unit="Angstrom")
     np.testing.assert_allclose(stated.frames().energy, -76.4260256586)
+
+
+def test_units_of_forces_and_lengths_in_a_comment(tmp_path: Path) -> None:
+    rows = WATER.replace("\n", " 0.01 0.02 0.03\n")
+    units = "energy_unit=Hartree force_unit=Hartree/Bohr length_unit=Ang"
+    comment = f"energy=-76.4 {units} Properties=species:S:1:pos:R:3:forces:R:3"
+    data = open_dataset(_write(tmp_path / "a.xyz", _frames(2, comment, rows)))
+    assert data.info.units.source == "stated" and data.info.units.forces == "Hartree/Bohr"
+    np.testing.assert_allclose(data.frames().forces[0, 0], np.array([0.01, 0.02, 0.03]) * HARTREE / BOHR)
+
+
+@pytest.mark.parametrize("key", ["cell", "box", "unit_cell", "Lattice_Vectors"])
+def test_lattices_under_other_names(tmp_path: Path, key: str) -> None:
+    block = open_dataset(_write(tmp_path / "a.xyz", _frames(1, f'{key}="9 0 0 0 9 0 0 0 9"'))).frames()
+    assert block.pbc.all() and block.cell[0, 2, 2] == 9.0
+
+
+def test_an_energy_under_a_name_of_its_own_is_spoken_of(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.xyz", _frames(2, "Etot=-2079.0 step=1 charge=0"))
+    data = open_dataset(path)
+    assert not data.frames().has_energy.any() and "called Etot (--energy-key)" in notes(data)[0]
+    assert open_dataset(path, energy_key="etot").frames().energy.tolist() == [-2079.0] * 2
+
+
+def test_files_and_blocks_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sparse.xyz"
+    with open(path, "wb") as file:
+        file.write(_frames(1).encode())
+        file.truncate(1 << 42)
+    with pytest.raises(DataError, match="GB of memory are free"):
+        open_dataset(path)
+    lone = "1\n\nHe 0 0 0\n"
+    many = "400\n\n" + "".join(f"He {3 * k} 0 0\n" for k in range(400))
+    monkeypatch.setattr("equimd.data.frames.free_memory", lambda: 1 << 25)
+    with pytest.raises(DataError, match="601 frames padded to 400 atoms"):
+        open_dataset(_write(tmp_path / "a.xyz", lone * 600 + many))
 
 
 def test_frames_of_two_programs_in_one_file_are_refused(tmp_path: Path) -> None:

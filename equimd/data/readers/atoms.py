@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.data.check_pairs import most_consistent
-from equimd.data.frames import Frames
+from equimd.data.frames import Frames, padded_shape
 from equimd.data.readers.columns import check_labels
 from equimd.data.readers.images import Images, read_images
 from equimd.data.readers.labels import (
@@ -20,7 +20,7 @@ from equimd.data.readers.labels import (
     is_gradient,
 )
 from equimd.data.readers.raw import Raw, ReadOptions
-from equimd.data.state import read_state
+from equimd.data.state import CHARGE_KEYS, SPIN_KEYS, read_state
 from equimd.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def atoms_to_raw(found: Images, where: str, options: ReadOptions | None = None) 
         ~masked,
     )
     block.forces[masked] = np.nan
-    notes = [*found.notes, *chosen.notes, *notes]
+    notes = [*found.notes, *chosen.notes, *columns.unknown(chosen), *notes]
     if np.ptp(block.weight):
         notes.append(f"frames are weighted by {block.weight.min():g} to {block.weight.max():g}")
     extra: dict[str, object] = {"columns": {"energy": chosen.energy, "forces": chosen.forces}, "notes": notes}
@@ -74,6 +74,7 @@ def atoms_to_raw(found: Images, where: str, options: ReadOptions | None = None) 
         where,
         energy_unit=found.energy_unit,
         length_unit=found.length_unit,
+        force_unit=found.force_unit,
         convention=True,
         trajectory=_labels(images, TRAJECTORY_KEYS),
         time_index=_integers(images, TIME_KEYS),
@@ -131,6 +132,16 @@ class _Columns:
     def _consistent(self, names: Sequence[str], forces: str) -> str | None:
         return most_consistent({name: self.block(Chosen(name, forces)) for name in names})
 
+    def unknown(self, chosen: Chosen) -> list[str]:
+        """What to say where no energy is found, and numbers stand under names that are not known."""
+        if chosen.energy is not None or self.options.keys.ignored:
+            return []
+        others = (*CHARGE_KEYS, *SPIN_KEYS, *WEIGHT_KEYS, *TIME_KEYS, *TRAJECTORY_KEYS)
+        info = self.images[0].info.items()
+        names = [str(k) for k, v in info if _scalar(v) is not None and str(k).lower() not in others]
+        listed = ", ".join(names[:8])
+        return [f"no energy is found; numbers of a frame are called {listed} (--energy-key)"] if names else []
+
     def labelled(self, table: dict[str, Any], name: str | None) -> np.ndarray:
         """(N,) the frames that have the label."""
         found = [value is not None for value in table[name]] if name else [False] * len(self.images)
@@ -138,8 +149,7 @@ class _Columns:
 
     def block(self, chosen: Chosen) -> Frames:
         """One padded block with the labels ``chosen``."""
-        width = max(len(a) for a in self.images)
-        shape = (len(self.images), width)
+        shape = padded_shape([len(a) for a in self.images], self.where)
         numbers, positions = np.zeros(shape, np.int64), np.zeros((*shape, 3))
         energy, forces = np.full(len(self.images), np.nan), np.full((*shape, 3), np.nan)
         sign = -1.0 if chosen.forces and is_gradient(chosen.forces) else 1.0

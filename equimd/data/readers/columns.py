@@ -9,7 +9,7 @@ import numpy as np
 
 from equimd.chemistry import element
 from equimd.data.check_pairs import most_consistent
-from equimd.data.frames import Frames
+from equimd.data.frames import Frames, padded_shape
 from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.labels import Chosen, LabelKeys, choose, energy_family, forces_family, is_gradient
 from equimd.data.state import whole_numbers
@@ -20,7 +20,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "numbers": ("z", "nuclear_charges", "atomic_numbers", "numbers", "Z", "atNUM", "species", "charges"),
     "positions": ("R", "coords", "positions", "coordinates", "pos", "atXYZ", "conformations", "geometries"),
     "count": ("N", "num_atoms", "n_atoms"),
-    "cell": ("cell", "lattice", "cells"),
+    "cell": ("cell", "lattice", "cells", "box", "unit_cell", "cell_vectors", "lattice_vectors"),
     "pbc": ("pbc",),
     "charge": ("charge", "total_charge"),
     "spin": ("spin", "multiplicity"),
@@ -230,6 +230,8 @@ def _state(got: dict[str, tuple[str, np.ndarray]], n_frames: int, where: str) ->
             array = _floats((key, array), where)
         if what == "cell" and array.shape[-1:] == (9,):
             array = array.reshape(*array.shape[:-1], 3, 3)
+        if what == "cell" and array.shape == (3,):  # edges of a box
+            array = np.diag(array)
         if what in ("charge", "spin"):
             array = whole_numbers(what, array, where)
         if what in ("charge", "spin", "weight") and array.ndim > 1:
@@ -289,7 +291,8 @@ def _ragged(numbers: np.ndarray, positions: np.ndarray, count: np.ndarray, where
             f"{len(positions)} positions and {numbers.size} atomic numbers for {total} atoms in all",
             where=where,
         )
-    mask = np.arange(int(count.max(initial=0)))[None] < count.astype(np.int64)[:, None]
+    _, width = padded_shape(count.tolist(), where)
+    mask = np.arange(width)[None] < count.astype(np.int64)[:, None]
 
     def spread(array: np.ndarray) -> np.ndarray:
         if array.ndim not in (1, 2) or len(array) != total:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from equimd.errors import DataError
+from equimd.errors import ConfigError, DataError
+from equimd.units import ENERGY_UNITS, LENGTH_UNITS, canonical_unit, force_unit
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?"
 _CP2K = re.compile(rf"(?:^|[,\s])E\s*=\s*(?P<energy>{_NUMBER})\s*(?:,|$)")
@@ -22,6 +23,14 @@ _ORCA = re.compile(rf"^\s*Coordinates from ORCA-job .*\sE\s+(?P<energy>{_NUMBER}
 _XTB = re.compile(rf"^\s*energy:\s*(?P<energy>{_NUMBER})\s+gnorm:.*\bxtb:")
 _IPI = re.compile(rf"^\s*#\s*CELL\(abcABC\):\s*(?P<cell>(?:{_NUMBER}\s+){{5}}{_NUMBER})(?P<rest>.*)$")
 _IPI_UNITS = {"angstrom": "Angstrom", "atomic_unit": "Bohr", "automatic": "Bohr", "": "Bohr"}
+_CELLS = ("lattice", "cell", "box", "unit_cell", "cell_vectors", "lattice_vectors", "supercell")
+_ENERGY_UNIT_KEYS = ("energy_unit", "energy_units", "units_energy", "e_unit")
+_LENGTH_UNIT_KEYS = ("length_unit", "length_units", "units_length", "r_unit", "distance_unit", "pos_unit")
+_FORCE_UNIT_KEYS = ("force_unit", "force_units", "forces_unit", "forces_units", "units_forces", "units_force")
+_UNIT_WORDS = {"hartree": "Hartree", "ha": "Hartree", "eh": "Hartree", "a.u.": "Hartree", "au": "Hartree",
+               "kcal/mol": "kcal/mol", "kj/mol": "kJ/mol", "mev": "meV", "ev": "eV"}  # fmt: skip
+#: Comment lines of programs are short; patterns are not tried on long ones, where they could take for ever.
+_SHORT, _LONGEST = 500, 1_000_000
 _QUOTES = {'"': '"', "'": "'", "{": "}", "[": "]"}
 _WORDS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
           "FALSE": False}  # fmt: skip
@@ -36,8 +45,8 @@ class Comment:
         properties: the columns of the atoms' lines, as they stand.
         cell: (3, 3) rows are lattice vectors, in the file's length unit.
         pbc: periodic along each vector, where it is stated.
-        energy_unit, length_unit: what a program's own format is in.
-        program: whose format it is, for the message.
+        energy_unit, length_unit, force_unit: what it says, or what a program's own format is in.
+        program: whose format it is, or the line's own word, for the message.
     """
 
     info: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +55,7 @@ class Comment:
     pbc: tuple[bool, bool, bool] | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
+    force_unit: str | None = None
     program: str | None = None
 
 
@@ -58,20 +68,23 @@ def parse_comment(line: str, where: str) -> Comment:
     line = line.strip()
     if not line:
         return Comment()
-    known = _of_a_program(line, where)
+    if len(line) > _LONGEST:
+        raise DataError(f"a comment line of {len(line):,} characters", where=where, hint="is it an xyz file?")
+    known = _of_a_program(line, where) if len(line) < _SHORT else None
     if known is not None:
         return known
     pairs = _pairs(line)
     if not any(value is not None for _, value in pairs):
         return Comment(info={"comment": line})
-    out, seen = Comment(), set[str]()
+    out, seen = Comment(), dict[str, str | None]()
+    lattice = next((name for name in _CELLS if name in {key.lower() for key, value in pairs if value}), None)
     for key, text in pairs:
         name = key.lower()
-        if name in ("lattice", "cell", "properties", "pbc"):
-            if name in seen and text is not None:
-                raise DataError(f"'{key}' stands twice in the comment line", where=where)
-            seen.add(name)
-        if name == "lattice" or (name == "cell" and "lattice" not in {k.lower() for k, _ in pairs}):
+        known_as = name if name in (*_CELLS, "properties", "pbc") else key
+        if text is not None and seen.get(known_as) not in (None, text):
+            raise DataError(f"'{key}' stands twice in the comment line, with different values", where=where)
+        seen[known_as] = text
+        if name == lattice and (name == "lattice" or len(re.findall(r"[^\s,]+", text or "")) == 9):
             out.cell = _lattice(key, text, where)
         elif name == "properties" and text:
             out.properties = text
@@ -79,14 +92,34 @@ def parse_comment(line: str, where: str) -> Comment:
             out.pbc = _flags(text, where)
         else:
             out.info[key] = True if text is None else _value(text)
+            _note_unit(out, name, text, where)
     return out
+
+
+def _note_unit(out: Comment, name: str, text: str | None, where: str) -> None:
+    """Units that a key states (energy_unit=Hartree), or a word beside a number (energy = -76.4 Hartree)."""
+    if text is None:
+        if name in _UNIT_WORDS:
+            out.energy_unit, out.program = _UNIT_WORDS[name], f"the word '{name}'"
+        return
+    for keys, attribute, known in (
+        (_ENERGY_UNIT_KEYS, "energy_unit", lambda t: canonical_unit(t, ENERGY_UNITS)),
+        (_LENGTH_UNIT_KEYS, "length_unit", lambda t: canonical_unit(t, LENGTH_UNITS)),
+        (_FORCE_UNIT_KEYS, "force_unit", lambda t: "/".join(force_unit(t))),
+    ):
+        if name in keys:
+            try:
+                setattr(out, attribute, known(text))
+            except ConfigError as error:
+                raise DataError(f"{name} is '{text[:40]}', which is not known", where=where, hint=error.hint) from None
+            out.program = f"'{name}'"
 
 
 def _of_a_program(line: str, where: str) -> Comment | None:
     """The formats of programs that state no keys of extended XYZ, and whose units are theirs."""
     if "roperties=" not in line and "attice=" not in line:
         found = _CP2K.search(line)
-        if found and (_CP2K_WHOLE.fullmatch(line) and re.search(r"\s=|=\s", line)):
+        if found and _CP2K_WHOLE.fullmatch(line) and re.search(r"\s=|=\s|\bi=\d+,|\btime=[^,]*,", line):
             info = {k: _value(v) for k, v in re.findall(rf"(\w+)\s*=\s*({_NUMBER})", line)}
             return Comment(info, energy_unit="Hartree", length_unit="Angstrom", program="CP2K")
     for pattern, program in ((_ORCA, "ORCA"), (_XTB, "xtb")):
@@ -113,8 +146,6 @@ def _of_ipi(found: re.Match[str], where: str) -> Comment:
     names = (units.get(what[0] if what else "positions", ""), units.get("cell", ""))
     if any(name not in _IPI_UNITS for name in names):
         raise DataError(f"i-PI's units {names} are not known", where=where, hint="write positions{angstrom}")
-    from equimd.units import LENGTH_UNITS
-
     length, box = (_IPI_UNITS[name] for name in names)
     try:
         with np.errstate(all="ignore"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.chemistry import ISOTOPES, refuse_dummies
-from equimd.data.paths import decode, read_bytes, regular_file
+from equimd.data.paths import decode, read_bytes
 from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.xyz import read_xyz
 from equimd.errors import DataError
@@ -47,6 +47,7 @@ class Images:
     format: str
     energy_unit: str | None = None
     length_unit: str | None = None
+    force_unit: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -56,7 +57,6 @@ def read_images(path: Path) -> Images:
     Raises:
         DataError: not readable, cut off, empty, dummy atoms, a cell without volume, or positions that are not finite.
     """
-    regular_file(path)
     data = read_bytes(path)
     if not data:
         raise DataError("the file is empty", where=str(path))
@@ -68,7 +68,7 @@ def read_images(path: Path) -> Images:
         )  # fmt: skip
     if _is_xyz(data):
         read = read_xyz(decode(data, where=str(path)), str(path))
-        found = Images(read.images, "extxyz", read.energy_unit, read.length_unit, read.notes)
+        found = Images(read.images, "extxyz", read.energy_unit, read.length_unit, read.force_unit, read.notes)
     else:
         found = _by_ase(path, name, data)
     for k, atoms in enumerate(found.images):

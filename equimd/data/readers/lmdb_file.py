@@ -40,7 +40,10 @@ class LmdbFile:
 
     def __init__(self, path: Path) -> None:
         self.path = regular_file(path)
-        self._file = os.open(self.path, os.O_RDONLY)
+        try:
+            self._file = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
         try:
             self._size = os.fstat(self._file).st_size
             self._page_size = 0

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 import numpy as np
 
+from equimd.data.memory import free_memory
 from equimd.data.paths import read_bytes, regular_file
 from equimd.data.readers.columns import to_frames
 from equimd.data.readers.raw import Raw, ReadOptions
@@ -65,10 +66,17 @@ def embedded_md5(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _check_sizes(members: list[zipfile.ZipInfo], path: Path) -> None:
     """Refuse what unpacks to more than deflate can have packed: made to fill the memory."""
-    size = path.stat().st_size
-    if sum(m.file_size for m in members) > _MAX_RATIO * size + (1 << 20):
-        raise ValueError(f"its arrays claim {sum(m.file_size for m in members):.3g} bytes in a file of {size}")
+    size, claimed, free = path.stat().st_size, sum(m.file_size for m in members), free_memory()
+    if claimed > _MAX_RATIO * size + (1 << 20):
+        raise ValueError(f"its arrays claim {claimed:.3g} bytes in a file of {size}")
+    if claimed > free // 2:
+        raise DataError(f"unpacks to {claimed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free", where=str(path))
     names = [m.filename for m in members]
+    if any(name.endswith("data.pkl") for name in names):
+        raise DataError(
+            "a PyTorch file, which holds pickled Python objects that could run code", where=str(path),
+            hint="save plain arrays instead: numpy.savez(file, E=..., F=..., R=..., z=...)",
+        )  # fmt: skip
     if len(set(names)) != len(names):
         raise ValueError("two arrays of one name")
 

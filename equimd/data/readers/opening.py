@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equimd.data.dataset import ConcatDataset, Dataset
-from equimd.data.paths import existing
+from equimd.data.paths import decode, existing
 from equimd.data.readers.formats import READERS, recognized
 from equimd.data.readers.npz import Labels
 from equimd.data.readers.raw import ReadOptions
@@ -142,8 +142,11 @@ def _detect_hdf5(path: Path) -> str:
 
 def _is_qm9(head: bytes) -> bool:
     """An atom count, then the GDB-9 comment line: 'gdb 1<tab>157.7...' with 15 numbers."""
-    lines = head.splitlines()
-    return len(lines) > 1 and lines[0].strip().isdigit() and lines[1].split()[:1] == [b"gdb"]
+    try:
+        lines = decode(head[: len(head) // 4 * 4] if len(head) == 4096 else head, where="").splitlines()
+    except DataError:
+        return False
+    return len(lines) > 1 and lines[0].strip().isdigit() and lines[1].split()[:1] == ["gdb"]
 
 
 def _open_one(path: Path, options: ReadOptions) -> list[Dataset]:

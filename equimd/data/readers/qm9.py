@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from equimd.chemistry import element
-from equimd.data.frames import Frames
+from equimd.data.frames import Frames, padded_shape
 from equimd.data.paths import read_text
+from equimd.data.readers.comments import number
 from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import ConfigError, DataError
 
@@ -39,9 +40,8 @@ def read_qm9(path: Path, options: ReadOptions) -> Raw:
     molecules = [m for file in files for m in _molecules(file, _ENERGIES[key])]
     if not molecules:
         raise DataError("no molecules in it", where=str(path))
-    width = max(len(z) for z, _, _ in molecules)
-    numbers = np.zeros((len(molecules), width), np.int64)
-    positions = np.zeros((len(molecules), width, 3))
+    shape = padded_shape([len(z) for z, _, _ in molecules], str(path))
+    numbers, positions = np.zeros(shape, np.int64), np.zeros((*shape, 3))
     for k, (z, r, _) in enumerate(molecules):
         numbers[k, : len(z)], positions[k, : len(z)] = z, r
     block = Frames.build(numbers, positions, np.array([e for _, _, e in molecules]), where=str(path))
@@ -96,4 +96,4 @@ def _molecule(lines: list[str], where: str, word: int) -> tuple[list[int], list[
 
 def _number(word: str) -> float:
     """A number that may carry Mathematica's exponent, such as 2.1997*^-6."""
-    return float(word.replace("*^", "e"))
+    return number(word.replace("*^", "e"))

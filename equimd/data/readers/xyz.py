@@ -17,6 +17,7 @@ import numpy as np
 from equimd.chemistry import element
 from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.comments import Comment, number, parse_comment
+from equimd.data.readers.labels import energy_family
 from equimd.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class XyzFile:
     images: list[Atoms]
     energy_unit: str | None = None
     length_unit: str | None = None
+    force_unit: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -56,12 +58,14 @@ def read_xyz(text: str, where: str) -> XyzFile:
     if not frames:
         raise DataError("no frames in it", where=where)
     out = XyzFile([atoms for atoms, _ in frames])
-    out.energy_unit = _one({c.energy_unit for _, c in frames if "E" in c.info or "energy" in c.info}, where)
+    labelled = [c for _, c in frames if any(energy_family(str(key)) is not None for key in c.info)]
+    out.energy_unit = _one({c.energy_unit for c in labelled}, where)
     out.length_unit = _one({c.length_unit for _, c in frames}, where)
-    programs = {c.program for _, c in frames if c.program and (c.energy_unit or c.length_unit != "Angstrom")}
-    if programs:
-        units = " and ".join(u for u in (out.energy_unit, out.length_unit) if u)
-        out.notes.append(f"comment lines of {', '.join(sorted(p for p in programs if p))}: read in {units}")
+    out.force_unit = _one({c.force_unit for _, c in frames}, where)
+    units = " and ".join(u for u in (out.energy_unit, out.length_unit, out.force_unit) if u)
+    programs = sorted({c.program for _, c in frames if c.program})
+    if programs and units:
+        out.notes.append(f"comment lines of {', '.join(programs)}: read in {units}")
     if extra != {0}:
         out.notes.append(f"{max(extra)} more columns stand beside each atom and are not read: no Properties names them")
     return out
@@ -70,7 +74,9 @@ def read_xyz(text: str, where: str) -> XyzFile:
 def _one(units: set[str | None], where: str) -> str | None:
     """The unit that all frames agree on."""
     if len(units) > 1:
-        raise DataError("comment lines of different programs, in different units", where=where, hint="split the file")
+        raise DataError(
+            "comment lines of different programs, or in different units", where=where, hint="split the file"
+        )
     return units.pop() if units else None
 
 
