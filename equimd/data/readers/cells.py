@@ -37,9 +37,12 @@ def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tupl
     unit = cell / np.where(lengths > 0, lengths, 1.0)[..., None]
     volume = np.ones(n)
     whole = stated.all(1)
-    volume[whole] = np.abs(np.linalg.det(unit[whole]))
+    if whole.any():
+        volume[whole] = np.abs(np.linalg.det(unit[whole]))
     for k, (one, other) in enumerate(((1, 2), (2, 0), (0, 1))):
         slab = stated[:, one] & stated[:, other] & ~stated[:, k]
+        if not slab.any():
+            continue
         volume[slab] = np.linalg.norm(np.cross(unit[slab, one], unit[slab, other]), axis=1)
     bad = volume < FLAT
     if bad.any():

@@ -32,6 +32,9 @@ _UNIT_WORDS = {"hartree": "Hartree", "ha": "Hartree", "eh": "Hartree", "a.u.": "
 #: Comment lines of programs are short; patterns are not tried on long ones, where they could take for ever.
 _SHORT, _LONGEST = 500, 1_000_000
 _QUOTES = {'"': '"', "'": "'", "{": "}", "[": "]"}
+#: Runs of letters that mean themselves: outside quotes, by what ends a word besides spaces; within, by what ends that.
+_PLAIN = {stop: re.compile(rf"[^\s\"'{{\[\\{stop}]+") for stop in ("=,", "")}
+_WITHIN = {close: re.compile(rf"[^\\{re.escape(close)}]+") for close in _QUOTES.values()}
 _WORDS = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True,
           "FALSE": False}  # fmt: skip
 
@@ -186,20 +189,22 @@ def _pairs(line: str) -> list[tuple[str, str | None]]:
 def _word(line: str, at: int, stop: str) -> tuple[str, int]:
     """The text from ``at`` to the next space, without its quotes or brackets, and where it ends."""
     out: list[str] = []
-    close = None
+    plain, close = _PLAIN[stop], ""
     while at < len(line):
+        run = (_WITHIN[close] if close else plain).match(line, at)
+        if run is not None and run.end() > at:
+            out.append(run[0])
+            at = run.end()
+            continue
         letter = line[at]
         if letter == "\\" and at + 1 < len(line):
             at += 1
             out.append(line[at])
-        elif close is not None:
-            if letter == close:
-                close = None
-            else:
-                out.append(letter)
-        elif letter in _QUOTES:
+        elif close and letter == close:
+            close = ""
+        elif not close and letter in _QUOTES:
             close = _QUOTES[letter]
-        elif letter.isspace() or letter in stop:
+        elif not close and (letter.isspace() or letter in stop):
             break
         else:
             out.append(letter)

@@ -72,7 +72,7 @@ def read_images(path: Path) -> Images:
     else:
         found = _by_ase(path, name, data)
     for k, atoms in enumerate(found.images):
-        check_image(atoms, f"{path}, frame {k}")
+        check_image(atoms, f"{path}, frame {k}", cell=found.format != "extxyz")
     return found
 
 
@@ -189,8 +189,8 @@ def _hint(error: BaseException, kind: str) -> str:
     return f"is it {kind}? Name it by its format (.xyz, .cif, POSCAR ...), or convert it to extended XYZ"
 
 
-def check_image(atoms: Atoms, where: str) -> None:
-    """Refuse what no model can answer for.
+def check_image(atoms: Atoms, where: str, *, cell: bool = True) -> None:
+    """Refuse what no model can answer for; with ``cell``, also cells, which our own xyz reader has looked at.
 
     Raises:
         DataError: no atoms, dummy atoms, positions that are not finite, or a cell without volume.
@@ -201,5 +201,5 @@ def check_image(atoms: Atoms, where: str) -> None:
     bad = ~np.isfinite(atoms.positions).all(1)
     if bad.any():
         raise DataError("positions are NaN or infinite", where=f"{where}, atom {int(np.argmax(bad))}")
-    if atoms.cell.any() or atoms.pbc.any():
+    if cell and (atoms.cell.any() or atoms.pbc.any()):
         periodic_cells(np.asarray(atoms.cell)[None], np.asarray(atoms.pbc)[None], where)

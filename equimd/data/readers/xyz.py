@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,7 +134,10 @@ def _atoms(rows: list[str], n: int, comment: Comment, where: str, line: int) -> 
     """The structure of a frame; ``line`` is the number of its first atom's line in the file."""
     from ase import Atoms
 
-    columns = _columns(comment.properties or _PLAIN, where)
+    try:
+        columns = _columns(comment.properties or _PLAIN)
+    except ValueError as error:
+        raise DataError(str(error), where=where) from None
     width = sum(size for _, _, size in columns)
     words = [row.split() for row in rows]
     unread = max((len(w) for w in words), default=width) - width
@@ -166,8 +170,13 @@ def _atoms(rows: list[str], n: int, comment: Comment, where: str, line: int) -> 
     return atoms, unread
 
 
-def _columns(text: str, where: str) -> list[tuple[str, str, int]]:
-    """Name, kind (S, R, I, L) and size of the columns that ``Properties`` lists."""
+@lru_cache(256)
+def _columns(text: str) -> list[tuple[str, str, int]]:
+    """Name, kind (S, R, I, L) and size of the columns that ``Properties`` lists.
+
+    Raises:
+        ValueError: it lists none, or one twice.
+    """
     words = text.split(":")
     out: list[tuple[str, str, int]] = []
     if len(words) % 3 == 0:
@@ -175,10 +184,10 @@ def _columns(text: str, where: str) -> list[tuple[str, str, int]]:
             if kind.upper() in ("S", "R", "I", "L") and size.isdigit() and 0 < int(size[:6]) < 1000 and name:
                 out.append((_NAMES.get(name.lower(), name), kind.upper(), int(size)))
     if len(out) * 3 != len(words):
-        raise DataError(f"Properties are '{text[:80]}', expected NAME:KIND:COLUMNS, such as {_PLAIN}", where=where)
+        raise ValueError(f"Properties are '{text[:80]}', expected NAME:KIND:COLUMNS, such as {_PLAIN}")
     repeated = [name for k, (name, _, _) in enumerate(out) if name in {o[0] for o in out[:k]}]
     if repeated:
-        raise DataError(f"Properties list {repeated[0]} twice", where=where)
+        raise ValueError(f"Properties list {repeated[0]} twice")
     return out
 
 
@@ -216,7 +225,9 @@ def _elements(arrays: dict[str, np.ndarray], where: str) -> tuple[np.ndarray, np
         raise DataError("Properties list no elements (species:S:1 or Z:I:1)", where=where)
     named = symbols if symbols is not None else numbers if numbers is not None else np.zeros(0)
     words = [str(w) for w in named.reshape(-1)]
-    found = [element(w, where=f"{where}, atom {k}") for k, w in enumerate(words)]
+    first = {w: k for k, w in reversed(list(enumerate(words)))}
+    known = {w: element(w, where=f"{where}, atom {k}") for w, k in first.items()}
+    found = [known[w] for w in words]
     z = np.array([f[0] for f in found], np.int64)
     if symbols is not None and numbers is not None and not np.array_equal(z, numbers.reshape(-1)):
         k = int(np.argmax(z != numbers.reshape(-1)))
