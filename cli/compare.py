@@ -9,12 +9,12 @@ import typer
 
 from equimd.cli.arguments import Json
 from equimd.cli.options import with_settings
-from equimd.config import ReadingSettings
+from equimd.config import ReadingSettings, StateSettings
 from equimd.tasks.compare.settings import compared_fields
 from equimd.tasks.simulate.settings import SimulationSettings
 
 
-@with_settings(ReadingSettings)
+@with_settings(ReadingSettings, skip=StateSettings.model_fields)
 @with_settings(SimulationSettings, fields=compared_fields(), kinds={"time": str, "equilibrate": str})
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of a model")],

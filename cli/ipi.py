@@ -35,6 +35,12 @@ def ipi(
     ] = Path("flagged.extxyz"),
     wait: Annotated[float, typer.Option("--wait", min=0, help="seconds for i-PI to come up")] = 60.0,
     device: Device = "auto",
+    charge: Annotated[
+        int | None, typer.Option("--charge", help="total charge, if the structure states none, e")
+    ] = None,
+    spin: Annotated[
+        int | None, typer.Option("--spin", min=1, help="multiplicity 2S+1, if the structure states none")
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of this client")] = 1,
     json: Json = False,
 ) -> None:
@@ -55,12 +61,12 @@ def ipi(
     from equimd.calculators import load
     from equimd.calculators.ipi import Address, Driver
     from equimd.cli.common import echo_json, log, warn
-    from equimd.data.readers.structures import read_structures
+    from equimd.data.given import structures_of
     from equimd.guard.calibration import is_calibrated
     from equimd.machine import choose_device
 
     torch.set_num_threads(threads)
-    atoms = read_structures(structure)[0]
+    atoms = structures_of(structure, charge=charge, spin=spin)[0]
     model = load(run, device=str(choose_device(device)))
     if uq_threshold is None and not is_calibrated(run):
         warn(f"the run is not calibrated: the physical checks alone watch; `equimd calibrate {run} --data FRAMES`")

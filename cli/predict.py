@@ -46,7 +46,7 @@ def predict(
     from equimd.progress import ProgressBar
     from equimd.tasks.predict import predict as work
 
-    atoms = structures_of(structures)
+    atoms = structures_of(structures, **{k: options.pop(k, None) for k in ("charge", "spin")})
     predictions = work(run, atoms, out=out, progress=ProgressBar(), **options)
     if json:
         echo_json({"structures": [p.to_json() for p in predictions]})

@@ -84,6 +84,9 @@ class ModelConfig(Settings):
         "conservative", description="forces = -dE/dR, or an equivariant head"
     )
     elements: tuple[int, ...] = Field((), description="atomic numbers the model knows; found in the training data")
+    states: tuple[tuple[int | None, int], ...] = Field(
+        (), description="charge and multiplicity of training frames, null and 0 if not stated; none: not recorded"
+    )
     num_features: int = Field(128, ge=1, description="channels per irrep")
     num_layers: int = Field(3, ge=1, description="message passing layers")
     num_rbf: int = Field(20, ge=1, description="radial basis functions")
@@ -125,10 +128,19 @@ def _as_tuple(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 File = Annotated[str, BeforeValidator(_as_text)]
+CHARGE: Any = Field(None, ge=-1000, le=1000, description="total charge of structures that state none, e")
+SPIN: Any = Field(None, ge=1, le=1000, description="multiplicity 2S+1 of structures that state none")
 Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
-class ReadingSettings(Settings):
+class StateSettings(Settings):
+    """The electronic state of structures that state none."""
+
+    charge: int | None = CHARGE
+    spin: int | None = SPIN
+
+
+class ReadingSettings(StateSettings):
     """How labelled frames are read; see :func:`equimd.data.open_dataset`."""
 
     labels: Literal["revised", "md17"] = Field(
@@ -168,6 +180,8 @@ class DataConfig(Settings):
     energy_key: str | None = Field(None, description="column of the energies, where several could be meant")
     forces_key: str | None = Field(None, description="column of the forces, where several could be meant")
     mask_fixed: bool = Field(False, description="atoms that a file holds fixed have no force label")
+    charge: int | None = CHARGE
+    spin: int | None = SPIN
     missing_labels: Literal["refuse", "mask"] = Field(
         "refuse", description="frames without an energy or forces: refuse them, or learn from what they have"
     )
@@ -256,7 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 
 # what the training finds out for itself, and no user states
-DERIVED_KEYS = ("elements", "energy_only")
+DERIVED_KEYS = ("elements", "states", "energy_only")
 
 
 SECTIONS: dict[str, type[Settings]] = {"dataset": DataConfig, "model": ModelConfig, "training": TrainConfig}

@@ -18,6 +18,7 @@ from equimd.calculators.predictor import Predictor, Wanted
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
+from equimd.data.state import read_state, whole_number
 from equimd.data.system import System
 from equimd.errors import DataError, GuardError, ModelError
 from equimd.guard.judge import Judge
@@ -26,6 +27,7 @@ from equimd.guard.score import StepDecision, StepScore
 from equimd.shown import Shown
 
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
+WHERE = "ASE calculator"
 #: Properties of calibrated runs.
 SIGMAS = ("energy_std", "forces_std", "atom_forces_std")
 
@@ -68,6 +70,7 @@ class EquimdCalculator(Calculator):
             threshold or its atoms fused or flew apart: ``ignore`` it; ``flag`` it, with a warning for each event; or
             ``halt``: raise :class:`~equimd.errors.GuardError` before the caller gets its energy and forces.
         threshold: for the other two, as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
+        charge, spin: total charge, and multiplicity 2S+1, of structures whose ``info`` states none.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", *SIGMAS]  # noqa: RUF012 (ASE's own convention)
@@ -81,8 +84,12 @@ class EquimdCalculator(Calculator):
         uncertainty: Wanted = "auto",
         on_exceed: OnExceed = "ignore",
         threshold: str | float = "auto",
+        charge: int | None = None,
+        spin: int | None = None,
     ) -> None:
         super().__init__()
+        self.charge = None if charge is None else whole_number("charge", charge, WHERE)
+        self.spin = None if spin is None else whole_number("spin", spin, WHERE)
         self.model = model if isinstance(model, Predictor) else Predictor.open(model, device=device)
         self.wanted = uncertainty
         if uncertainty is True:
@@ -99,12 +106,9 @@ class EquimdCalculator(Calculator):
         self._judge: tuple[tuple[bytes, ...], Judge] | None = None
 
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
-        """What does not change from step to step: elements, cell, and the electronic state if the model sees it."""
-        kept: tuple[bytes, ...] = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
-        if self.model.potential.sees_charge_spin:
-            spin = atoms.info.get("spin", atoms.info.get("multiplicity", 0))
-            kept += (repr((atoms.info.get("charge", 0), spin)).encode(),)
-        return kept
+        """What does not change from step to step: elements, cell, and the electronic state."""
+        kept = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
+        return (*kept, repr(read_state(atoms.info, where=WHERE)).encode()) if atoms.info else kept
 
     def calculation_required(self, atoms: Atoms, properties: Sequence[str]) -> bool:
         """Whether ``atoms`` differ from the last structure computed."""
@@ -243,10 +247,10 @@ class EquimdCalculator(Calculator):
         potential = self.model.potential
         if self._batch is not None and constants == self._same and self._batch.num_slots:
             if not np.isfinite(atoms.positions).all():
-                raise DataError("positions are NaN or infinite", where="ASE calculator")
+                raise DataError("positions are NaN or infinite", where=WHERE)
             positions = torch.from_numpy(atoms.positions).to(self.model.device, potential.dtype)
             return replace(self._batch, positions=positions)
-        frames = Frames.from_ase([atoms], where="ASE calculator")
+        frames = Frames.from_ase([atoms], where=WHERE).with_state(self.charge, self.spin, where=WHERE)
         self._batch = Batch.from_frames(frames, potential.cutoff, dtype=potential.dtype, device=self.model.device)
         return self._batch
 

@@ -24,6 +24,7 @@ from ase.calculators.socketio import SocketClient
 from ase.io import write
 
 from equimd.calculators import EquimdCalculator
+from equimd.data.state import CHARGE_KEYS, SPIN_KEYS
 from equimd.errors import DataError, GuardError, RunError
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,9 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.served = Served()
-        self.atoms = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        given = self.atoms
+        state = {k: v for k, v in given.info.items() if k.lower() in (*CHARGE_KEYS, *SPIN_KEYS)}
+        self.atoms = Atoms(given.numbers, given.positions, cell=given.cell, pbc=given.pbc, info=state)
         if (guard := self.calculator.guard) is not None:
             guard.tell, self.served.threshold = self._flag, guard.threshold
         self.atoms.calc = self.calculator

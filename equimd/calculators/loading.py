@@ -13,10 +13,18 @@ class LoadedModel(Predictor):
     """A model ready for use; ``equimd.load`` makes one. The arguments are those of :class:`Predictor`."""
 
     def calculator(
-        self, *, uncertainty: Wanted = "auto", on_exceed: OnExceed = "ignore", threshold: str | float = "auto"
+        self,
+        *,
+        uncertainty: Wanted = "auto",
+        on_exceed: OnExceed = "ignore",
+        threshold: str | float = "auto",
+        charge: int | None = None,
+        spin: int | None = None,
     ) -> EquimdCalculator:
         """An ASE calculator of this model; the arguments are those of :class:`EquimdCalculator`."""
-        return EquimdCalculator(self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold)
+        return EquimdCalculator(
+            self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold, charge=charge, spin=spin
+        )
 
 
 def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:

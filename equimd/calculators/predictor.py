@@ -17,6 +17,7 @@ from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, Dataset, iterate_blocks
 from equimd.data.frames import Frames
+from equimd.data.state import in_words
 from equimd.errors import DataError, UncertaintyError
 from equimd.files import plain
 from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
@@ -264,5 +265,10 @@ class Predictor(Shown):
         return energy, forces
 
     def _warn_of_charges(self, frames: Frames) -> None:
-        if not self.potential.sees_charge_spin and len(np.unique(frames.charge_spin, axis=0)) > 1:
+        if self.potential.sees_charge_spin:
+            return
+        if len(np.unique(frames.charge_spin, axis=0)) > 1:
             warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)
+        elif getattr(self.config, "states", ()) == ((None, 0),) and (frames.charge.any() or (frames.spin > 1).any()):
+            text = f"{in_words(*min(frames.states))}: the training frames state none, and the model answers for theirs"
+            warnings.warn(text, stacklevel=3)

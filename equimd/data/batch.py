@@ -3,7 +3,8 @@
 Names and shapes (N node slots, B structures, E edges), units eV and Angstrom:
 
 - ``positions`` (N, 3); ``atomic_numbers`` (N,), 0 in padded slots; ``batch`` (N,) structure of each slot, sorted;
-- ``n_atoms`` (B,); ``charge``, ``spin`` (B,); ``cell`` (B, 3, 3); ``pbc`` (B, 3);
+- ``n_atoms`` (B,); ``charge``, ``spin`` (B,), ``charge_stated`` (B,) or None, that all are; ``cell`` (B, 3, 3);
+  ``pbc`` (B, 3);
 - ``energy`` (B,) float64, total; ``forces`` (N, 3), zero in padded slots; None where a frame of them has none;
 - ``energy_weight`` (B,), ``force_weight`` (N,): how much each label counts in a training loss, 0 where there is none
   (and the label is then 0); None where all count alike;
@@ -53,6 +54,7 @@ class Batch(Shown):
     force_weight: Tensor | None = None
     edge_index: Tensor | None = None
     edge_shifts: Tensor | None = None
+    charge_stated: Tensor | None = None
     num_slots: int = 0
 
     @property
@@ -125,6 +127,7 @@ class Batch(Shown):
             pbc=_copy(frames.pbc),
             energy=_copy(energy) if has_energy else None,
             forces=_copy(nodes(forces)).to(dtype) if has_forces else None,
+            charge_stated=_copy(frames.charge_stated),
             num_slots=width if dense else 0,
             **weights,
         )

@@ -230,6 +230,26 @@ class Subset(ListedDataset):
         return self.parent.frames(self.rows if rows is None else self.rows[np.asarray(rows, np.int64)])
 
 
+class StatedDataset(Subset):
+    """Frames whose charge and multiplicity are told for all of them, where they state none themselves."""
+
+    def __init__(self, parent: Dataset, charge: int | None, spin: int | None) -> None:
+        super().__init__(parent, np.arange(len(parent)))
+        self.charge, self.spin = charge, spin
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.parent.elements
+
+    def frames(self, rows: np.ndarray | Sequence[int] | None = None) -> Frames:
+        return super().frames(rows).with_state(self.charge, self.spin, where=self.info.path)
+
+
+def stated(data: Dataset, charge: int | None, spin: int | None) -> Dataset:
+    """``data``, with charge and multiplicity of frames that state none; None leaves them open."""
+    return data if charge is None and spin is None else StatedDataset(data, charge, spin)
+
+
 def iterate_blocks(data: Dataset, block: int = 1024) -> Iterator[Frames]:
     """All frames in order, ``block`` at a time, so that memory does not grow with the data."""
     for start in range(0, len(data), block):

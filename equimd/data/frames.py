@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equimd.chemistry import refuse_dummies
 from equimd.data.memory import free_memory
-from equimd.data.state import read_state, whole_numbers
+from equimd.data.state import contradiction, read_state, whole_numbers
 from equimd.errors import DataError
 from equimd.shown import Shown, span
 
@@ -195,6 +195,31 @@ class Frames(Shown):
     def charge_spin(self) -> np.ndarray:
         """(B, 2) the electronic state of each frame: total charge, multiplicity."""
         return np.stack([self.charge, self.spin], 1)
+
+    @property
+    def states(self) -> set[tuple[int | None, int]]:
+        """The electronic states that occur: charge, None where it is not stated, and multiplicity."""
+        rows = zip(self.charge.tolist(), self.charge_stated.tolist(), self.spin.tolist(), strict=True)
+        return {(q if stated or q else None, m) for q, stated, m in rows}
+
+    def with_state(self, charge: int | None, spin: int | None, *, where: str) -> Frames:
+        """These frames in a state that is told for all; None leaves it open.
+
+        Raises:
+            DataError: a frame states another one.
+        """
+        told = self.charge_stated | (self.charge != 0)
+        for name, value, own, has in (("charge", charge, self.charge, told), ("spin", spin, self.spin, self.spin != 0)):
+            wrong = has & (own != value)
+            if value is not None and wrong.any():
+                k = int(np.argmax(wrong))
+                raise contradiction(name, value, int(own[k]), f"{where}, frame {k}")
+        return replace(
+            self,
+            charge=self.charge if charge is None else np.full_like(self.charge, charge),
+            charge_stated=self.charge_stated if charge is None else np.ones_like(self.charge_stated),
+            spin=self.spin if spin is None else np.full_like(self.spin, spin),
+        )
 
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
         """The frames ``rows``, in that order, padded no more than they need."""

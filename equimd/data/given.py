@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
-from equimd.data.dataset import Dataset
+from equimd.data.dataset import Dataset, stated
+from equimd.data.state import contradiction, read_state
 from equimd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,35 +55,56 @@ def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part
     """
     from equimd.data.readers import open_dataset
 
+    options: dict[str, Any] = {"labels": "none", "check_units": False} if reading is None else reading.model_dump()
+    state: dict[str, Any] = {key: options.pop(key, None) for key in ("charge", "spin")}
     if isinstance(given, Dataset):
-        return given
-    options = {"labels": "none", "check_units": False} if reading is None else reading.model_dump()
+        return stated(given, **state)
     names = given_names(given)
     if names is None:
-        return _of_atoms(given, options)
+        return stated(_of_atoms(given, options), **state)
     found = [part_name(n, part) if part else n for n in names]
     found = [f"{n[:-4]}-validation" if n.startswith(BUNDLED) and n.endswith("-val") else n for n in found]
-    return open_dataset(found, **options)
+    return open_dataset(found, **state, **options)
 
 
-def structures_of(given: GivenStructures) -> list[Atoms]:
+def structures_of(given: GivenStructures, *, charge: int | None = None, spin: int | None = None) -> list[Atoms]:
     """The structures of a file, or those given, of which copies are made.
 
+    Args:
+        charge, spin: total charge, and multiplicity 2S+1, of structures that state none, set in their ``info``.
+
     Raises:
-        DataError: the file cannot be read, there is no structure, or a position is not finite.
+        DataError: the file cannot be read, there is no structure, a position is not finite, or a structure states
+            another charge or multiplicity.
         ConfigError: something else is given.
     """
     from equimd.data.readers.structures import read_structures
 
     if isinstance(given, (str, os.PathLike)):
-        return read_structures(given)
-    found = [a.copy() for a in _atoms(given)]
+        return [with_state(a, charge, spin, f"{given}, frame {k}") for k, a in enumerate(read_structures(given))]
+    found = [with_state(a.copy(), charge, spin, f"structure {k}") for k, a in enumerate(_atoms(given))]
     for k, a in enumerate(found):
         if not len(a) or not np.isfinite(a.positions).all():
             raise DataError("has no atoms, or positions that are not finite", where=f"structure {k}")
     if not found:
         raise DataError("no structures")
     return found
+
+
+def with_state(atoms: Atoms, charge: int | None, spin: int | None, where: str) -> Atoms:
+    """``atoms``, whose ``info`` now states what is given; None leaves it as it is.
+
+    Raises:
+        DataError: they state another charge or multiplicity, or none that is a whole number.
+    """
+    own = read_state(atoms.info, where=where)
+    stated_charge = own.charge if own.charge_stated else None
+    for name, told, value in (("charge", charge, stated_charge), ("spin", spin, own.spin or None)):
+        if told is not None and value not in (None, told):
+            raise contradiction(name, told, value or 0, where)
+        if told is not None and value is None:
+            atoms.info[name] = told
+    return atoms
 
 
 def _items(given: object) -> list[object]:

@@ -6,18 +6,22 @@ stated; what is stated must be a whole number, for a model trained on several st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from equimd.errors import DataError
+from equimd.errors import DataError, EquimdError, ModelError
 
 #: Names under which the total charge and the multiplicity stand, in any case; two that differ are refused.
 CHARGE_KEYS = ("charge", "total_charge", "total_charge_e")
 SPIN_KEYS = ("spin", "multiplicity", "spin_multiplicity")
 #: Charges and multiplicities beyond these are none of a structure that a model could be asked about.
 MAX_CHARGE, MAX_SPIN = 1000, 1000
+
+
+#: Charge (None: not stated) and multiplicity (0: not stated) of frames.
+States = Iterable[tuple[int | None, int]]
 
 
 class State(NamedTuple):
@@ -40,6 +44,81 @@ def read_state(info: Mapping[str, Any], *, where: str) -> State:
     """
     charge, spin = _stated(info, CHARGE_KEYS, where), _stated(info, SPIN_KEYS, where)
     return State(charge or 0, spin or 0, charge is not None)
+
+
+def contradiction(name: str, told: int, own: int, where: str) -> DataError:
+    """The error that a structure states another charge or multiplicity than is told for its whole file."""
+    hint = f"leave --{name} out, or state it in the frames alone"
+    return DataError(f"{name} {told} is told for all, and {own} is stated here", where=where, hint=hint)
+
+
+def refuse_unknown(
+    asked: States,
+    known: States,
+    *,
+    seen: bool,
+    what: str = "states the model never saw",
+    hint: str = "it knows",
+    where: str | None = None,
+    error: type[EquimdError] = ModelError,
+) -> None:
+    """Raise ``error`` if some states are not among those of the training; where none are recorded, all are taken.
+
+    Args:
+        seen: the model sees the state, so that what it was told in training has to be told now. One that does not
+            answers for the state of its training frames: what is not stated is taken for that.
+    """
+    known = sorted(set(known), key=lambda s: (s[0] or 0, s[1]))
+
+    def answered(q: int | None, m: int) -> bool:
+        if seen:
+            return any((c == q or (c is None and q == 0)) and n == m for c, n in known)
+        return any((q is None or c in (None, q)) and (m == 0 or n in (0, m)) for c, n in known)
+
+    unknown = [state for state in sorted(set(asked), key=str) if known and not answered(*state)]
+    if not unknown:
+        return
+    listed = "; ".join(in_words(*s) for s in known[:12]) + ("; ..." if len(known) > 12 else "")
+    q, m = unknown[0]
+    lacking = [
+        name
+        for name, absent, told in (
+            ("charge", q is None, any(c is not None for c, _ in known)),
+            ("multiplicity", m == 0, any(n for _, n in known)),
+        )
+        if absent and told
+    ]
+    if seen and lacking:
+        raise error(
+            f"{' and '.join(lacking)} of a structure {'are' if len(lacking) > 1 else 'is'} not stated", where=where,
+            hint=f"--charge and --spin for a file, or charge=0 spin=1 of a frame (atoms.info); {hint} {listed}",
+        )  # fmt: skip
+    raise error(f"{what}: {'; '.join(in_words(*s) for s in unknown[:5])}", where=where, hint=f"{hint} {listed}")
+
+
+def in_words(charge: int | None, spin: int) -> str:
+    """``charge -1, spin 2``; what is not stated is left out."""
+    told = [f"charge {charge}"] if charge is not None else []
+    return ", ".join([*told, f"spin {spin}"] if spin else told) or "none stated"
+
+
+def joined(states: States, where: str | None) -> tuple[tuple[int | None, int], ...]:
+    """The states of frames that are learned together, in order.
+
+    Raises:
+        DataError: they differ, and some frames state what others leave open.
+    """
+    found = sorted(set(states), key=lambda s: (s[0] is not None, s[0] or 0, s[1]))
+    if len({(q or 0, m) for q, m in found}) == 1:
+        return (found[-1],)
+    if len({q is None for q, _ in found}) > 1 or len({m == 0 for _, m in found}) > 1:
+        raise DataError(
+            "the frames mix charges or multiplicities, and some state none, so that they cannot be told apart",
+            where=where,
+            hint="state charge and spin of every frame (--charge and --spin for those that state none), or train on "
+            "frames of one electronic state",
+        )
+    return tuple(found)
 
 
 def _stated(info: Mapping[str, Any], keys: tuple[str, ...], where: str) -> int | None:

@@ -20,12 +20,16 @@ both layouts of a batch, dense and edges, open and (with edges) periodic.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equimd.data.batch import Batch
+from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.errors import ModelError
 
 CHUNK = 8  # features of one batched reverse pass: more fall out of the processor's cache, fewer repeat overhead
 
@@ -174,6 +178,20 @@ class Model(Protocol):
 
     def identity(self) -> str:
         """sha256 of its weights, in hexadecimal: the same for the same answers."""
+
+
+def check_data(model: Model, data: Dataset, *, where: str | None = None) -> None:
+    """:meth:`Model.check` of all frames of a data set, before work on them begins.
+
+    Raises:
+        ModelError: there are some that the model cannot answer for; ``where`` is the data's path by default.
+    """
+    for block in iterate_blocks(data):
+        open_frames = replace(block, pbc=np.zeros_like(block.pbc))  # no neighbour lists are made for this
+        try:
+            model.check(Batch.from_frames(open_frames, model.cutoff, device=model.device, neighbors="dense"))
+        except ModelError as error:
+            raise ModelError(error.what, where=where or data.info.path or None, hint=error.hint) from None
 
 
 class GraphKernels(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from equimd.config import Settings
+from equimd.config import Settings, StateSettings
 from equimd.errors import ConfigError
 from equimd.run import Run
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Settings)
 CALCULATORS = "tblite (GFN2-xTB), gfn1, emt, or module:Class of an ASE calculator"
 
 
-class InferenceSettings(Settings):
+class InferenceSettings(StateSettings):
     """How a trained model is used on structures or frames."""
 
     weights: Literal["best", "last"] = Field("best", description="best by validation, or the last ones")

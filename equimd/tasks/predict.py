@@ -49,7 +49,7 @@ def predict(
     """
     s = settings_of(InferenceSettings, settings, options)
     with cpu_threads(s.threads):
-        model, atoms = loaded(run, s), structures_of(structures)
+        model, atoms = loaded(run, s), structures_of(structures, charge=s.charge, spin=s.spin)
         if len(atoms) <= s.batch_size_inference:
             progress = None
         with counting(progress, "structures", "uncertainties") as tell:

@@ -65,6 +65,7 @@ def pad_batch(batch: Batch, num_structures: int, num_slots: int) -> Batch:
         n_atoms=rows(batch.n_atoms),
         charge=rows(batch.charge),
         spin=rows(batch.spin),
+        charge_stated=None,  # of the places that are filled up there is none
         cell=rows(batch.cell),
         pbc=rows(batch.pbc),
         energy=None if batch.energy is None else rows(batch.energy),

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from equimd.chemistry import refuse_unseen, symbols
-from equimd.config import ModelConfig, RunConfig, flat_config
+from equimd.config import DERIVED_KEYS, ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
 from equimd.data.dataset import notes as data_notes
 from equimd.data.given import BUNDLED, open_given
 from equimd.data.split import Split
+from equimd.data.state import States, joined, refuse_unknown
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
 from equimd.run import Run
@@ -57,7 +58,8 @@ class Setup:
         """Names the training: its settings, but those that may change on the way, and its frames."""
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
         settings = {k: v for k, v in settings.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
-        text = json.dumps([settings, self.model.config.model_dump(mode="json"), self.hashes], sort_keys=True)
+        model = self.model.config.model_dump(mode="json", exclude={"states"})  # those of the frames, which are hashed
+        text = json.dumps([settings, model, self.hashes], sort_keys=True)
         return sha256_of([text])
 
     def description(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies
 # settings that came later, and the value that means what runs from before they existed did: those can still go on
 LATER_KEYS: dict[str, object] = {
     "force_unit": None, "energy_key": None, "forces_key": None, "mask_fixed": False, "missing_labels": "refuse",
+    "charge": None, "spin": None,
 }  # fmt: skip
 
 
@@ -146,8 +149,10 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
     if shared := len(set(hashes["train"]) & set(hashes["val"])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
-    if test is not None and config.dataset.test_data:
-        _check_elements("test", test.elements, model_config.elements, test.info.path)
+    if test is not None:  # found after the training, it would be too late
+        for block in iterate_blocks(test):
+            elements = {int(z) for z in np.unique(block.numbers) if z}
+            _check_known("test", elements, block.states, model_config, test.info.path)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
@@ -211,32 +216,30 @@ def _split(config: RunConfig, data: Dataset) -> Split:
 
 def _model_config(config: RunConfig, train: Survey, val: Survey, notes: list[str]) -> ModelConfig:
     """The model's settings, with what the data decide."""
-    _check_elements("validation", val.elements, train.elements)
-    states = train.states | val.states
-    charge_spin = config.model.charge_spin
-    if len(states) > 1:
-        silent, frames = train.no_charge + val.no_charge, train.n_frames + val.n_frames
-        if len({spin == 0 for _, spin in states}) > 1 or 0 < silent < frames:
-            raise DataError(
-                "the frames mix charges or multiplicities, and some state none, so that they cannot be told apart",
-                hint="state charge and spin of every frame, or train on frames of one electronic state",
-            )
-        if not charge_spin:
-            notes.append(f"charge and spin vary ({len(states)} states): they are embedded in the model")
-        charge_spin = True
+    states = joined(train.states | val.states, None)
+    several = len(states) > 1
+    if several and not config.model.charge_spin:
+        notes.append(f"charge and spin vary ({len(states)} states): they are embedded in the model")
     found = {
         "elements": tuple(sorted(train.elements)),
-        "charge_spin": charge_spin,
+        "states": joined(train.states, None) if several else states,
+        "charge_spin": several or config.model.charge_spin,
         "energy_only": config.training.forces_weight == 0,
     }
     if found["energy_only"]:
         notes.append("energies only: the model is marked energy_only, and forces and MD are refused")
-    return config.model.model_copy(update=found)
+    made = config.model.model_copy(update=found)
+    _check_known("validation", val.elements, val.states, made)
+    return made
 
 
-def _check_elements(part: str, elements: Iterable[int], known: Iterable[int], where: str | None = None) -> None:
-    what = f"{part} frames have elements that no training frame has"
-    refuse_unseen(elements, known, what=what, hint="training frames have", where=where, error=DataError)
+def _check_known(
+    part: str, elements: Iterable[int], states: States, known: ModelConfig, where: str | None = None
+) -> None:
+    said: Any = {"hint": "training frames have", "where": where, "error": DataError}
+    refuse_unseen(elements, known.elements, what=f"{part} frames have elements that no training frame has", **said)
+    what = f"{part} frames have states that no training frame has"
+    refuse_unknown(states, known.states, seen=known.charge_spin, what=what, **said)
 
 
 def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
@@ -298,7 +301,7 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
     default = ModelConfig()
     keep = old.config.model_dump()
     for key, value in config.model.model_dump().items():
-        if key in ("elements", "energy_only", "charge_spin"):
+        if key in ("charge_spin", *DERIVED_KEYS):
             continue
         if value != getattr(default, key) and value != keep[key]:
             raise ConfigError(
@@ -312,6 +315,10 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         )
     keep["elements"] = tuple(sorted({*old.config.elements, *model_config.elements}))
     keep["energy_only"] = model_config.energy_only
+    if not old.config.charge_spin:
+        keep["states"] = model_config.states
+    elif old.config.states:
+        keep["states"] = joined({*old.config.states, *model_config.states}, config.training.init)
     model = build_model(ModelConfig(**keep))
     model.load_state_dict(old.state_dict())
     if config.dataset.reference_energies:

@@ -18,8 +18,7 @@ class Survey:
     """What one pass over some frames found."""
 
     elements: set[int] = field(default_factory=set)
-    states: set[tuple[int, int]] = field(default_factory=set)
-    no_charge: int = 0
+    states: set[tuple[int | None, int]] = field(default_factory=set)
     hashes: list[str] = field(default_factory=list)
     n_frames: int = 0
     no_energy: int = 0
@@ -39,8 +38,7 @@ class Survey:
         found = cls(where=data.info.path)
         for block in iterate_blocks(data):
             found.elements.update(int(z) for z in np.unique(block.numbers) if z)
-            found.states.update((int(q), int(m)) for q, m in np.unique(block.charge_spin, axis=0))
-            found.no_charge += int((~block.charge_stated & (block.charge == 0)).sum())
+            found.states |= block.states
             found.hashes += block.content_hashes()
             found.n_frames += len(block)
             found.no_energy += int((~block.has_energy).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from equimd.data.dataset import ConcatDataset, Dataset
+from equimd.data.dataset import ConcatDataset, Dataset, stated
 from equimd.data.paths import decode, existing
 from equimd.data.readers.formats import READERS, recognized
 from equimd.data.readers.npz import Labels
@@ -31,6 +31,8 @@ def open_dataset(
     energy_key: str | None = None,
     forces_key: str | None = None,
     mask_fixed: bool = False,
+    charge: int | None = None,
+    spin: int | None = None,
     check_units: bool = True,
 ) -> Dataset:
     """Open data of any supported format; several files make one data set, in the order given.
@@ -44,6 +46,7 @@ def open_dataset(
         force_unit: of the forces, where it is not energy_unit/length_unit, such as ``Hartree/Bohr``.
         energy_key, forces_key: the columns to take, where a file holds several that could be meant.
         mask_fixed: atoms that a file holds fixed have no force label, since some programs write zeros there.
+        charge, spin: total charge, and multiplicity 2S+1, of frames that state none.
         check_units: refuse files whose units cannot be told. Off: such units are recorded as ``unknown``, the
             numbers are passed on unchanged, and ``info.extra['units_problem']`` says why.
 
@@ -60,6 +63,7 @@ def open_dataset(
         raise DataError("no data given", hint=f"give one or more of: {_SUPPORTED}")
     options = ReadOptions(labels, energy_unit, length_unit, force_unit, energy_key, forces_key, mask_fixed, check_units)
     parts = [part for name in given for path in resolve(name) for part in _open_one(path, options)]
+    parts = [stated(part, charge, spin) for part in parts]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 

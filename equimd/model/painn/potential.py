@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
+from equimd.data.state import refuse_unknown
 from equimd.errors import ModelError
 from equimd.files import file_digest
 from equimd.model.differentiable import DifferentiableModel
@@ -214,7 +215,7 @@ class Potential(DifferentiableModel):
 
     def graph_key(self) -> dict[str, Any]:
         """Settings that the code depends on, and the digest of the sources."""
-        config = self.config.model_dump(mode="json", exclude={"elements"})
+        config = self.config.model_dump(mode="json", exclude={"elements", "states"})
         return {"config": config, "sources": SOURCES, "radial": _source(type(self.backbone.radial))}
 
     def graph_kernels(self) -> GraphKernels:
@@ -225,12 +226,18 @@ class Potential(DifferentiableModel):
         """Refuse what the model cannot answer for.
 
         Raises:
-            ModelError: elements it was not trained on, charges or multiplicities outside its embedding.
+            ModelError: elements it was not trained on; charges or multiplicities it was not trained on, or that are
+                not stated though it was trained on several; those outside its embedding.
         """
         super().check(batch)
+        if self.config.states:
+            stated = [True] * len(batch.charge) if batch.charge_stated is None else batch.charge_stated.tolist()
+            rows = zip(batch.charge.tolist(), stated, batch.spin.tolist(), strict=True)
+            asked = {(q if given or q else None, m) for q, given, m in rows}
+            refuse_unknown(asked, self.config.states, seen=self.sees_charge_spin)
         if self.state_embedding is not None:
-            q, m = batch.charge, batch.spin
-            if len(q) and (int(q.abs().max()) > MAX_CHARGE or int(m.max()) > MAX_SPIN or int(m.min()) < 0):
+            charges, spins = batch.charge.tolist(), batch.spin.tolist()
+            if max(map(abs, charges), default=0) > MAX_CHARGE or not all(0 <= m <= MAX_SPIN for m in spins):
                 raise ModelError(
                     f"charge or multiplicity out of range (charges -{MAX_CHARGE}..{MAX_CHARGE}, "
                     f"multiplicities 1..{MAX_SPIN})"

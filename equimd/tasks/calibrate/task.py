@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equimd.chemistry import refuse_unseen
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
 from equimd.data.given import GivenData
@@ -20,6 +19,7 @@ from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
 from equimd.guard.score import StepDecision
 from equimd.guard.wording import threshold_meaning
 from equimd.md.ensembles import ENSEMBLES
+from equimd.model.interface import check_data
 from equimd.run import Run
 from equimd.tasks.calibrate import quality
 from equimd.tasks.calibrate.dynamics import (
@@ -47,7 +47,6 @@ from equimd.tasks.calibrate.stages import Calibrating, Prepared
 from equimd.uq.predict import Predictions, predict
 
 if TYPE_CHECKING:
-    from equimd.model.interface import Model
     from equimd.uq.posterior import LastLayer
 
 Progress = Callable[[str, int, int], None]
@@ -95,7 +94,9 @@ def prepare(
         test, more = usable_frames(test, other, what="test")
         warnings += more
         hashes["test"] = other.hashes
-    _check_elements(model, held_out, test)
+    for part in (held_out, test):
+        if part is not None:
+            check_data(model, part)
     parts = partition(held_out, settings.false_alarm_rate, settings.seed)
     train = training_frames(run, train_data)
     strangers = sorted(set(seen.compositions) - set(Contents.of(train).compositions))
@@ -108,10 +109,6 @@ def prepare(
         run, model, meta["sha256"], train, held_out, test, parts, settings, temperature, no_halt, seen.compositions,
         digests, warnings,
     )  # fmt: skip
-
-
-def _check_elements(model: Model, *parts: Dataset | None) -> None:
-    refuse_unseen((z for part in parts if part is not None for z in part.elements), model.elements)
 
 
 def estimate(prepared: Prepared) -> dict[str, float]:

@@ -83,14 +83,14 @@ def compare(
         ConfigError, DataError, ModelError, RunError: what is wrong, before anything is computed.
     """
     runs, atoms = [str(run_of(r).path) for r in (run_a, run_b)], None
-    reading = ReadingSettings.parse({k: options.pop(k) for k in ReadingSettings.model_fields if k in options})
-    given: dict[str, Any] = {**DEFAULTS, **options}
+    reading = ReadingSettings.parse({k: options[k] for k in ReadingSettings.model_fields if k in options})
+    for key in options:
+        known_key(key, {**ReadingSettings.model_fields, **compared_fields()})
+    given: dict[str, Any] = {**DEFAULTS, **{k: v for k, v in options.items() if k in compared_fields()}}
     if isinstance(structure, (str, Path)):
         given["structure"] = str(structure)
     else:
         atoms = structures_of(structure)
-    for key in options:
-        known_key(key, compared_fields())
     settings = parse_settings(given)
     frames = None if data is None else open_given(data, reading, part="test")
     contenders = task.prepare(runs, settings, frames, atoms)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Settings of the dynamics that a comparison leaves open; it runs at constant energy, without a threshold.
 COMPARED = (
     "time", "steps", "dt", "temperature", "equilibrate", "replicas", "seed", "relax", "save_every", "dtype", "device",
-    "compile", "threads",
+    "compile", "threads", "charge", "spin",
 )  # fmt: skip
 #: Those with another default than in a simulation.
 DEFAULTS = {"ensemble": "nve", "equilibrate": 2.0}

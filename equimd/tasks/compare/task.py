@@ -19,6 +19,7 @@ from equimd.forces.forcefield import Compile
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import bond_stability
 from equimd.md.trajectory import read, trajectory_path
+from equimd.model.interface import check_data
 from equimd.tasks.compare import table
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, pooled, rms, step_times
 from equimd.tasks.evaluate.measure import measure
@@ -75,6 +76,7 @@ def prepare(
         if data is not None:
             what = f"elements that {run} never saw"
             refuse_unseen(data.elements, model.potential.elements, what=what, where="--data", error=DataError)
+            check_data(model.potential, data, where=run)
         found.append(Contender(name, model, ready))
     return found
 

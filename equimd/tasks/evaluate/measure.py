@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.calculators import LoadedModel, Prediction
-from equimd.chemistry import refuse_unseen
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import DataError
 from equimd.files import write_json
 from equimd.guard.sigmas import DataSigmas
 from equimd.guard.sigmas import summary as sigma_summary
+from equimd.model.interface import check_data
 from equimd.run import Run
 from equimd.shown import Shown
 from equimd.tasks.evaluate.settings import UNCERTAINTY_FRAMES
@@ -135,7 +135,7 @@ def measure(
     """
     if not len(data):
         raise DataError("no frames to evaluate on", where=data.info.path)
-    refuse_unseen(data.elements, model.potential.elements, where=data.info.path)
+    check_data(model.potential, data)
     known = set(model.run.hashes("train")) | set(model.run.hashes("val")) if model.run else set()
     parts: list[tuple[np.ndarray, ...]] = []
     seen = 0

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimd.data.convert import refuse_existing
-from equimd.data.given import structures_of
+from equimd.data.given import structures_of, with_state
+from equimd.data.state import read_state
 from equimd.errors import ConfigError
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
+from equimd.tasks.generate.sampling import load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import GenerationResult, sample
 from equimd.tasks.keywords import settings_of, takes
@@ -57,6 +59,9 @@ def generate(
     if not s.molecule:
         raise ConfigError("no molecule", hint="a structure file, or a name such as ethanol")
     refuse_existing(out, overwrite)
+    atoms = load_molecule(s.molecule) if atoms is None else atoms
+    own = read_state(with_state(atoms, s.charge or None, s.spin or None, s.molecule).info, where=s.molecule)
+    s = s.model_copy(update={"charge": own.charge, "spin": own.spin})
     with counting(progress, "frames") as tell:
         done = sample(s, out, jobs=jobs, progress=tell, atoms=atoms)
     note(

@@ -28,8 +28,8 @@ class GenerationSettings(Settings):
     friction: float = Field(0.01, description="friction of the Langevin thermostat, 1/fs")
     seed: int = Field(0, ge=0, description="same seed, same frames")
     calculator: str = Field("tblite", description=CALCULATORS)
-    charge: int = Field(0, description="total charge, e")
-    spin: int = Field(0, description="multiplicity 2S+1; 0 is the lowest possible")
+    charge: int = Field(0, description="total charge, e; 0: what the structure states")
+    spin: int = Field(0, description="multiplicity 2S+1; 0: what the structure states, else the lowest possible")
     torsion_interval: float = Field(
         0.0, description="time between Monte Carlo turns of a single bond, fs; 0: no turns, MD alone"
     )

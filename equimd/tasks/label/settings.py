@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from equimd.config import Settings
+from equimd.config import StateSettings
 from equimd.tasks.keywords import CALCULATORS
 
 
-class LabelSettings(Settings):
+class LabelSettings(StateSettings):
     """What computes the labels."""
 
     calculator: str = Field("tblite", description=CALCULATORS)

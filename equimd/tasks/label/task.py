@@ -12,7 +12,7 @@ import numpy as np
 
 from equimd.config import ReadingSettings
 from equimd.data.convert import refuse_existing, write_frames
-from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, time_index
+from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, stated, time_index
 from equimd.data.frames import Frames
 from equimd.data.given import GivenData, open_given
 from equimd.errors import DataError
@@ -84,7 +84,7 @@ def label(
     """
     s, out = settings_of(LabelSettings, settings, options), Path(out)
     refuse_existing(out, overwrite)
-    data = open_given(data)  # energies it may have are not used
+    data = stated(open_given(data), s.charge, s.spin)  # energies it may have are not used
     if data.info.units.length != "Angstrom":
         warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
     if not len(data):

@@ -15,6 +15,7 @@ import torch
 from equimd.config import read_config
 from equimd.data.frames import Frames
 from equimd.data.readers.structures import read_structures
+from equimd.data.state import read_state
 from equimd.errors import ConfigError, RunError
 from equimd.files import write_atomic
 from equimd.guard.certificate import save_certificate
@@ -83,10 +84,10 @@ def begin(settings: LearnSettings, folder: Path) -> None:
         hint = f"another --out, or go on with it: equimd learn --resume {folder}"
         raise RunError("the output folder is not empty", where=str(folder), hint=hint)
     molecules = conformers(settings.molecule, seed=settings.seed)
-    state = molecules[0].info
+    state = read_state(molecules[0].info, where=settings.molecule)
     settings = settings.changed(
-        charge=settings.charge or int(state.get("charge", 0)),
-        spin=settings.spin or int(state.get("spin", 0)),
+        charge=settings.charge or state.charge,
+        spin=settings.spin or state.spin,
         data=tuple(str(Path(name).absolute()) for name in settings.data),
         preset=settings.size,  # more time later on does not change the model
     )

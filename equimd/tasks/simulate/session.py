@@ -18,6 +18,8 @@ import torch
 from equimd.calculators import LoadedModel
 from equimd.chemistry import formula
 from equimd.data.batch import DENSE_MAX_ATOMS
+from equimd.data.dataset import ArrayDataset
+from equimd.data.frames import Frames
 from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
 from equimd.files import file_digest, write_atomic
@@ -32,6 +34,7 @@ from equimd.md.equilibration import Equilibrated
 from equimd.md.integrators import Integrator, Langevin
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom
+from equimd.model.interface import check_data
 from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
 from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
@@ -81,8 +84,7 @@ class Session:
 
     def output(self, folder: Path) -> Output:
         """Where and how often frames are written."""
-        state = {k: v for k in ("charge", "spin") if (v := getattr(self.start, k))}
-        return Output(folder, self.settings.save_every, info=state)
+        return Output(folder, self.settings.save_every, info=self.start.state)
 
 
 def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = None) -> Session:
@@ -103,10 +105,11 @@ def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = N
     # absolute, so that the run can be gone on with from any folder
     paths = {key: str(Path(name).absolute()) for key in ("run", "structure") if (name := getattr(settings, key))}
     shown, settings = settings, settings.model_copy(update=paths)
-    start, structures = read_start(structures or shown.structure, settings.replicas)
+    told = {"charge": settings.charge, "spin": settings.spin}
+    start, structures = read_start(structures or shown.structure, settings.replicas, **told)
     model, sha256 = _load(settings)
+    check_data(model.potential, ArrayDataset(Frames.from_ase(structures, where=shown.structure)))
     if model.has_forces and settings.relax:
-        ForceField(model.potential, start.system(), charge=start.charge, spin=start.spin)  # refuses unknown elements
         start, warnings = relax(start, structures, model)
     else:
         warnings = []

@@ -36,7 +36,7 @@ class Start(Shown):
     Attributes:
         numbers, masses: (n,); ``cell``: (3, 3), zeros for an open molecule; ``pbc``: three flags.
         positions: (R, n, 3) Angstrom; ``velocities``: the same in Angstrom/fs, or None if they are still to be drawn.
-        charge, spin: of the structure, spin 0 where not stated.
+        charge, spin: of the structure, spin 0 where not stated; charge_stated: whether a charge is.
     """
 
     numbers: Tensor
@@ -47,6 +47,13 @@ class Start(Shown):
     velocities: Tensor | None
     charge: int
     spin: int
+    charge_stated: bool = False
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Charge and multiplicity as far as they are stated, as in the ``info`` of ASE's Atoms."""
+        charge = {"charge": self.charge} if self.charge or self.charge_stated else {}
+        return {**charge, "spin": self.spin} if self.spin else charge
 
     @property
     def reference(self) -> Tensor:
@@ -63,7 +70,7 @@ class Start(Shown):
         """Write it, with what was decided for the run."""
         names = ("numbers", "masses", "cell", "positions", "velocities")
         tensors = {k: v for k in names if (v := getattr(self, k)) is not None}
-        plain = {"charge": self.charge, "spin": self.spin, "pbc": list(self.pbc)}
+        plain = {k: getattr(self, k) for k in ("charge", "spin", "charge_stated")} | {"pbc": list(self.pbc)}
         save_tensors(folder / START_FILE, tensors, {"start": plain, **meta}, KIND)
 
     @classmethod
@@ -74,15 +81,17 @@ class Start(Shown):
             RunError: missing or damaged.
         """
         tensors, meta = load_tensors(folder / START_FILE, KIND)
-        plain = meta["start"]
+        plain: dict[str, Any] = {**meta["start"], "pbc": tuple(meta["start"]["pbc"])}
         tensors.setdefault("velocities", None)  # type: ignore[arg-type]
-        return cls(**tensors, charge=plain["charge"], spin=plain["spin"], pbc=tuple(plain["pbc"])), meta
+        return cls(**{**tensors, **plain}), meta
 
 
-def read_start(given: GivenStructures, replicas: int) -> tuple[Start, list[Atoms]]:
+def read_start(
+    given: GivenStructures, replicas: int, *, charge: int | None = None, spin: int | None = None
+) -> tuple[Start, list[Atoms]]:
     """The structures of a file, or those given: one for all replicas, or one for each. Returns the start and them.
 
-    Velocities are taken where there are momenta.
+    Velocities are taken where there are momenta. ``charge`` and ``spin`` are those of structures that state none.
 
     Raises:
         DataError: not readable, another number of structures, structures that differ in more than their geometry, or
@@ -90,7 +99,7 @@ def read_start(given: GivenStructures, replicas: int) -> tuple[Start, list[Atoms
     """
     from equimd.data.frames import Frames
 
-    structures = structures_of(given)
+    structures = structures_of(given, charge=charge, spin=spin)
     path = given if isinstance(given, str) else "start geometry"
     if len(structures) not in (1, replicas):
         hint = f"--replicas {len(structures)} starts one from each; or a file with a single structure"
@@ -100,6 +109,8 @@ def read_start(given: GivenStructures, replicas: int) -> tuple[Start, list[Atoms
         if not (np.array_equal(a.numbers, first.numbers) and np.allclose(a.cell.array, first.cell.array)):
             raise DataError("is of another molecule, atom order or cell than the first", where=f"{path}, structure {k}")
     frames = Frames.from_ase(structures, where=path)
+    if len(frames.states) > 1:
+        raise DataError("the structures are of different charge or multiplicity", where=path)
     flags = [bool(p) for p in first.pbc]
     start = Start(
         torch.tensor(first.numbers, dtype=torch.int64),
@@ -110,6 +121,7 @@ def read_start(given: GivenStructures, replicas: int) -> tuple[Start, list[Atoms
         _velocities(structures, replicas),
         int(frames.charge[0]),
         int(frames.spin[0]),
+        bool(frames.charge_stated[0]),
     )
     for x in start.positions[: len(structures)]:
         Limits.from_reference(start.system(), x)  # refuses overlapping atoms

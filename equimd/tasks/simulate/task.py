@@ -130,7 +130,6 @@ def write_extxyz(path: Path, session: Session) -> Path:
 
     system, start = session.system, session.start
     cell = None if system.cell is None else system.cell.cpu().numpy()
-    charge_spin = {k: getattr(start, k) for k in ("charge", "spin") if getattr(start, k)}
     out = path.with_suffix(".extxyz")
     total = len(read_columns(path).step)
     with replacing(out, alone=True) as temporary, temporary.open("w") as file:
@@ -141,7 +140,7 @@ def write_extxyz(path: Path, session: Session) -> Path:
                 atoms.set_velocities(part.velocities[k] / fs)
                 energy = float(part.observables["potential_energy"][k])
                 atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
-                atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **charge_spin}
+                atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **start.state}
                 for name, values in part.observables.items():
                     if name != "potential_energy":
                         atoms.info[name] = float(values[k])
