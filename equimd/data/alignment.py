@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from equimd.data.cells import nearest_images
+
 
 def align(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (B, 3, 3) and centred, rotated ``moving`` (B, n, 3) closest to the centred ``fixed``."""
@@ -16,8 +18,17 @@ def align(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return rotation, a @ rotation
 
 
-def rmsd(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(B,) root mean square deviation (A) of (B, n, 3) structures after alignment."""
+def rmsd(
+    first: np.ndarray, second: np.ndarray, cell: np.ndarray | None = None, pbc: np.ndarray | None = None
+) -> np.ndarray:
+    """(B,) root mean square deviation (A) of (B, n, 3) structures after alignment.
+
+    Periodic ones, of cells (B, 3, 3) periodic along pbc (B, 3), are not turned: atoms move to the nearest images.
+    """
     _, moved = align(second, first)
-    centred = first - first.mean(1, keepdims=True)
-    return np.asarray(np.sqrt(((moved - centred) ** 2).sum(-1).mean(-1)))
+    apart = moved - (first - first.mean(1, keepdims=True))
+    if cell is not None and pbc is not None and pbc.any():
+        held = pbc.any(1)
+        apart[held] = nearest_images((second - first)[held], cell[held], pbc[held])
+        apart[held] -= apart[held].mean(1, keepdims=True)
+    return np.asarray(np.sqrt((apart**2).sum(-1).mean(-1)))

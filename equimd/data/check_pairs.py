@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equimd.data.alignment import align, rmsd
+from equimd.data.cells import frame_differences, nearest_images
 from equimd.data.check_frames import FrameStatistics, frame_statistics
 from equimd.data.dataset import ArrayDataset, Dataset, Subset, iterate_blocks
 from equimd.data.frames import Frames
@@ -25,6 +26,7 @@ MIN_PAIRS = 10
 _SAMPLE = 2000
 _STRETCH = 40
 _MAX_PAIRS_OF_ATOMS = 300
+_CELLS = 500  # each of its own takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,9 @@ def _work(first: Frames, second: Frames) -> _Pairs:
         turn[free] = align(r2[free], r1[free])[0]
         shift = np.where(free, 1.0, 0.0)[:, None, None]
         dr = (r2 - shift * r2.mean(1, keepdims=True)) @ turn - (r1 - shift * r1.mean(1, keepdims=True))
+        dr = nearest_images(dr, first.cell[k], first.pbc[k])
         length[k] = np.sqrt((dr**2).sum((1, 2)))
+        length[k[(first.cell[k] != second.cell[k]).any((1, 2))]] = np.inf  # forces do not tell the work of a strain
         work1, work2 = (f1 * dr).sum((1, 2)), (f2 @ turn * dr).sum((1, 2))
         work[k] = -0.5 * (work1 + work2)
         third[k] = _third_derivative(work1, work2, dr)
@@ -245,7 +249,10 @@ def correlation(data: Dataset, stats: FrameStatistics) -> Correlation | None:
     series: list[np.ndarray] = []
     for start, end in zip(starts, np.r_[starts[1:], n], strict=True):
         if end - start >= 10 and len(series) < 20:
-            series.append(_sorted_descriptors(data.frames(np.arange(start, min(end, start + 5 * _SAMPLE)))))
+            block = data.frames(np.arange(start, min(end, start + 5 * _SAMPLE)))
+            if block.pbc.any() and (block.cell != block.cell[0]).any():
+                block = block.take(np.arange(min(len(block), _CELLS)))
+            series.append(_sorted_descriptors(block))
     if not series:
         return None
     spread = np.concatenate(series)
@@ -285,7 +292,7 @@ def _descriptors(block: Frames) -> np.ndarray:
     if len(i) > _MAX_PAIRS_OF_ATOMS:
         chosen = np.random.default_rng(0).choice(len(i), _MAX_PAIRS_OF_ATOMS, replace=False)
         i, j = i[chosen], j[chosen]
-    return np.asarray(np.linalg.norm(block.positions[:, i] - block.positions[:, j], axis=-1))
+    return np.asarray(np.linalg.norm(frame_differences(block, i, j), axis=-1))
 
 
 def _sorted_descriptors(block: Frames) -> np.ndarray:
@@ -298,7 +305,7 @@ def _sorted_descriptors(block: Frames) -> np.ndarray:
     columns = []
     for k in np.unique(kind):
         chosen = np.flatnonzero(kind == k)[:_MAX_PAIRS_OF_ATOMS]
-        d = np.linalg.norm(block.positions[:, i[chosen]] - block.positions[:, j[chosen]], axis=-1)
+        d = np.linalg.norm(frame_differences(block, i[chosen], j[chosen]), axis=-1)
         columns.append(np.sort(d, axis=1))
     return np.concatenate(columns, axis=1)
 

@@ -54,7 +54,7 @@ def _median_rmsd(data: Dataset, first: np.ndarray, second: np.ndarray) -> float 
         same = (a.n_atoms == na) & (b.n_atoms == na)
         same[same] = (a.numbers[same][:, :na] == b.numbers[same][:, :na]).all(1)
         if same.any():
-            values.append(rmsd(a.positions[same][:, :na], b.positions[same][:, :na]))
+            values.append(rmsd(a.positions[same][:, :na], b.positions[same][:, :na], a.cell[same], a.pbc[same]))
     joined = np.concatenate(values) if values else np.zeros(0)
     return float(np.median(joined)) if len(joined) >= len(first) // 4 else None
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.cells import periodic_cells
 from equimd.errors import ConfigError, DataError
 
 BACKENDS = ("auto", "torch", "torch-cluster", "vesin")
@@ -128,7 +129,7 @@ def _vesin_pairs(
     for k, n in enumerate(n_atoms.tolist()):
         flags = pbc[k].cpu().numpy() if pbc is not None else np.zeros(3, bool)
         box = cell[k].to(torch.float64).cpu().numpy() if cell is not None and flags.any() else np.zeros((3, 3))
-        _check_lattice(box[flags], k)
+        periodic_cells(box[None], flags[None], f"neighbour list, frame {k}")
         if flags.any() and not flags.all():  # vesin wants a cell of full rank even for slabs
             box = _complete_cell(box, flags, points[start : start + n], cutoff)
         i, j, s = finder.compute(points=points[start : start + n], box=box, periodic=flags, quantities="ijS")
@@ -139,18 +140,6 @@ def _vesin_pairs(
     if not periodic:
         return index, None
     return index, torch.from_numpy(np.concatenate(shifts)).to(positions)
-
-
-def _check_lattice(rows: np.ndarray, structure: int) -> None:
-    """Refuse lattice vectors (one a row) that are zero, not finite, or do not span as many dimensions as they are."""
-    lengths = np.linalg.norm(rows, axis=1)
-    unit = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
-    if len(rows) and not np.linalg.det(unit @ unit.T) > 1e-9:
-        raise DataError(
-            f"the cell has no lattice vector for each periodic direction: {rows.tolist()}",
-            where=f"neighbour list, structure {structure}",
-            hint="correct the cell, or set pbc to false",
-        )
 
 
 def _complete_cell(box: np.ndarray, flags: np.ndarray, points: np.ndarray, cutoff: float) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.cells import periodic_cells
+from equimd.data.lattice import Lattice
 from equimd.errors import DataError
 from equimd.shown import Shown
 from equimd.units import ACCELERATION, AMU_A2_PER_FS2
@@ -22,7 +24,7 @@ class System(Shown):
     Attributes:
         numbers: (n,) atomic numbers, int64.
         masses: (n,) amu, float64.
-        cell: (3, 3) Angstrom, rows are lattice vectors; None for an open molecule.
+        cell: (3, 3) Angstrom, rows are lattice vectors, those of open directions whatever; None for an open molecule.
         pbc: periodic along each lattice vector.
     """
 
@@ -44,7 +46,8 @@ class System(Shown):
         """A system from arrays; ``masses`` default to the standard atomic weights.
 
         Raises:
-            DataError: masses that are not positive or do not match the atoms, periodic directions without a cell.
+            DataError: masses that are not positive or do not match the atoms, periodic directions without lattice
+                vectors of their own.
         """
         z = np.array(numbers, dtype=np.int64).reshape(-1)
         if masses is None:
@@ -57,9 +60,9 @@ class System(Shown):
         flags = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
         box = None
         if any(flags):
-            if cell is None or abs(np.linalg.det(np.asarray(cell, np.float64))) < 1e-9:
-                raise DataError("periodic, but without three independent lattice vectors", where="system")
-            box = torch.tensor(np.array(cell, np.float64), device=device)
+            rows = np.zeros((3, 3)) if cell is None else np.array(cell, np.float64)
+            periodic_cells(rows[None], np.array([flags]), "system, frame 0")
+            box = torch.tensor(rows, device=device)
         return cls(torch.tensor(z, device=device), torch.tensor(m, device=device), box, flags)
 
     def same(self, other: System) -> bool:
@@ -76,6 +79,11 @@ class System(Shown):
     @property
     def periodic(self) -> bool:
         return any(self.pbc)
+
+    @cached_property
+    def lattice(self) -> Lattice | None:
+        """What nearest images are found with; None for an open molecule."""
+        return None if self.cell is None else Lattice.of(self.cell, self.pbc)
 
     @cached_property
     def acceleration(self) -> Tensor:

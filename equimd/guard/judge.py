@@ -103,7 +103,7 @@ def physical_decision(
     events = []
     for row in range(len(positions)):
         event = _finite_event(row, positions[row], energy[row], forces[row])
-        event = event or _distance_event(limits, row, limits.radii.new_tensor(squared[row]).sqrt())
+        event = event or _distance_event(limits, row, positions[row : row + 1])
         if event is not None:
             events.append(event)
     return Decision(tuple(events))
@@ -118,7 +118,8 @@ def _finite_event(row: int, positions: Tensor, energy: Tensor, forces: Tensor) -
     return Event(row, "halt", "not-finite", what, math.nan, math.nan, atoms)
 
 
-def _distance_event(limits: Limits, row: int, distance: Tensor) -> Event | None:
+def _distance_event(limits: Limits, row: int, positions: Tensor) -> Event | None:
+    distance = limits.radii.new_tensor(squared_distances(limits, positions, exact=True)[0]).sqrt()
     ratio = distance / limits.radii
     if len(ratio) and float(ratio.min()) < CLOSE:
         worst = int(ratio.argmin())

@@ -55,6 +55,11 @@ class Limits(Shown):
         """``lower2`` and ``upper2`` as arrays."""
         return self.lower2.cpu().numpy(), self.upper2.cpu().numpy()
 
+    @cached_property
+    def reach(self) -> float:
+        """Angstrom: the longest contact."""
+        return _reach(self.radii)
+
     @classmethod
     def from_reference(cls, system: System, positions: Tensor) -> Limits:
         """Limits from a reference geometry (n, 3).
@@ -68,7 +73,7 @@ class Limits(Shown):
         first, second = torch.triu_indices(n, n, 1, device=device)
         radius = torch.tensor(covalent_radii[system.numbers.cpu().numpy()], device=device)
         radii = radius[first] + radius[second]
-        distance = pair_vectors(system, positions[None], first, second).norm(dim=-1)[0]
+        distance = pair_vectors(system, positions[None], first, second, reach=_reach(radii)).norm(dim=-1)[0]
         overlap = distance < CLOSE * radii
         if bool(overlap.any()):
             worst = int(torch.argmin(distance / radii))
@@ -83,23 +88,30 @@ class Limits(Shown):
         return cls(first, second, radii, (CLOSE * radii).square(), upper2, bonds, lengths, molecules, system)
 
 
-def pair_vectors(system: System, positions: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def pair_vectors(
+    system: System, positions: Tensor, first: Tensor, second: Tensor, *, reach: float = float("inf")
+) -> Tensor:
     """(..., P, 3) vectors from atom ``first`` to ``second``, of the nearest image in periodic cells.
 
-    Nearest images are right for distances below half the smallest height of the cell.
+    ``reach``: Angstrom, as far as they must be exact.
     """
     delta = positions.index_select(-2, second) - positions.index_select(-2, first)
-    if system.cell is None:
-        return delta
-    fractional = delta @ torch.linalg.inv(system.cell)
-    shift = fractional.round() * fractional.new_tensor(system.pbc)
-    return delta - shift @ system.cell
+    return delta if system.lattice is None else system.lattice.nearest(delta, reach)
 
 
-def squared_distances(limits: Limits, positions: Tensor) -> np.ndarray:
-    """(A, P) Angstrom^2. In every step, of few numbers: in numpy, whose calls cost a fraction of torch's."""
+def _reach(radii: Tensor) -> float:
+    return FAR * float(radii.max()) if len(radii) else 0.0
+
+
+def squared_distances(limits: Limits, positions: Tensor, *, exact: bool = False) -> np.ndarray:
+    """(A, P) Angstrom^2. In every step, of few numbers: in numpy, whose calls cost a fraction of torch's.
+
+    In periodic cells only contacts (``FAR``) are exact, and others longer than those, unless all are to be ``exact``.
+    """
     if limits.system.cell is not None:
-        return pair_vectors(limits.system, positions, limits.first, limits.second).square().sum(-1).cpu().numpy()
+        reach = float("inf") if exact else limits.reach
+        vectors = pair_vectors(limits.system, positions, limits.first, limits.second, reach=reach)
+        return vectors.square().sum(-1).cpu().numpy()
     x = positions.detach().cpu().numpy()
     first, second = limits.pairs
     delta = x.take(first, 1) - x.take(second, 1)

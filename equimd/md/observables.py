@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from equimd.data.lattice import Lattice
 from equimd.errors import DataError
 
 BOND_TOLERANCE = 0.5  # Angstrom; Fu et al. 2022, "Forces are not Enough"
@@ -13,14 +15,15 @@ MAX_BINS_BYTES = 1 << 26  # distances computed at once
 
 
 def distance_distribution(
-    positions: np.ndarray, *, max_distance: float | None = None, bins: int = 200
+    positions: np.ndarray, *, max_distance: float | None = None, bins: int = 200, lattice: Lattice | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distribution h(r) of interatomic distances (Fu et al. 2022, section 4.1), of an open molecule.
+    """Distribution h(r) of interatomic distances (Fu et al. 2022, section 4.1).
 
     h(r) = 1/(N(N-1)) sum_i sum_{j != i} delta(r - |x_i - x_j|), averaged over frames; its integral over all r is 1.
 
     Args:
         positions: (..., n, 3) Angstrom, any number of frames.
+        lattice: of periodic frames: distances are those of the nearest images.
         max_distance: upper edge of the last bin, Angstrom; None: the longest distance found.
 
     Returns:
@@ -38,17 +41,22 @@ def distance_distribution(
     i, j = np.triu_indices(frames.shape[1], 1)
     step = max(1, MAX_BINS_BYTES // (len(i) * 24))
     if max_distance is None:
-        longest = max(float(_distances(frames[k : k + step], i, j).max()) for k in range(0, len(frames), step))
+        parts = range(0, len(frames), step)
+        longest = max(float(_distances(frames[k : k + step], i, j, lattice).max()) for k in parts)
         max_distance = np.nextafter(longest, np.inf)
     edges = np.linspace(0.0, max_distance, bins + 1)
     counts = np.zeros(bins)
     for k in range(0, len(frames), step):
-        counts += np.histogram(_distances(frames[k : k + step], i, j), edges)[0]
+        counts += np.histogram(_distances(frames[k : k + step], i, j, lattice), edges)[0]
     return 0.5 * (edges[1:] + edges[:-1]), counts / (len(frames) * len(i) * np.diff(edges))
 
 
-def _distances(frames: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(frames[:, i] - frames[:, j], axis=-1)
+def _distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, lattice: Lattice | None) -> np.ndarray:
+    """(..., P) Angstrom, between atoms i and j of positions (..., n, 3)."""
+    delta = x[..., i, :] - x[..., j, :]
+    if lattice is not None:
+        delta = lattice.nearest(torch.from_numpy(delta).to(lattice.cell)).cpu().numpy()
+    return np.asarray(np.linalg.norm(delta, axis=-1))
 
 
 def velocity_autocorrelation(
@@ -141,13 +149,19 @@ class BondStability(NamedTuple):
 
 
 def bond_stability(
-    positions: np.ndarray, bonds: np.ndarray, lengths: np.ndarray, *, tolerance: float = BOND_TOLERANCE
+    positions: np.ndarray,
+    bonds: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    lattice: Lattice | None = None,
+    tolerance: float = BOND_TOLERANCE,
 ) -> BondStability:
     """The criterion of Fu et al. 2022: a frame is unstable when | |x_i - x_j| - b_ij | > ``tolerance`` for any bond.
 
     Args:
         positions: (T, ..., n, 3) Angstrom; a frame that is not finite is unstable.
         bonds: (b, 2) atom indices; ``lengths``: (b,) reference lengths, Angstrom (both from ``Limits``).
+        lattice: of periodic frames, whose bonds are those of nearest images.
 
     Raises:
         DataError: no frames.
@@ -158,7 +172,7 @@ def bond_stability(
     if not len(pairs):
         count = np.full(x.shape[1:-2], len(x))
         return BondStability(count, np.zeros(count.shape), np.zeros(count.shape, np.int64))
-    deviation = np.abs(np.linalg.norm(x[..., pairs[:, 0], :] - x[..., pairs[:, 1], :], axis=-1) - lengths)
+    deviation = np.abs(_distances(x, pairs[:, 0], pairs[:, 1], lattice) - lengths)
     deviation = np.where(np.isfinite(deviation), deviation, np.inf)
     broken = (deviation > tolerance).any(-1)
     stable = np.where(broken.any(0), broken.argmax(0), len(x))

@@ -86,7 +86,7 @@ def _bonds(paths: Sequence[Path], columns: Sequence[Columns], limits: Limits) ->
         unstable, worst, bond = None, 0.0, 0
         for start in range(0, len(c.step), BLOCK):
             part = read(path, slice(start, start + BLOCK))
-            found = bond_stability(part.positions, limits.bonds, limits.bond_lengths)
+            found = bond_stability(part.positions, limits.bonds, limits.bond_lengths, lattice=limits.system.lattice)
             if unstable is None and int(found.stable_frames) < len(part):
                 unstable = float(part.time[int(found.stable_frames)])
             if float(found.worst) > worst:

@@ -2,11 +2,15 @@
 
     particles/trajectory/{position,velocity,force,...}/{value,step,time}    per atom
     particles/trajectory/{species,mass}                                     (n,) atomic numbers, amu
-    particles/trajectory/box                                                boundary, and edges if periodic
+    particles/trajectory/box                                                boundary, and edges if periodic, rotation
     observables/trajectory/<name>/{value,step,time}                         one number a frame
 
 Forces are in kJ mol-1 Angstrom-1 because that is the unit in this file format that MDAnalysis knows; :func:`read` gives
 eV/Angstrom back. Positions are float64, velocities, forces and other per-atom values float32, observables float64.
+
+Readers such as MDAnalysis know a cell by lengths and angles, its first vector along x, and find nearest images in
+reduced cells alone. Where the cell is another one, edges are those of a reduced cell in that orientation, and vectors
+are turned with it; :func:`read` turns them back by ``rotation``.
 
 A block of frames is added to a copy of the file that then takes its place, so that whenever the process is killed, or
 the disk is full, the file on disk is whole and opens. To keep the copying cheap, blocks grow with the file (``due``).
@@ -165,15 +169,22 @@ def _append(path: Path, system: System, frames: Sequence[Frame], start: int, uni
 
         put(particles["position/step"], [f.step for f in frames])
         put(particles["position/time"], [f.time for f in frames])
-        put(particles["position/value"], [f.positions for f in frames])
-        put(particles["velocity/value"], [f.velocities for f in frames])
-        put(particles["force/value"], [f.forces / KJ_PER_MOL for f in frames])
+        turn = particles["box/rotation"][...] if "rotation" in particles["box"] else None
+        put(particles["position/value"], [_turned(f.positions, turn) for f in frames])
+        put(particles["velocity/value"], [_turned(f.velocities, turn) for f in frames])
+        put(particles["force/value"], [_turned(f.forces, turn) / KJ_PER_MOL for f in frames])
         for name in set(particles) - set(KNOWN):
             put(particles[f"{name}/value"], [f.atoms[name] for f in frames])
         for name in observables:
             put(observables[f"{name}/value"], [f.observables[name] for f in frames])
-        if system.cell is not None:
-            put(particles["box/edges/value"], np.broadcast_to(system.cell.cpu().numpy(), (len(frames), 3, 3)))
+        if system.lattice is not None and system.cell is not None:
+            box = particles["box/edges/value"]
+            edges = box[0] if start else system.lattice.standard(system.cell)[0]
+            put(box, np.broadcast_to(edges, (len(frames), 3, 3)))
+
+
+def _turned(vectors: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:
+    return vectors if rotation is None else vectors @ rotation
 
 
 def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, str]) -> None:
@@ -214,8 +225,11 @@ def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, s
     box = particles.create_group("box")
     box.attrs["dimension"] = 3
     box.attrs["boundary"] = ["periodic" if p else "none" for p in system.pbc]
-    if system.cell is not None:
+    if system.lattice is not None and system.cell is not None:
         element(box, "edges", (3, 3), np.float64, UNITS["position"])
+        _, rotation = system.lattice.standard(system.cell)
+        if (rotation != np.eye(3)).any():
+            box["rotation"] = rotation
 
 
 def _open(path: Path) -> h5py.File:
@@ -261,14 +275,15 @@ def read(path: str | Path, frames: slice = slice(None)) -> Trajectory:
     """
     with _open(Path(path)) as file:
         particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        back = particles["box/rotation"][...].T if "rotation" in particles["box"] else None
         return Trajectory(
             particles["species"][...],
             particles["mass"][...],
             particles["position/step"][frames],
             particles["position/time"][frames],
-            particles["position/value"][frames],
-            particles["velocity/value"][frames].astype(np.float64),
-            particles["force/value"][frames].astype(np.float64) * KJ_PER_MOL,
+            _turned(particles["position/value"][frames], back),
+            _turned(particles["velocity/value"][frames].astype(np.float64), back),
+            _turned(particles["force/value"][frames].astype(np.float64), back) * KJ_PER_MOL,
             {name: observables[f"{name}/value"][frames] for name in observables},
             {name: particles[f"{name}/value"][frames] for name in particles if name not in KNOWN},
         )

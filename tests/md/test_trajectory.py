@@ -91,6 +91,41 @@ def test_mdanalysis_reads_it(tmp_path: Path, periodic: bool) -> None:
     universe.trajectory.close()
 
 
+FCC = 2.025 * (np.ones((3, 3)) - np.eye(3))
+CELLS = {
+    "first vector not along x": (2 * FCC, (1, 1, 1)),
+    "left-handed": (CELL[[1, 0, 2]], (1, 1, 1)),
+    "skewed": (np.array([[2, 0, 0], [3, 1, 0], [-4, 7, 2]]) @ FCC * 2, (1, 1, 1)),
+    "slab without a third vector": (np.diag([0.0, 5.0, 6.0])[[2, 1, 0]] * -1.0, (1, 1, 0)),
+    "wire": (np.array([[0.0, 5.0, 0.0], [0, 0, 0], [0, 0, 0]]), (1, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_mdanalysis_reads_any_cell_right(tmp_path: Path, name: str) -> None:
+    """Distances by its own images are those by ours, and what we read back is what was written."""
+    mda = pytest.importorskip("MDAnalysis", reason="MDAnalysis is not installed")
+    from ase.geometry import complete_cell, get_distances
+    from MDAnalysis.lib.distances import self_distance_array
+
+    cell, pbc = CELLS[name]
+    write(tmp_path / "traj.h5", range(8), System.build(WATER, cell=cell, pbc=pbc))
+    back = read(tmp_path / "traj.h5")
+    np.testing.assert_allclose(back.positions, [frame(k).positions for k in range(8)], atol=1e-12)
+    np.testing.assert_allclose(back.velocities, [frame(k).velocities for k in range(8)], atol=1e-7)
+    np.testing.assert_allclose(back.forces, [frame(k).forces for k in range(8)], atol=1e-5)
+    universe = mda.Universe.empty(3)
+    universe.load_new(str(tmp_path / "traj.h5"), format="H5MD")
+    for k, snapshot in enumerate(universe.trajectory):
+        found = self_distance_array(snapshot.positions, box=snapshot.dimensions)
+        expected = get_distances(frame(k).positions, cell=complete_cell(cell), pbc=np.array(pbc, bool))[1]
+        np.testing.assert_allclose(found, expected[np.triu_indices(3, 1)], atol=1e-5)
+        lengths = np.linalg.norm(snapshot.velocities, axis=1), np.linalg.norm(snapshot.forces, axis=1)
+        np.testing.assert_allclose(lengths[0], 1000.0 * np.linalg.norm(frame(k).velocities, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(lengths[1], 96.48533 * np.linalg.norm(frame(k).forces, axis=1), rtol=1e-5)
+    universe.trajectory.close()
+
+
 def test_the_layout_is_h5md(tmp_path: Path) -> None:
     write(tmp_path / "traj.h5", range(3))
     with h5py.File(tmp_path / "traj.h5") as file:

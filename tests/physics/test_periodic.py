@@ -10,6 +10,8 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.errors import ConfigError
+from tests.data.test_lattice import random_cell
+from tests.data.test_neighbors import images
 
 CELL = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.3]])  # triclinic, each height below the cutoff of 3.5
 SCALED = np.array([[0.05, 0.1, 0.1], [0.5, 0.55, 0.45], [0.95, 0.6, 0.9]])
@@ -40,6 +42,22 @@ def cluster(frames: Frames, reach: float) -> Frames:
     numbers = np.tile(frames.numbers[0], len(grid))
     near = np.linalg.norm(points[:, None] - own[None], axis=-1).min(1) < reach
     return Frames.build(numbers[near][None], points[near][None])
+
+
+@pytest.mark.parametrize("pbc", [ALL, SLAB, (False, True, True), (True, False, False), WIRE], ids=str)
+def test_random_cells_against_all_images(make_case, pbc) -> None:
+    """Skewed, left-handed and tiny cells: the model on the pairs that trying every image finds."""
+    case, rng, flags = make_case("float64"), np.random.default_rng(sum(pbc)), np.array(pbc)
+    for n in (1, 2, 3, 4):
+        cell, positions = random_cell(rng), rng.uniform(0.0, 3.0, (n, 3))
+        frames = Frames.build(rng.choice([1, 6, 8], (1, n)), positions[None], cell=cell[None], pbc=flags[None])
+        batch = case.batch(frames)
+        pairs = sorted(images(positions, cell, flags, case.model.config.cutoff))
+        index = torch.tensor([p[:2] for p in pairs], dtype=torch.int64).reshape(-1, 2).T
+        shifts = 1e-6 * torch.tensor([p[2] for p in pairs], dtype=torch.float64).reshape(-1, 3)
+        a, b = case.model(batch), case.model(replace(batch, edge_index=index, edge_shifts=shifts))
+        for key in ("energy", "forces"):  # the shifts of the pairs are rounded to 1e-6 Angstrom
+            case.same(a[key], b[key], 1e-4)
 
 
 @pytest.mark.parametrize("pbc", [ALL, SLAB, WIRE], ids=["crystal", "slab", "wire"])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from equimd.chemistry import element
+from equimd.data.cells import periodic_cells
 from equimd.data.check_pairs import most_consistent
 from equimd.data.frames import Frames, padded_shape
-from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.labels import Chosen, LabelKeys, choose, energy_family, forces_family, is_gradient
 from equimd.data.state import whole_numbers
 from equimd.errors import DataError

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from equimd.chemistry import element
+from equimd.data.cells import periodic_cells
 from equimd.data.frames import Frames
 from equimd.data.paths import read_text
-from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.columns import check_labels
 from equimd.data.readers.npz import load_array
 from equimd.data.readers.raw import Raw, ReadOptions

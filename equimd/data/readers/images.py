@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.chemistry import ISOTOPES, refuse_dummies
+from equimd.data.cells import periodic_cells
 from equimd.data.paths import decode, read_bytes
-from equimd.data.readers.cells import periodic_cells
 from equimd.data.readers.xyz import read_xyz
 from equimd.errors import DataError
 

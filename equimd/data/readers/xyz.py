@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.chemistry import element
-from equimd.data.readers.cells import periodic_cells
+from equimd.data.cells import periodic_cells
 from equimd.data.readers.comments import Comment, number, parse_comment
 from equimd.data.readers.labels import energy_family
 from equimd.errors import DataError

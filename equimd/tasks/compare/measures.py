@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.lattice import Lattice
 from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
@@ -97,7 +98,13 @@ def _clock(system: System) -> Callable[[], float]:
 
 
 def judge_replica(
-    path: Path, bonds: np.ndarray, lengths: np.ndarray, *, length_fs: float, stopped: str | None = None
+    path: Path,
+    bonds: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    length_fs: float,
+    stopped: str | None = None,
+    lattice: Lattice | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """What one trajectory tells, and its stable positions (T, n, 3).
 
@@ -109,6 +116,7 @@ def judge_replica(
         bonds, lengths: (b, 2) atoms and (b,) Angstrom.
         length_fs: of the whole run.
         stopped: why the guard halted it.
+        lattice: of a periodic system.
 
     Returns:
         ``stable_ps``, ``stopped``, ``drift`` and ``drift_error`` (meV/atom/ps; of the conserved quantity),
@@ -117,7 +125,7 @@ def judge_replica(
     if not path.exists():
         return {"stable_ps": 0.0, "stopped": stopped, **dict.fromkeys(UNKNOWN)}, np.zeros((0, 0, 3))
     found = read(path)
-    good = int(bond_stability(found.positions, bonds, lengths).stable_frames) if len(found) else 0
+    good = int(bond_stability(found.positions, bonds, lengths, lattice=lattice).stable_frames) if len(found) else 0
     whole = good == len(found) and stopped is None
     end = length_fs if whole else float(found.time[good - 1]) if good else 0.0
     n_atoms, time_ps = len(found.numbers), 1e-3 * found.time[:good]

@@ -173,6 +173,7 @@ def _conservation(c: Contender, summary: Mapping[str, Any], folder: Path) -> dic
             limits.bond_lengths,
             length_fs=s.n_steps * s.dt,
             stopped=stopped.get(r),
+            lattice=c.session.system.lattice,
         )[0]
         for r in c.session.replicas
     ]

@@ -1,10 +1,18 @@
-"""Cells as files mean them: which directions are periodic where a file does not say, and what is no cell."""
+"""Cells as files mean them: which directions are periodic where a file does not say, and what is no cell.
+
+Also nearest images in frames of many cells; those of one system are in :mod:`equimd.data.lattice`.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equimd.errors import DataError
+
+if TYPE_CHECKING:
+    from equimd.data.frames import Frames
 
 #: Volume of a cell over the product of its edges below which its vectors are not independent.
 FLAT = 1e-6
@@ -31,7 +39,7 @@ def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tupl
     bad = (stated & ~(lengths > 0)).any(1)
     if bad.any():
         raise DataError(
-            "periodic (pbc), but a lattice vector along which it is, is absent or zero", where=_frame(where, bad),
+            "periodic (pbc), but a vector of the cell along which it is, is absent or zero", where=_frame(where, bad),
             hint='three lattice vectors, such as Lattice="..." in extended XYZ, or pbc="F F F"',
         )  # fmt: skip
     unit = cell / np.where(lengths > 0, lengths, 1.0)[..., None]
@@ -52,3 +60,27 @@ def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tupl
 
 def _frame(where: str, bad: np.ndarray) -> str:
     return where if len(bad) == 1 and ", frame " in where else f"{where}, frame {int(np.argmax(bad))}"
+
+
+def frame_differences(block: Frames, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """(B, P, 3) Angstrom: from atoms i to atoms j of each frame, by the nearest image in periodic ones."""
+    out = block.positions[:, j] - block.positions[:, i]
+    return nearest_images(out, block.cell, block.pbc)
+
+
+def nearest_images(delta: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The shortest images of differences (B, P, 3) in frames with cells (B, 3, 3), periodic along pbc (B, 3)."""
+    rows = np.flatnonzero(pbc.any(1))
+    if not len(rows):
+        return delta
+    import torch
+
+    from equimd.data.lattice import Lattice
+
+    keys = np.concatenate([cell[rows].reshape(-1, 9), pbc[rows]], 1)
+    kinds, which = np.unique(keys, axis=0, return_inverse=True)
+    for k, kind in enumerate(kinds):
+        of_kind = rows[which.reshape(-1) == k]
+        lattice = Lattice.of(torch.from_numpy(kind[:9].reshape(3, 3)), tuple(kind[9:] > 0))
+        delta[of_kind] = lattice.nearest(torch.from_numpy(delta[of_kind])).numpy()
+    return delta
