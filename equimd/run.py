@@ -46,11 +46,13 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
         RunError: the file is missing, damaged or newer than this version.
     """
     from equimd.model.build import build_model
+    from equimd.model.differentiable import ordinary_mode
 
     tensors, meta = load_tensors(path, "model")
     try:
-        model = build_model(ModelConfig.parse(meta["config"]))
-        model.load_state_dict(tensors)
+        with ordinary_mode():
+            model = build_model(ModelConfig.parse(meta["config"]))
+            model.load_state_dict(tensors)
     except (ConfigError, KeyError, ValueError, RuntimeError) as error:
         reason = error.what if isinstance(error, ConfigError) else str(error).strip().splitlines()[0]
         raise RunError(f"the model does not fit this version of equimd ({reason})", where=str(path)) from None
@@ -141,6 +143,8 @@ class Run(Shown):
 
     def load_model(self, which: str = "best") -> tuple[Potential, dict[str, Any]]:
         """The potential with the ``best`` (by validation) or ``last`` weights, and its metadata."""
+        if which not in ("best", "last"):
+            raise ConfigError(f"there are no weights '{which}'", where=str(self.path), hint="best or last")
         return load_model(self.path / (LAST_FILE if which == "last" else MODEL_FILE))
 
     def save_hashes(self, name: str, hashes: Iterable[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties
 
 from equimd.calculators.guarded import CalculatorGuard, OnExceed
-from equimd.calculators.predictor import Predictor, Wanted
+from equimd.calculators.predictor import Predictor, Wanted, evaluated, stress_of
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
@@ -24,8 +26,10 @@ from equimd.errors import DataError, GuardError, ModelError
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.guard.score import StepDecision, StepScore
+from equimd.model.interface import Evaluation, gives_virial
 from equimd.shown import Shown
 
+NO_STRESS = "it is the energy's derivative by strain, and these forces are not the energy's gradient (conservative)"
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
 WHERE = "ASE calculator"
 #: Properties of calibrated runs.
@@ -52,12 +56,67 @@ class StepSigma(Shown):
     atom: int | None
 
 
+class Results(dict[str, Any]):
+    """What was computed. ``keys``, ``items``, ``**`` and copies have what ASE knows, which allows nothing
+    else; ``in``, ``[...]``, ``get`` and iteration find uncertainties, too.
+
+    Attributes:
+        sigmas: the uncertainties that were computed.
+    """
+
+    def __init__(self, **properties: Any) -> None:
+        super().__init__(**properties)
+        self.sigmas: dict[str, Any] = {}
+
+    def __missing__(self, name: str) -> Any:
+        return self.sigmas[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.keys(), *self.sigmas))
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.sigmas
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, self.sigmas.get(name, default))
+
+
+class _Outputs(Properties):
+    """ASE's properties and uncertainties, of which ASE knows nothing."""
+
+    def _setvalue(self, name: str, value: Any) -> None:
+        if name in SIGMAS:
+            self._dct[name] = value
+        else:
+            super()._setvalue(name, value)
+
+
+class _Lock:
+    """One thread at a time; a copy of the calculator has its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[_Lock], tuple[()]]:
+        return _Lock, ()
+
+
 class EquimdCalculator(Calculator):
     """ASE calculator: ``atoms.calc = equimd.load("runs/ethanol").calculator()``.
 
     Energies in eV, forces in eV/Angstrom, both float64. It keeps its own copy of the last structure and answers again
     without computing while nothing moved; ASE's comparison of states, slower than the model for small molecules, is
-    never called. Open and periodic systems; no stress.
+    never called. Threads may share it: it computes for one at a time.
+
+    Stress (eV/Angstrom^3, ASE's order and sign) of structures with a cell, from conservative models: so cells relax by
+    ASE's filters. It costs nothing until it is asked for, and from then on comes with the forces, in one pass. That of
+    a slab is per volume of the cell as it stands, vacuum included.
 
     A calibrated run gives uncertainties: ``get_property("energy_std", atoms)`` (eV; nearly free), ``"forces_std"``
     (n, 3) and ``"atom_forces_std"`` (n,) (eV/Angstrom; exact, which for a conservative model costs tens of calls of
@@ -73,7 +132,7 @@ class EquimdCalculator(Calculator):
         charge, spin: total charge, and multiplicity 2S+1, of structures whose ``info`` states none.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", *SIGMAS]  # noqa: RUF012 (ASE's own convention)
+    implemented_properties = ["energy", "free_energy", "forces", "stress", *SIGMAS]  # noqa: RUF012 (ASE's own convention)
     name = "equimd"
 
     def __init__(
@@ -87,13 +146,18 @@ class EquimdCalculator(Calculator):
         charge: int | None = None,
         spin: int | None = None,
     ) -> None:
+        self._lock = _Lock()
         super().__init__()
         self.charge = None if charge is None else whole_number("charge", charge, WHERE)
         self.spin = None if spin is None else whole_number("spin", spin, WHERE)
         self.model = model if isinstance(model, Predictor) else Predictor.open(model, device=device)
         self.wanted = uncertainty
+        self.with_stress = False
+        if not gives_virial(self.model.potential):
+            self.implemented_properties = [p for p in self.implemented_properties if p != "stress"]
         if uncertainty is True:
             self.model.gives_uncertainty(True)
+        self.results: Results = Results()
         self._features: torch.Tensor | None = None
         self._current: Batch | None = None
         self._warned: set[str] = set()
@@ -110,15 +174,35 @@ class EquimdCalculator(Calculator):
         kept = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
         return (*kept, repr(read_state(atoms.info, where=WHERE)).encode()) if atoms.info else kept
 
+    def reset(self) -> None:
+        """Forget the last structure."""
+        super().reset()
+        self.results, self.with_stress = Results(), False
+        self._positions, self._current, self._features = None, None, None
+
     def calculation_required(self, atoms: Atoms, properties: Sequence[str]) -> bool:
-        """Whether ``atoms`` differ from the last structure computed."""
+        """Whether ``atoms`` differ from the last structure computed, or one of ``properties`` was not."""
+        return self._moved(atoms) or any(name not in self.results for name in properties)
+
+    def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Properties:
+        """What ``atoms.get_properties`` gives."""
+        with self._lock:
+            for name in properties:
+                self.get_property(name, atoms)
+            return self.export_properties()
+
+    def export_properties(self) -> Properties:
+        """What was computed, uncertainties too."""
+        return _Outputs({**self.results, **self.results.sigmas})
+
+    def _moved(self, atoms: Atoms) -> bool:
         if self._positions is None or self._positions.shape != atoms.positions.shape:
             return True
         return not np.array_equal(self._positions, atoms.positions) or self._same != self._constants(atoms)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """ASE's question what changed: everything or nothing."""
-        return list(all_changes) if self.calculation_required(atoms, ()) else []
+        return list(all_changes) if self._moved(atoms) else []
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One property of ``atoms``, computed if they moved.
@@ -129,19 +213,26 @@ class EquimdCalculator(Calculator):
             UncertaintyError: an uncertainty of a run that is not calibrated, or has changed since.
         """
         if name not in self.implemented_properties or (name in SIGMAS and self.wanted is False):
-            raise PropertyNotImplementedError(f"equimd does not compute '{name}'")
+            why = f": {NO_STRESS}" if name == "stress" else ""
+            raise PropertyNotImplementedError(f"equimd does not compute '{name}'{why}")
+        if name == "stress" and atoms is not None and not (atoms.pbc.any() and atoms.cell.volume):
+            raise PropertyNotImplementedError("no stress: the structure is not periodic, or its cell has no volume")
         if name == "forces" and not self.model.has_forces:
             raise ModelError(ENERGY_ONLY, hint="train with a forces weight")
-        if atoms is not None and self.calculation_required(atoms, [name]):
-            if not allow_calculation:
-                return None
-            self.calculate(atoms, [name])
-        elif name in SIGMAS and name not in self.results and self._current is not None and allow_calculation:
-            self._add_sigmas([name])
-        if name not in self.results:
-            raise PropertyNotImplementedError(f"'{name}' was not computed: give atoms")
-        result = self.results[name]
-        return result.copy() if isinstance(result, np.ndarray) else result
+        with self._lock:
+            if atoms is not None and self._moved(atoms):
+                if not allow_calculation:
+                    return None
+                self.calculate(atoms, [name])
+            elif name not in self.results and self._current is not None and allow_calculation:
+                if name == "stress" and self.atoms is not None:
+                    self._add_stress(evaluated(self.model.potential, self._current, virial=True), self.atoms)
+                elif name in SIGMAS:
+                    self._add_sigmas([name])
+            if name not in self.results:
+                raise PropertyNotImplementedError(f"'{name}' was not computed: give atoms")
+            result = self.results[name]
+            return result.copy() if isinstance(result, np.ndarray) else result
 
     def calculate(
         self,
@@ -156,19 +247,27 @@ class EquimdCalculator(Calculator):
         """
         if atoms is None:
             raise ModelError("the calculator was asked without atoms")
-        self.results = {}
+        with self._lock:
+            self._calculate(atoms, properties)
+
+    def _calculate(self, atoms: Atoms, properties: Sequence[str]) -> None:
+        self.results = Results()
         self._positions = None
         constants = self._constants(atoms)
         batch = self._batch_of(atoms, constants)
         judge = self._judge_of(atoms, constants, batch)
-        out = self.model.potential.evaluate(batch)
+        self.with_stress |= "stress" in properties
+        virial = self.with_stress and "stress" in self.implemented_properties and bool(atoms.cell.volume)
+        out = evaluated(self.model.potential, batch, virial=virial)
         energy = float(out["energy"][0])
-        results: dict[str, Any] = {"energy": energy, "free_energy": energy}
+        results = Results(energy=energy, free_energy=energy)
         if self.model.has_forces:
             results["forces"] = out["forces"].double().cpu().numpy()
         self.atoms = atoms  # ASE reads it back in places; not a copy, since nothing here compares with it
         self._positions, self._same, self.results = atoms.positions.copy(), constants, results
         self._current, self._features = batch, out["features"]
+        if virial:
+            self._add_stress(out, atoms)
         if self.wanted is True or set(SIGMAS) & set(properties):
             self._add_sigmas(SIGMAS if self.wanted is True else properties)
         if self.guard is not None and judge is not None:
@@ -176,7 +275,7 @@ class EquimdCalculator(Calculator):
             try:
                 self.guard.act(decision, atoms)
             except GuardError:
-                self._positions, self.results = None, {}  # asked again, it is judged again
+                self._positions, self.results = None, Results()  # asked again, it is judged again
                 raise
 
     def uncertainty(self, atoms: Atoms, rule: tuple[StepDecision, float] | None = None) -> StepSigma:
@@ -191,8 +290,9 @@ class EquimdCalculator(Calculator):
             UncertaintyError: the run is not calibrated, or has changed since.
         """
         decision, threshold = rule or self.model.calibration.decision("flag")
-        energy_std = float(self.get_property("energy_std", atoms))
-        batch, features = self._calculated()
+        with self._lock:
+            energy_std = float(self.get_property("energy_std", atoms))
+            batch, features = self._calculated()
         system, state = _structure(atoms, batch)
         scores, sigmas = StepScore(decision, self.model.potential, system, **state)(
             torch.from_numpy(atoms.positions.copy())[None], {"features": features}
@@ -223,6 +323,10 @@ class EquimdCalculator(Calculator):
             raise ModelError("nothing was computed: give atoms")
         return self._current, self._features
 
+    def _add_stress(self, out: Evaluation, atoms: Atoms) -> None:
+        """Stress of the last structure into ``results``; the next ones come with theirs."""
+        self.with_stress, self.results["stress"] = True, stress_of(out, 0, atoms.cell.array)
+
     def _add_sigmas(self, names: Sequence[str]) -> None:
         """Uncertainties of the last structure into ``results``; the forces' only if they are among ``names``."""
         calibration, (batch, features) = self.model.calibration, self._calculated()
@@ -230,10 +334,10 @@ class EquimdCalculator(Calculator):
         self._warn_unlike(batch.atomic_numbers.cpu().numpy())
         if {"forces_std", "atom_forces_std"} & set(names):
             found = calibrated(self.model.potential, batch)
-            self.results |= {"forces_std": found.component_std, "atom_forces_std": found.force_std}
+            self.results.sigmas |= {"forces_std": found.component_std, "atom_forces_std": found.force_std}
         v = calibrated.layer.energy.variance(features).cpu().numpy()
         u = calibrated.layer.distance(features, batch.n_atoms).cpu().numpy()
-        self.results["energy_std"] = float(np.sqrt(np.sum(calibrated.energy.variance(v, u))))
+        self.results.sigmas["energy_std"] = float(np.sqrt(np.sum(calibrated.energy.variance(v, u))))
 
     def _warn_unlike(self, numbers: np.ndarray) -> None:
         """Once of each composition that was not calibrated on."""

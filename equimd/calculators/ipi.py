@@ -1,7 +1,8 @@
 """A trained model as a driver of i-PI: energies and forces over its socket, and the guard of the calculator.
 
 The protocol is that of ASE's ``SocketClient``. One client serves one structure at a time; replicas and beads of path
-integrals are spread by i-PI over as many clients as connect. No stress: constant-volume ensembles only.
+integrals are spread by i-PI over as many clients as connect. The virial is sent of periodic structures, from
+conservative models; without one, a cell that changes is refused.
 
 On a halt the client does not answer the frame that it refuses. It writes ``EXIT`` into i-PI's folder, which i-PI looks
 for every second: it ends the run softly and leaves a RESTART of the last whole step. Where the folder cannot be reached
@@ -26,6 +27,7 @@ from ase.io import write
 from equimd.calculators import EquimdCalculator
 from equimd.data.state import CHARGE_KEYS, SPIN_KEYS
 from equimd.errors import DataError, GuardError, RunError
+from equimd.model.interface import gives_virial
 
 log = logging.getLogger(__name__)
 DEFAULT_PORT = 31415
@@ -76,11 +78,19 @@ class _Client(SocketClient):
     """ASE's client, which on a halt keeps i-PI waiting for the refused frame until it has ended."""
 
     refused: Callable[[], None]
+    cell: np.ndarray | None = None
 
     def calculate(self, atoms: Atoms, use_stress: bool) -> Any:
         try:
+            if not use_stress:
+                self.cell = atoms.cell.array.copy() if self.cell is None else self.cell
+                if not np.allclose(atoms.cell.array, self.cell, rtol=0, atol=1e-6):
+                    raise DataError(
+                        "i-PI changes the cell, and there is no virial to do it by", where="i-PI",
+                        hint="an ensemble of constant volume, or a conservative model of a periodic structure",
+                    )  # fmt: skip
             return super().calculate(atoms, use_stress)
-        except GuardError:
+        except (GuardError, DataError):
             self.refused()
             self._wait(PATIENCE)
             raise
@@ -134,13 +144,15 @@ class Driver:
 
         Raises:
             RunError: nobody listens there.
-            DataError: i-PI moves another number of atoms, or sends numbers that are not finite.
+            DataError: i-PI moves another number of atoms, sends numbers that are not finite, or changes the cell where
+                there is no virial.
         """
         client = _connect(address, wait)
         client.refused = self._exit
         log.info("connected to i-PI at %s", address)
         try:
-            for _ in client.irun(self.atoms, use_stress=False):
+            stress = gives_virial(self.calculator.model.potential) and bool(self.atoms.pbc.any())
+            for _ in client.irun(self.atoms, use_stress=stress):
                 self.served.count += 1
         except GuardError as error:
             self.served.halt = error

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
@@ -22,7 +23,8 @@ from equimd.errors import DataError, UncertaintyError
 from equimd.files import plain
 from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
 from equimd.guard.sigmas import DataSigmas
-from equimd.model.interface import Model
+from equimd.machine import choose_device
+from equimd.model.interface import Evaluation, Model, VirialModel, gives_virial
 from equimd.run import Run
 from equimd.shown import Shown
 from equimd.training.loader import sorted_batches
@@ -43,6 +45,8 @@ class Prediction(Shown):
     Attributes:
         energy: total energy, eV.
         forces: (n, 3) eV/Angstrom, float64; None from a model trained on energies alone.
+        stress: (6,) eV/Angstrom^3, ASE's order (xx, yy, zz, yz, xz, xy) and sign, of structures that are periodic in
+            all directions; None of others, and from models whose forces are not the energy's gradient.
         energy_std, forces_std: calibrated standard deviations in the same units and shapes, those of forces by
             component; None, like all below, without a calibration.
         atom_forces_std: (n,) sqrt of the trace of each atom's force covariance, eV/Angstrom; no rotation changes it.
@@ -54,6 +58,7 @@ class Prediction(Shown):
 
     energy: float
     forces: np.ndarray | None
+    stress: np.ndarray | None = None
     energy_std: float | None = None
     forces_std: np.ndarray | None = None
     atom_forces_std: np.ndarray | None = None
@@ -79,6 +84,8 @@ class Prediction(Shown):
     def to_json(self) -> dict[str, Any]:
         """The entry of a structure in ``equimd predict --json``; uncertainties only of a calibrated run."""
         entry: dict[str, Any] = {"energy_eV": self.energy, "forces_eV_per_A": self.forces}
+        if self.stress is not None:
+            entry["stress_eV_per_A3"] = self.stress
         if self.energy_std is not None:
             entry |= {
                 "energy_std_eV": self.energy_std,
@@ -91,12 +98,23 @@ class Prediction(Shown):
         return plain(entry)
 
 
+def evaluated(model: Model, batch: Batch, *, virial: bool) -> Evaluation:
+    """What a model says of a batch, with its virial if that is wanted."""
+    return model.evaluate_with_virial(batch) if virial and isinstance(model, VirialModel) else model.evaluate(batch)
+
+
+def stress_of(out: Evaluation, structure: int, cell: np.ndarray) -> np.ndarray:
+    """(6,) eV/Angstrom^3: the virial of a structure, as ASE has stress."""
+    virial = out["virial"][structure].double().cpu().numpy()
+    return full_3x3_to_voigt_6_stress(-virial / abs(np.linalg.det(cell)))
+
+
 class Predictor(Shown):
     """A trained model ready for use, and the calibration of its run.
 
     Args:
         potential: the model; a copy of it is used if it is on another device.
-        device: where it computes.
+        device: where it computes: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         run: the run it comes from, if any.
         sha256: of its weights, as in the header of its file; computed if not given.
     """
@@ -109,7 +127,7 @@ class Predictor(Shown):
         run: Run | None = None,
         sha256: str | None = None,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = choose_device(str(device))
         self.potential = potential if potential.device == self.device else potential.converted(device=self.device)
         self.run = run
         self._sha256 = sha256
@@ -208,9 +226,9 @@ class Predictor(Shown):
             return self.predict([structures], uncertainty=uncertainty)[0]
         frames = structures if isinstance(structures, Frames) else Frames.from_ase(list(structures))
         with_sigmas = self.gives_uncertainty(uncertainty)
-        energy, forces = self.predict_frames(frames, batch_size=batch_size)
+        energy, forces, stress = self._predicted(frames, batch_size, stress=gives_virial(self.potential))
         found = [
-            Prediction(float(energy[k]), None if forces is None else forces[k, :n].copy())
+            Prediction(float(energy[k]), None if forces is None else forces[k, :n].copy(), stress.get(k))
             for k, n in enumerate(frames.n_atoms)
         ]
         if not with_sigmas:
@@ -247,22 +265,31 @@ class Predictor(Shown):
 
     def predict_frames(self, frames: Frames, *, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, np.ndarray | None]:
         """(B,) energies in eV and (B, n, 3) forces in eV/Angstrom (None if energies alone were learned), float64."""
+        return self._predicted(frames, batch_size, stress=False)[:2]
+
+    def _predicted(
+        self, frames: Frames, batch_size: int, *, stress: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, dict[int, np.ndarray]]:
+        """And the stress of those frames that are periodic in all directions, by row, if it is wanted."""
         if not len(frames):
             raise DataError("no structures to predict")
         self._warn_of_charges(frames)
         energy = np.empty(len(frames))
         forces: np.ndarray | None = np.zeros(frames.positions.shape) if self.has_forces else None
+        stresses: dict[int, np.ndarray] = {}
         for index in sorted_batches(frames.n_atoms, batch_size):
             part = frames.take(index)
             batch = Batch.from_frames(part, self.potential.cutoff, dtype=self.potential.dtype, device=self.device)
-            out = self.potential.evaluate(batch)
+            solid = part.pbc.all(1) if stress else np.zeros(len(part), bool)
+            out = evaluated(self.potential, batch, virial=bool(solid.any()))
             energy[index] = out["energy"].cpu().numpy()
+            stresses |= {int(index[k]): stress_of(out, int(k), part.cell[k]) for k in np.flatnonzero(solid)}
             if forces is not None:
                 real = np.arange(forces.shape[1]) < part.n_atoms[:, None]
                 block = np.zeros((len(index), forces.shape[1], 3))
                 block[real] = torch.cat(batch.unpad(out["forces"])).double().cpu().numpy()
                 forces[index] = block
-        return energy, forces
+        return energy, forces, stresses
 
     def _warn_of_charges(self, frames: Frames) -> None:
         if self.potential.sees_charge_spin:

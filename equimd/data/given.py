@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from equimd.chemistry import refuse_dummies
 from equimd.data.dataset import Dataset, stated
 from equimd.data.state import contradiction, read_state
 from equimd.errors import ConfigError, DataError
@@ -120,6 +121,8 @@ def _atoms(given: object) -> list[Atoms]:
     if strange := [i for i in items if not isinstance(i, Atoms)]:
         kind = type(strange[0]).__name__
         raise ConfigError(f"neither files nor structures: {kind}", hint="paths, bundled:NAME, or ASE Atoms")
+    for k, atoms in enumerate(items):
+        refuse_dummies(atoms.numbers, f"structure {k}")  # type: ignore[attr-defined]
     return items  # type: ignore[return-value]
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import NamedTuple, Self
+from dataclasses import fields, replace
+from functools import wraps
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,28 @@ from equimd.errors import ModelError, UncertaintyError
 from equimd.files import tensor_digest
 from equimd.model.interface import CHUNK, Evaluation, NetworkOutput, Rows
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 MAX_ELEMENTS = 119  # atomic numbers 0, padding, to 118
+
+
+def ordinary_mode() -> torch.inference_mode:
+    """A block in which derivatives can be taken, also where the caller is in torch's inference mode."""
+    return torch.inference_mode(False)
+
+
+def derivable(method: Method) -> Method:
+    """A model's method of a batch, which takes derivatives whatever mode the caller and the batch are in."""
+
+    @wraps(method)
+    def ordinary(self: Any, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        if not (torch.is_inference_mode_enabled() or batch.positions.is_inference()):
+            return method(self, batch, *args, **kwargs)
+        with ordinary_mode():
+            values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+            copies: Any = {k: v.clone() for k, v in values.items() if isinstance(v, Tensor) and v.is_inference()}
+            return method(self, replace(batch, **copies), *args, **kwargs)
+
+    return cast(Method, ordinary)
 
 
 class DifferentiableModel(nn.Module):
@@ -128,34 +151,50 @@ class DifferentiableModel(nn.Module):
         """Energies, forces and features of a batch; see :meth:`equimd.model.interface.Model.evaluate`."""
         return self._evaluated(batch, differentiable=False)
 
+    def evaluate_with_virial(self, batch: Batch) -> Evaluation:
+        """:meth:`evaluate` and the virial, from one backward pass; see :class:`equimd.model.interface.VirialModel`."""
+        if not (self.conservative and self.has_forces):
+            raise ModelError("no virial: the forces are not the gradient of an energy", hint="a conservative model")
+        return self._evaluated(batch, differentiable=False, virial=True)
+
     def forward(self, batch: Batch) -> Evaluation:
         """:meth:`evaluate`; in training mode, results that can be differentiated by the weights."""
         return self._evaluated(batch, differentiable=self.training)
 
-    def _evaluated(self, batch: Batch, *, differentiable: bool) -> Evaluation:
+    @derivable
+    def _evaluated(self, batch: Batch, *, differentiable: bool, virial: bool = False) -> Evaluation:
         self.check(batch)
         by_gradient = self.conservative and self.has_forces
         positions = batch.positions.to(self.dtype)
         with torch.set_grad_enabled(by_gradient or (differentiable and torch.is_grad_enabled())):
             if by_gradient:
                 positions = positions.detach().requires_grad_(True)
-            out = self.outputs(positions, batch, once=not differentiable)
+            strain = positions.new_zeros(batch.num_structures if virial else 0, 3, 3, requires_grad=virial)
+            moved, given = strained(positions, batch, strain) if virial else (positions, batch)
+            out = self.outputs(moved, given, once=not differentiable)
             if by_gradient:
-                (gradient,) = torch.autograd.grad(out.energy.sum(), positions, create_graph=differentiable)
+                wanted = (positions, strain) if virial else (positions,)
+                gradient, *rest = torch.autograd.grad(out.energy.sum(), wanted, create_graph=differentiable)
                 forces = -gradient
             else:
                 forces = out.direct_forces if out.direct_forces is not None else torch.full_like(positions, torch.nan)
         energy, features = out.energy, out.features
         if not differentiable:
             energy, forces, features = energy.detach(), forces.detach(), features.detach()
-        return {"energy": energy.double() + self.reference_energy(batch), "forces": forces, "features": features}
+        energy = energy.double() + self.reference_energy(batch)
+        found: Evaluation = {"energy": energy, "forces": forces, "features": features}
+        if virial:
+            found["virial"] = -0.5 * (rest[0] + rest[0].mT)
+        return found
 
+    @derivable
     def features(self, batch: Batch) -> Tensor:
         """(B, P) pooled features, eV."""
         self.check(batch)
         with torch.no_grad():
             return self.outputs(batch.positions.to(self.dtype), batch).features
 
+    @derivable
     def rows(
         self, batch: Batch, *, width: int | None = None, directions: Tensor | None = None, chunk: int = CHUNK
     ) -> Rows:
@@ -181,7 +220,8 @@ class DifferentiableModel(nn.Module):
 
     def converted(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Self:
         """A copy in evaluation mode with frozen weights, in another precision or on another device."""
-        copy = deepcopy(self).to(device=device, dtype=dtype)
+        with ordinary_mode():
+            copy = deepcopy(self).to(device=device, dtype=dtype)
         return copy.eval().requires_grad_(False)
 
     def identity(self) -> str:
@@ -194,6 +234,19 @@ class DifferentiableModel(nn.Module):
         super()._apply(fn, recurse)
         self.atomic_energies = exact.to(self.atomic_energies.device)
         return self
+
+
+def strained(positions: Tensor, batch: Batch, strain: Tensor) -> tuple[Tensor, Batch]:
+    """Positions (N, 3), and a batch with its lattice shifts, stretched by 1 + strain (B, 3, 3) around each structure's
+    centre, where a molecule far from the origin keeps its digits. A strain of zero changes no bit."""
+    sums = positions.new_zeros(batch.num_structures, 3).index_add(0, batch.batch, positions.detach())
+    counts = torch.bincount(batch.batch, minlength=batch.num_structures)
+    centred = positions - (sums / counts[:, None]).index_select(0, batch.batch)
+    moved = positions + (centred.unsqueeze(1) @ strain.index_select(0, batch.batch)).squeeze(1)
+    if batch.edge_index is None or batch.edge_shifts is None:
+        return moved, batch
+    shifts, owner = batch.edge_shifts.to(positions), batch.batch.index_select(0, batch.edge_index[0])
+    return moved, replace(batch, edge_shifts=shifts + (shifts.unsqueeze(1) @ strain.index_select(0, owner)).squeeze(1))
 
 
 def checked(directions: Tensor, width: int) -> Tensor:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Required, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,18 +34,20 @@ from equimd.errors import ModelError
 CHUNK = 8  # features of one batched reverse pass: more fall out of the processor's cache, fewer repeat overhead
 
 
-class Evaluation(TypedDict):
+class Evaluation(TypedDict, total=False):
     """What a model says of a batch.
 
     Keys:
         energy: (B,) float64, total, eV, with the reference energies.
         forces: (N, 3) eV/Angstrom in the model's precision, zero in padded slots; NaN of a model without forces.
         features: (B, P) eV in the model's precision: energy = features[:, :p] . w + reference energies.
+        virial: (B, 3, 3) eV, symmetric, of :meth:`VirialModel.evaluate_with_virial` alone.
     """
 
-    energy: Tensor
-    forces: Tensor
-    features: Tensor
+    energy: Required[Tensor]
+    forces: Required[Tensor]
+    features: Required[Tensor]
+    virial: Tensor
 
 
 class Rows(NamedTuple):
@@ -178,6 +180,25 @@ class Model(Protocol):
 
     def identity(self) -> str:
         """sha256 of its weights, in hexadecimal: the same for the same answers."""
+
+
+@runtime_checkable
+class VirialModel(Model, Protocol):
+    """A model that also knows how its energy changes when space is stretched: stress, for cells that relax."""
+
+    def evaluate_with_virial(self, batch: Batch) -> Evaluation:
+        """:meth:`Model.evaluate`, and W = -dE/de at e = 0, where every vector r becomes r (1 + e), e symmetric.
+
+        The stress of a cell of volume V is -W/V, positive where the crystal pulls inwards.
+
+        Raises:
+            ModelError: as :meth:`Model.check`, or the forces are not the energy's gradient.
+        """
+
+
+def gives_virial(model: Model) -> bool:
+    """Whether stress can be had from a model."""
+    return isinstance(model, VirialModel) and model.conservative and model.has_forces
 
 
 def check_data(model: Model, data: Dataset, *, where: str | None = None) -> None:

@@ -70,7 +70,8 @@ def predict(
 def write_predictions(
     path: str | Path, atoms: Sequence[Atoms], predictions: Sequence[Prediction], *, keep_labels: bool = False
 ) -> None:
-    """Extended XYZ of the structures with predicted energies and forces (eV, eV/Angstrom), in ASE's usual places.
+    """Extended XYZ of the structures with predicted energies, forces and, of crystals, stress (eV, eV/Angstrom,
+    eV/Angstrom^3), in ASE's usual places.
 
     Of a calibrated run, also ``energy_std``, ``score``, ``flagged`` and ``atom`` of each structure, and the columns
     ``forces_std`` (three an atom) and ``atom_forces_std``, as in :class:`Prediction`.
@@ -97,8 +98,8 @@ def _labelled(atoms: Atoms, p: Prediction, keep_labels: bool) -> Atoms:
             kept[f"{key}_ref"] = known
     for key in ("free_energy", "stress", "energies", "stresses"):
         copy.info.pop(key, None)
-    labels = {"energy": p.energy} if p.forces is None else {"energy": p.energy, "forces": p.forces}
-    copy.calc = SinglePointCalculator(copy, **labels)
+    labels = {"energy": p.energy, "forces": p.forces, "stress": p.stress}
+    copy.calc = SinglePointCalculator(copy, **{k: v for k, v in labels.items() if v is not None})
     if p.forces_std is not None and p.atom_forces_std is not None:
         copy.info |= {k: getattr(p, k) for k in ("energy_std", "score", "flagged", "atom")}
         copy.arrays |= {"forces_std": p.forces_std, "atom_forces_std": p.atom_forces_std}

@@ -20,7 +20,7 @@ from equimd.data.batch import Batch
 from equimd.data.state import refuse_unknown
 from equimd.errors import ModelError
 from equimd.files import file_digest
-from equimd.model.differentiable import DifferentiableModel
+from equimd.model.differentiable import DifferentiableModel, derivable
 from equimd.model.interface import CHUNK, GraphKernels, NetworkOutput, Rows
 from equimd.model.painn import pairs
 from equimd.model.painn.graph import Graph, dense_graph, edge_graph, pair_graph
@@ -190,6 +190,7 @@ class Potential(DifferentiableModel):
         """:meth:`network` of a batch; ``once``, messages over an edge list are summed in blocks."""
         return self.network(positions, **batch_arguments(batch), edge_blocks=once)
 
+    @derivable
     def rows(
         self, batch: Batch, *, width: int | None = None, directions: Tensor | None = None, chunk: int = CHUNK
     ) -> Rows:

@@ -32,6 +32,7 @@ run over slots, x over a chunk of T of the 3n coordinates, l over 1..lmax, and F
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -63,6 +64,7 @@ class Network(Protocol):
 
 #: Bytes of one scalar feature of all tangents that are propagated together: its dozen neighbours then fit the cache.
 CACHE_BYTES = 1 << 19
+_FORWARD_MODE = threading.Lock()
 Slopes = tuple[Tensor, Tensor]  # phi and dphi/dx, as feature_slopes returns them
 
 
@@ -88,7 +90,7 @@ class _Pairs:
 
 
 def _pairs(model: Network, batch: Batch, positions: Tensor) -> _Pairs:
-    """Of all structures at once: forward mode of torch is one for all threads."""
+    """Of all structures at once; forward mode of torch is one for all threads, whose levels must not be mixed."""
     network, n = model.backbone, batch.num_slots
     shape = (batch.num_structures, n, n)
     vectors = dense_graph(positions, batch.atomic_numbers, n, model.config.cutoff).vectors
@@ -103,8 +105,9 @@ def _pairs(model: Network, batch: Batch, positions: Tensor) -> _Pairs:
         return o3.spherical_harmonics(degrees, x, normalize=True, normalization="norm")
 
     axes = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
-    value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
-    slopes = [torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes]
+    with _FORWARD_MODE:
+        value, slope = torch.func.jvp(basis, (lengths,), (torch.ones_like(lengths),))[:2]
+        slopes = [torch.func.jvp(harmonics, (vectors,), (axis.expand_as(vectors),))[1] for axis in axes]
     y_slope = torch.stack(slopes, 1)
     sizes = [2 * ell + 1 for ell in range(1, network.lmax + 1)]
     y = harmonics(vectors).view(*shape, -1)
