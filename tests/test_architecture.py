@@ -143,7 +143,7 @@ def _beyond_the_interface() -> set[str]:
     """What PaiNN's potential offers and the interface does not ask for."""
     own = _public_members("equimd.model.painn.potential", "Potential")
     own |= _public_members("equimd.model.differentiable", "DifferentiableModel")
-    return own - _public_members("equimd.model.interface", "Model", "CompilableModel")
+    return own - _public_members("equimd.model.interface", "Model", "CompilableModel", "VirialModel")
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MODULES if not _in(n, KNOW_PAINN)))
