@@ -26,12 +26,14 @@ class System(Shown):
         masses: (n,) amu, float64.
         cell: (3, 3) Angstrom, rows are lattice vectors, those of open directions whatever; None for an open molecule.
         pbc: periodic along each lattice vector.
+        fixed: (n,) bool, atoms that never move; None where all do.
     """
 
     numbers: Tensor
     masses: Tensor
     cell: Tensor | None = None
     pbc: tuple[bool, bool, bool] = (False, False, False)
+    fixed: Tensor | None = None
 
     @classmethod
     def build(
@@ -41,13 +43,14 @@ class System(Shown):
         masses: np.ndarray | Sequence[float] | None = None,
         cell: np.ndarray | None = None,
         pbc: Sequence[bool] = (False, False, False),
+        fixed: np.ndarray | Sequence[bool] | None = None,
         device: str | torch.device = "cpu",
     ) -> System:
         """A system from arrays; ``masses`` default to the standard atomic weights.
 
         Raises:
             DataError: masses that are not positive or do not match the atoms, periodic directions without lattice
-                vectors of their own.
+                vectors of their own, no atom that moves.
         """
         z = np.array(numbers, dtype=np.int64).reshape(-1)
         if masses is None:
@@ -63,7 +66,12 @@ class System(Shown):
             rows = np.zeros((3, 3)) if cell is None else np.array(cell, np.float64)
             periodic_cells(rows[None], np.array([flags]), "system, frame 0")
             box = torch.tensor(rows, device=device)
-        return cls(torch.tensor(z, device=device), torch.tensor(m, device=device), box, flags)
+        held = None
+        if fixed is not None and np.any(fixed):
+            held = torch.tensor(np.array(fixed, bool), device=device)
+            if held.shape != z.shape or bool(held.all()):
+                raise DataError(f"{int(held.sum())} of {len(z)} atoms are held fixed: nothing can move", where="system")
+        return cls(torch.tensor(z, device=device), torch.tensor(m, device=device), box, flags, held)
 
     def same(self, other: System) -> bool:
         """Whether elements and cell are those of another system; masses may differ."""
@@ -85,10 +93,14 @@ class System(Shown):
         """What nearest images are found with; None for an open molecule."""
         return None if self.cell is None else Lattice.of(self.cell, self.pbc)
 
+    def free(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., n, 3), those of fixed atoms zero."""
+        return vectors if self.fixed is None else vectors.masked_fill(self.fixed[:, None], 0.0)
+
     @cached_property
     def acceleration(self) -> Tensor:
-        """(n, 1): times a force in eV/Angstrom gives Angstrom/fs^2."""
-        return ACCELERATION / self.masses[:, None]
+        """(n, 1): times a force in eV/Angstrom gives Angstrom/fs^2; zero for fixed atoms."""
+        return self.free(ACCELERATION / self.masses[:, None])
 
     @cached_property
     def inertial_masses(self) -> Tensor:

@@ -149,6 +149,7 @@ def write_suspects(
     Frames whose positions are not finite are left out: no reader takes them.
     """
     from ase import Atoms
+    from ase.constraints import FixAtoms
     from ase.io import write
 
     from equimd.files import write_atomic
@@ -159,6 +160,7 @@ def write_suspects(
             continue
         cell = None if system.cell is None else system.cell.cpu().numpy()
         atoms = Atoms(system.numbers.cpu().numpy(), f.positions.numpy(), cell=cell, pbc=system.pbc)
+        atoms.set_constraint(None if system.fixed is None else FixAtoms(mask=system.fixed.cpu().numpy()))
         atoms.info = {"replica": f.replica, "step": f.step, "action": f.action, "code": f.code, "reason": f.reason}
         atoms.info |= {"score": f.score, "threshold": f.threshold, "flagged_steps": f.count, "first_step": f.start}
         atoms.info |= info or {}

@@ -9,7 +9,7 @@ Symbols used by the equations below:
 |---|---|---|
 | x, v | ``positions``, ``velocities`` | Angstrom, Angstrom/fs |
 | F, U | ``forces``, ``energy`` | eV/Angstrom, eV |
-| 1/m | ``system.acceleration`` | Angstrom/fs^2 per eV/Angstrom |
+| 1/m | ``system.acceleration``, zero for fixed atoms | Angstrom/fs^2 per eV/Angstrom |
 | h | ``dt`` | fs |
 | k T | ``KB * temperature`` | eV |
 """

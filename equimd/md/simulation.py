@@ -110,7 +110,7 @@ class Simulation:
         replicas = tuple(range(len(positions))) if replicas is None else replicas
         with torch.no_grad():
             energy, force, extras = evaluate(forces, positions.to(torch.float64))
-            first = initial_state(positions, velocities, energy, force, replicas)
+            first = initial_state(positions, system.free(velocities), energy, force, replicas)
             first = integrator.begin(system, replace(first, extras=extras, step=first_step))
             simulation = cls(system, integrator, forces, first, dof=dof, judge=judge, output=output)
             decision = simulation.decision = simulation._judged(first)
@@ -191,6 +191,10 @@ class Simulation:
         """One step of the active replicas."""
         moving = self.state.moving()
         proposal = self.integrator.propose(self.system, moving, self.forces)
+        held = self.system.fixed
+        if held is not None and not torch.equal(proposal.positions[:, held], moving.positions[:, held]):
+            what = f"{self.integrator.name} moves atoms that are held fixed"
+            raise ConfigError(what, hint="an integrator that uses `system.acceleration`")
         decision = self._judged(proposal)
         self.decision, self.moved = decision, proposal.replicas
         self.state = self.state.commit(proposal, decision.accept(len(proposal)))

@@ -164,9 +164,11 @@ def degrees_of_freedom(system: System, positions: Tensor, *, bath: bool) -> int:
         positions: (n, 3), the reference geometry; says whether the molecule is linear.
         bath: whether the ensemble exchanges momentum with a bath (Langevin): then f = 3n. Otherwise the total momentum
             and, in open systems, the angular momentum are conserved and start at zero: f = 3n-3 periodic, 3n-6 open,
-            3n-5 linear, 0 for one atom.
+            3n-5 linear, 0 for one atom. Where m atoms are fixed, no momentum is conserved: f = 3(n-m).
     """
     n = system.n_atoms
+    if system.fixed is not None:
+        return 3 * int((~system.fixed).sum())
     if bath:
         return 3 * n
     if system.periodic:
@@ -181,7 +183,10 @@ def remove_momentum(system: System, positions: Tensor, velocities: Tensor) -> Te
     """Velocities (R, n, 3) without total momentum and, for open systems, without angular momentum.
 
     A projection orthogonal in the kinetic energy: what was Maxwell-Boltzmann before is so on the subspace that is left.
+    Where atoms are fixed, only their velocities are removed.
     """
+    if system.fixed is not None:
+        return system.free(velocities)
     m = system.masses[:, None]
     v = velocities - (m * velocities).sum(-2, keepdim=True) / m.sum()
     if system.periodic:
@@ -208,7 +213,7 @@ def maxwell_boltzmann(
     noise = np.stack([normal_block(seed, r, Purpose.VELOCITIES, 0, shape) for r in replicas])
     width = (KB * temperature_K * ACCELERATION / system.masses).sqrt()[:, None]
     v = torch.from_numpy(noise).to(positions.device) * width
-    return v if bath else remove_momentum(system, positions, v)
+    return system.free(v) if bath else remove_momentum(system, positions, v)
 
 
 def initial_state(

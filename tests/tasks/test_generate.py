@@ -167,6 +167,9 @@ def test_impossible_settings_are_refused(change: dict[str, float], message: str)
 
 
 def test_bad_molecules_and_calculators_are_refused(cluster: Path) -> None:
+    (cluster / "fixed.xyz").write_text("1\nProperties=species:S:1:pos:R:3:move_mask:L:1\nH 0 0 0 F\n")
+    with pytest.raises(DataError, match="holds atoms fixed"):
+        load_molecule("fixed.xyz")
     with pytest.raises(DataError, match="neither a file nor a molecule"):
         load_molecule("unobtainium")
     (cluster / "broken.xyz").write_text("3\n\nAl 0 0")

@@ -11,7 +11,7 @@ from equimd.data.state import read_state
 from equimd.errors import ConfigError
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
-from equimd.tasks.generate.sampling import load_molecule
+from equimd.tasks.generate.sampling import load_molecule, unconstrained
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.task import GenerationResult, sample
 from equimd.tasks.keywords import settings_of, takes
@@ -52,8 +52,7 @@ def generate(
     if isinstance(molecule, (str, Path)):
         options["molecule"] = str(molecule)
     elif molecule is not None:
-        atoms = structures_of(molecule)[0]
-        atoms.set_constraint()
+        atoms = unconstrained(structures_of(molecule)[0], "molecule")
         options["molecule"] = atoms.get_chemical_formula("hill")
     s = settings_of(GenerationSettings, settings, options)
     if not s.molecule:

@@ -41,8 +41,15 @@ def load_molecule(name: str) -> Atoms:
                 f"'{name}' is neither a file nor a molecule ASE knows",
                 hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
             ) from None
-    atoms.set_constraint()
     atoms.calc = None
+    return unconstrained(atoms, name)
+
+
+def unconstrained(atoms: Atoms, where: str) -> Atoms:
+    """The same atoms; refuses those of which some are to be held in place."""
+    if atoms.constraints:
+        what = "holds atoms fixed (move_mask or another constraint), and sampling moves all atoms"
+        raise DataError(what, where=where, hint="the structure without its constraints")
     return atoms
 
 

@@ -120,6 +120,8 @@ def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = N
     # messages show the run as it was typed
     session = _assemble(settings, start, model, sha256, _threads(settings, start), shown_run=shown.run)
     session.notes.insert(0, note)
+    if start.fixed is not None:
+        session.notes.insert(0, f"{int(start.fixed.sum())} of {len(start.numbers)} atoms are held fixed")
     session.warnings[:0] = warnings
     return session
 

@@ -35,6 +35,7 @@ class Start(Shown):
 
     Attributes:
         numbers, masses: (n,); ``cell``: (3, 3), zeros for an open molecule; ``pbc``: three flags.
+        fixed: (n,) bool, atoms that never move; None where all do.
         positions: (R, n, 3) Angstrom; ``velocities``: the same in Angstrom/fs, or None if they are still to be drawn.
         charge, spin: of the structure, spin 0 where not stated; charge_stated: whether a charge is.
     """
@@ -48,6 +49,7 @@ class Start(Shown):
     charge: int
     spin: int
     charge_stated: bool = False
+    fixed: Tensor | None = None
 
     @property
     def state(self) -> dict[str, int]:
@@ -64,11 +66,12 @@ class Start(Shown):
         """What the integrators need of it."""
         numbers, masses = self.numbers.numpy(), self.masses.numpy()
         cell = self.cell.numpy() if any(self.pbc) else None
-        return System.build(numbers, masses=masses, cell=cell, pbc=self.pbc, device=device)
+        fixed = None if self.fixed is None else self.fixed.numpy()
+        return System.build(numbers, masses=masses, cell=cell, pbc=self.pbc, fixed=fixed, device=device)
 
     def save(self, folder: Path, meta: dict[str, Any]) -> None:
         """Write it, with what was decided for the run."""
-        names = ("numbers", "masses", "cell", "positions", "velocities")
+        names = ("numbers", "masses", "cell", "positions", "velocities", "fixed")
         tensors = {k: v for k in names if (v := getattr(self, k)) is not None}
         plain = {k: getattr(self, k) for k in ("charge", "spin", "charge_stated")} | {"pbc": list(self.pbc)}
         save_tensors(folder / START_FILE, tensors, {"start": plain, **meta}, KIND)
@@ -94,8 +97,8 @@ def read_start(
     Velocities are taken where there are momenta. ``charge`` and ``spin`` are those of structures that state none.
 
     Raises:
-        DataError: not readable, another number of structures, structures that differ in more than their geometry, or
-            overlapping atoms.
+        DataError: not readable, another number of structures, structures that differ in more than their geometry,
+            overlapping atoms, or constraints other than of fixed atoms.
     """
     from equimd.data.frames import Frames
 
@@ -105,9 +108,13 @@ def read_start(
         hint = f"--replicas {len(structures)} starts one from each; or a file with a single structure"
         raise DataError(f"holds {len(structures)} structures for {replicas} replicas", where=path, hint=hint)
     first = structures[0]
+    fixed = held_fixed(first, path)
     for k, a in enumerate(structures):
-        if not (np.array_equal(a.numbers, first.numbers) and np.allclose(a.cell.array, first.cell.array)):
+        alike = np.array_equal(a.numbers, first.numbers) and np.array_equal(a.pbc, first.pbc)
+        if not (alike and np.allclose(a.cell.array, first.cell.array)):
             raise DataError("is of another molecule, atom order or cell than the first", where=f"{path}, structure {k}")
+        if not np.array_equal(held_fixed(a, f"{path}, structure {k}"), fixed):
+            raise DataError("holds other atoms fixed than the first", where=f"{path}, structure {k}")
     frames = Frames.from_ase(structures, where=path)
     if len(frames.states) > 1:
         raise DataError("the structures are of different charge or multiplicity", where=path)
@@ -122,10 +129,30 @@ def read_start(
         int(frames.charge[0]),
         int(frames.spin[0]),
         bool(frames.charge_stated[0]),
+        fixed=torch.from_numpy(fixed) if fixed.any() else None,
     )
     for x in start.positions[: len(structures)]:
         Limits.from_reference(start.system(), x)  # refuses overlapping atoms
     return start, structures
+
+
+def held_fixed(atoms: Atoms, where: str) -> np.ndarray:
+    """(n,) bool, the atoms that constraints hold fixed.
+
+    Raises:
+        DataError: constraints of another kind.
+    """
+    from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+    fixed = np.zeros(len(atoms), bool)
+    for each in atoms.constraints:
+        if not isinstance(each, FixAtoms) and not (isinstance(each, FixCartesian | FixScaled) and np.all(each.mask)):
+            what = (
+                f"{type(each).__name__}, a constraint that is not supported: whole atoms can be held fixed, no others"
+            )
+            raise DataError(what, where=where, hint="a move_mask of one column, or ASE's FixAtoms; or remove it")
+        fixed[each.index] = True
+    return fixed
 
 
 def _per_replica(arrays: Sequence[np.ndarray], replicas: int) -> Tensor:
@@ -143,12 +170,13 @@ def _velocities(structures: Sequence[Atoms], replicas: int) -> Tensor | None:
 
 def relax(start: Start, structures: Sequence[Atoms], model: LoadedModel) -> tuple[Start, list[str]]:
     """Start from the nearest minima (BFGS on the model's forces). Returns the new start, and what to warn of."""
+    from ase.constraints import FixAtoms
     from ase.optimize import BFGS
 
     relaxed, warnings = [], []
     for k, atoms in enumerate(structures):
         moved = atoms.copy()
-        moved.set_constraint()
+        moved.set_constraint(None if start.fixed is None else FixAtoms(mask=start.fixed.numpy()))
         moved.calc = model.calculator()
         with BFGS(moved, logfile=None) as search:
             converged = search.run(fmax=MAX_FORCE, steps=MAX_RELAX_STEPS)
@@ -184,7 +212,7 @@ def with_velocities(
         v = maxwell_boltzmann(system, start.positions, temperature, seed=seed, replicas=replicas, bath=bath)
         return replace(start, velocities=v), f"velocities: drawn at {temperature:g} K, seed {seed}"
     if bath:
-        return start, "velocities: from the file"
+        return replace(start, velocities=system.free(start.velocities)), "velocities: from the file"
     still = remove_momentum(system, start.positions, start.velocities)
     largest = float(start.velocities.abs().max())
     removed = float((start.velocities - still).abs().max()) > MOVES * max(largest, 1e-12)

@@ -125,11 +125,13 @@ def write_extxyz(path: Path, session: Session) -> Path:
     """A trajectory as extended XYZ beside it: energies, forces, momenta and the observables of each frame."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.constraints import FixAtoms
     from ase.io import write
     from ase.units import fs
 
     system, start = session.system, session.start
     cell = None if system.cell is None else system.cell.cpu().numpy()
+    fixed = None if start.fixed is None else FixAtoms(mask=start.fixed.numpy())
     out = path.with_suffix(".extxyz")
     total = len(read_columns(path).step)
     with replacing(out, alone=True) as temporary, temporary.open("w") as file:
@@ -138,6 +140,7 @@ def write_extxyz(path: Path, session: Session) -> Path:
             for k in range(len(part)):
                 atoms = Atoms(part.numbers, part.positions[k], masses=part.masses, cell=cell, pbc=system.pbc)
                 atoms.set_velocities(part.velocities[k] / fs)
+                atoms.set_constraint(fixed)
                 energy = float(part.observables["potential_energy"][k])
                 atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
                 atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **start.state}
