@@ -302,19 +302,24 @@ class EquimdCalculator(Calculator):
         return StepSigma(energy_std, score, threshold, not score <= threshold, sigma, atom)
 
     def _judge_of(self, atoms: Atoms, constants: tuple[bytes, ...], batch: Batch) -> Judge | None:
-        """The judge of this molecule or cell, whose first structure is the reference of the physical checks; None if
-        nothing is judged."""
+        """The judge of this molecule or cell, whose first structure is the reference of the physical checks, also while
+        the cell changes little by little; None if nothing is judged."""
         guard = self.guard
         if guard is None:
             return None
         if self._judge is None or self._judge[0] != constants:
             system, state = _structure(atoms, batch)
-            limits = Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
+            moved = self._judge is not None and _moved_cell(self._judge[0], constants)
+            if moved and self._judge is not None and self._judge[1].limits is not None:
+                limits = replace(self._judge[1].limits, system=system)
+            else:
+                limits = Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
+                guard.last_accepted = None
             chosen = guard.decision, guard.threshold, guard.on_exceed
             judge = Judge.of(self.model.potential, system, *chosen, limits=limits, **state)
             if guard.decision is not None:
                 self._warn_unlike(atoms.numbers)
-            self._judge, guard.last_accepted = (constants, judge), None
+            self._judge = constants, judge
         return self._judge[1]
 
     def _calculated(self) -> tuple[Batch, torch.Tensor]:
@@ -357,6 +362,14 @@ class EquimdCalculator(Calculator):
         frames = Frames.from_ase([atoms], where=WHERE).with_state(self.charge, self.spin, where=WHERE)
         self._batch = Batch.from_frames(frames, potential.cutoff, dtype=potential.dtype, device=self.model.device)
         return self._batch
+
+
+def _moved_cell(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:
+    """Whether structures of these constants differ in nothing but a cell that was strained by less than a tenth."""
+    old, new = (np.frombuffer(c[1]).reshape(3, 3) for c in (before, now))
+    if (before[0], before[2:]) != (now[0], now[2:]) or not np.linalg.det(old):
+        return False
+    return float(np.abs(np.linalg.solve(old, new) - np.eye(3)).max()) < 0.1
 
 
 def _structure(atoms: Atoms, batch: Batch) -> tuple[System, dict[str, Any]]:

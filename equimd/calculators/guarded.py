@@ -30,7 +30,8 @@ class CalculatorGuard:
     """Acts on what a judge says of each structure that a calculator computed.
 
     The physical checks (numbers that are not finite, atoms fused, molecules apart) know the first structure of each
-    composition and cell; the calibrated decision is that of molecular dynamics.
+    composition and cell, and keep to it while the cell changes by less than a tenth from one structure to the next; the
+    calibrated decision is that of molecular dynamics.
 
     Args:
         model: with forces.

@@ -58,7 +58,6 @@ class Prediction(Shown):
 
     energy: float
     forces: np.ndarray | None
-    stress: np.ndarray | None = None
     energy_std: float | None = None
     forces_std: np.ndarray | None = None
     atom_forces_std: np.ndarray | None = None
@@ -66,6 +65,7 @@ class Prediction(Shown):
     screened: bool | None = None
     flagged: bool | None = None
     atom: int | None = None
+    stress: np.ndarray | None = None
 
     def _shown(self) -> Mapping[str, str]:
         found = {"energy": f"{self.energy:.6f} eV"}
@@ -228,7 +228,7 @@ class Predictor(Shown):
         with_sigmas = self.gives_uncertainty(uncertainty)
         energy, forces, stress = self._predicted(frames, batch_size, stress=gives_virial(self.potential))
         found = [
-            Prediction(float(energy[k]), None if forces is None else forces[k, :n].copy(), stress.get(k))
+            Prediction(float(energy[k]), None if forces is None else forces[k, :n].copy(), stress=stress.get(k))
             for k, n in enumerate(frames.n_atoms)
         ]
         if not with_sigmas:

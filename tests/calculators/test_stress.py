@@ -25,7 +25,7 @@ from equimd.calculators.ipi import Address, Driver, Served
 from equimd.cli.main import app
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
-from equimd.errors import ConformanceError, DataError, ModelError
+from equimd.errors import ConformanceError, DataError, GuardError, ModelError
 from equimd.model.conformance import check_model
 from equimd.model.differentiable import DifferentiableModel, neighbors_within
 from tests.golden.saved import SAVED
@@ -219,6 +219,26 @@ def test_ipi_may_not_change_a_cell_without_a_virial(tmp_path: Path, monkeypatch:
     results, end = served("direct", water, [1.0, 1.01], tmp_path)
     assert isinstance(end, DataError) and "i-PI changes the cell" in end.what and len(results) == 1
     assert (tmp_path / "EXIT").exists()
+
+
+def test_the_guard_keeps_its_reference_while_a_cell_relaxes(alloy: Atoms) -> None:
+    guarded = equimd.load(SAVED / "periodic").calculator(on_exceed="halt", threshold="off")
+    alloy.set_cell(alloy.cell.array + np.diag([0.0, 0.0, 14.0]))  # room to fly apart
+    alloy.calc = guarded
+    start = alloy.get_positions()
+    for _ in range(4):
+        alloy.set_cell(alloy.cell.array * 1.01, scale_atoms=True)
+        alloy.get_stress()
+    np.testing.assert_allclose(guarded.guard.last_accepted, alloy.positions)
+    alloy.set_cell(alloy.cell.array * 1.01)
+    alloy.positions[0, 2] += 9.0
+    with pytest.raises(GuardError, match="apart"):
+        alloy.get_forces()
+    other = alloy.copy()  # as good a start as any
+    other.set_cell(alloy.cell.array * 1.5)
+    other.positions = 1.2 * start
+    other.calc = guarded
+    assert np.isfinite(other.get_forces()).all()
 
 
 class Sum(DifferentiableModel):
