@@ -118,10 +118,9 @@ def _facts(model: Model) -> None:
         _hold(bool(model.description), "it has no description")
         name = model.identity()
         _hold(len(name) == 64 and name == model.identity(), f"identity '{name}' is no sha256, or not always the same")
-    except AttributeError as error:
-        raise ConformanceError(f"is no model: {error}", where=f"{type(model).__name__}: facts") from None
-    except ConformanceError as error:
-        raise ConformanceError(error.what, where=f"{type(model).__name__}: facts") from None
+    except (AttributeError, ConformanceError) as error:
+        what = error.what if isinstance(error, ConformanceError) else f"is no model: {error}"
+        raise ConformanceError(what, where=f"{type(model).__name__}: facts") from None
 
 
 def _shapes(trial: _Trial) -> None:
@@ -129,18 +128,15 @@ def _shapes(trial: _Trial) -> None:
     for neighbors in ("dense", "torch"):
         batch = trial.batch(neighbors=neighbors, model=model)
         out, n, count = model.evaluate(batch), len(batch.positions), batch.num_structures
-        wanted = {
-            "energy": ((count,), torch.float64),
-            "forces": ((n, 3), model.dtype),
-            "features": ((count, model.num_pooled), model.dtype),
-        }
+        features = ((count, model.num_pooled), model.dtype)
+        wanted = {"energy": ((count,), torch.float64), "forces": ((n, 3), model.dtype), "features": features}
         for key, (shape, dtype) in wanted.items():
             value: Tensor = out[key]  # type: ignore[literal-required]
             told = f"{key} {tuple(value.shape)} {value.dtype} in the {neighbors} layout"
             _hold(tuple(value.shape) == shape and value.dtype == dtype, f"{told}, not {shape} {dtype}")
             _hold(not value.requires_grad, f"{key} still has its graph", "detach what evaluate returns")
-            nothing = key == "forces" and not model.has_forces
-            _hold(nothing or bool(torch.isfinite(value).all()), f"{key} is not finite")
+            none = key == "forces" and not model.has_forces
+            _hold(none or bool(torch.isfinite(value).all()), f"{key} is not finite")
         if model.has_forces:
             _hold(not out["forces"][~batch.real].any(), "forces on padded slots (atomic number 0) are not zero")
 
@@ -191,11 +187,8 @@ def _precision(trial: _Trial) -> None:
     away = 1e-6 * np.random.default_rng(1).normal(size=frames.positions.shape) * (frames.numbers > 0)[..., None]
     ahead, behind = (trial.evaluate(replace(frames, positions=frames.positions + x))[0] for x in (away, -away))
     bend = float((ahead["features"] - 2 * out["features"] + behind["features"]).abs().max())
-    _hold(
-        bend <= EXACT * float(out["features"].abs().max()),
-        f"features are no smooth function of positions 1e-6 Angstrom apart: they jump by {bend:.2g}",
-        "compute in the precision of the model all through",
-    )
+    what = f"features are no smooth function of positions 1e-6 Angstrom apart: they jump by {bend:.2g}"
+    _hold(bend <= EXACT * float(out["features"].abs().max()), what, "compute in the model's precision all through")
     own = trial.model.evaluate(trial.batch(model=trial.model))
     reference = exact.reference_energy(batch)
     _same(own["energy"] - reference, out["energy"], "energies against the float64 copy", SINGLE, scale)
@@ -204,11 +197,9 @@ def _precision(trial: _Trial) -> None:
         _same(own["forces"], out["forces"], "forces against the float64 copy", SINGLE)
     single = trial.model.converted(torch.float32)
     rounded = single.reference_energy(trial.batch(model=single))
-    _hold(
-        rounded.dtype == torch.float64 and torch.equal(rounded, reference),
-        "reference energies change with the precision of the model",
-        "keep them in float64: float32 has steps of 2e-4 eV at 4000 eV",
-    )
+    kept = rounded.dtype == torch.float64 and torch.equal(rounded, reference)
+    hint = "keep them in float64: float32 has steps of 2e-4 eV at 4000 eV"
+    _hold(kept, "reference energies change with the precision of the model", hint)
 
 
 def _linear(trial: _Trial) -> None:
@@ -220,8 +211,7 @@ def _linear(trial: _Trial) -> None:
     if exact.has_forces:
         rows, q = exact.rows(batch), len(exact.force_weights)
         _same(rows.energy, out["features"], "energy rows beside the features")
-        what = "forces as force rows times force_weights"
-        _same(rows.forces[..., :q] @ exact.force_weights, out["forces"], what, 1e-7)
+        _same(rows.forces[..., :q] @ exact.force_weights, out["forces"], "forces as rows times force_weights", 1e-7)
 
 
 def _derivatives(trial: _Trial) -> None:
@@ -278,19 +268,15 @@ def _permutation(trial: _Trial) -> None:
     """The order of atoms does not matter."""
     out, batch = trial.evaluate()
     order = np.arange(trial.frames.numbers.shape[1])[::-1]
-    rank = np.argsort(trial.frames.numbers[:, order] == 0, axis=1, kind="stable")  # padding stays at the end
-    index = order[rank]
-    frames = replace(
-        trial.frames,
-        numbers=np.take_along_axis(trial.frames.numbers, index, 1),
-        positions=np.take_along_axis(trial.frames.positions, index[..., None], 1),
-    )
+    index = order[np.argsort(trial.frames.numbers[:, order] == 0, axis=1, kind="stable")]  # padding at the end
+    numbers, positions = trial.frames.numbers, trial.frames.positions
+    numbers, positions = np.take_along_axis(numbers, index, 1), np.take_along_axis(positions, index[..., None], 1)
+    frames = replace(trial.frames, numbers=numbers, positions=positions)
     found, other = trial.evaluate(frames)
     _same(found["energy"], out["energy"], "energies with the atoms in another order", 1e-7)
     _same(found["features"], out["features"], "features with the atoms in another order", 1e-7)
     if trial.exact.has_forces:
-        pairs = zip(other.unpad(found["forces"]), batch.unpad(out["forces"]), strict=True)
-        for mine, theirs in pairs:
+        for mine, theirs in zip(other.unpad(found["forces"]), batch.unpad(out["forces"]), strict=True):
             _same(mine, theirs.flip(0), "forces with the atoms in another order", 1e-7)
 
 
