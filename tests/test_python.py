@@ -175,11 +175,11 @@ def test_interrupted_simulations_are_saved_and_raised(
         if progress.kind == "step":
             signal.raise_signal(signal.SIGINT)
 
-    options = {"steps": 4000, "uq_threshold": "off"}
+    options = {"steps": 400, "uq_threshold": "off"}
     with pytest.raises(Interrupted) as stopped:
         equimd.simulate(calibrated, water(), out=folder / "cut", progress=press, **options)
     assert stopped.value.result.status == "interrupted"
-    assert equimd.simulate(resume=folder / "cut", steps=4010).summary["steps"] == 4010
+    assert equimd.simulate(resume=folder / "cut", steps=410).summary["steps"] == 410
 
 
 def test_evaluation_and_prediction(calibrated: equimd.CalibrationResult, folder: Path) -> None:
@@ -212,7 +212,8 @@ def test_to_json_is_what_the_commands_print(calibrated: equimd.CalibrationResult
     assert mine == theirs
 
 
-def test_comparison(trained: equimd.TrainResult, folder: Path) -> None:
+def test_comparison(trained: equimd.TrainResult, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equimd.tasks.compare.task.TIMED", 20)
     other = equimd.train(init=str(trained.run), data=folder / "run" / "data.h5", splits=(40, 10, 0), num_epochs=1,
                          out=folder / "other", compile="off", threads=1)  # fmt: skip
     found = equimd.compare(trained, other.run, water(), steps=30, equilibrate=0, compile="off", out=folder / "beside")
