@@ -34,20 +34,14 @@ def audit(
         equimd audit runs/ethanol --starts ethanol.xyz --error 0.15eV/A --json
     """
     from equimd.cli.common import echo_json, log
-    from equimd.progress import ProgressBar, counted_stages
-    from equimd.tasks.audit.of_run import audit_run
+    from equimd.progress import ProgressBar
+    from equimd.tasks.audit.call import audit as work
 
-    settings = AuditSettings.parse(options, where="command line")
-    found = audit_run(run, settings, progress=counted_stages(ProgressBar()))
+    done = work(run, progress=ProgressBar(), **options)
     if json:
-        echo_json(found.to_json())
+        echo_json(done.to_json())
     else:
-        f = found.finding
-        typer.echo(
-            f"{'status':<10}{found.status}\n"
-            f"{'bad':<10}{f['bad']} of {f['draws']} frames, below {100 * f['share_bound']:.3g} %\n"
-            f"{'halts':<10}{f['halts']} of {f['runs']} runs, below {100 * f['halts_bound']:.3g} %"
-        )
-    log(found.words if found.status == "certified" else f"no certificate: {'; '.join(found.missing)}")
-    if found.status != "certified":
+        typer.echo(done.table())
+    log(done.ending)
+    if done.status != "certified":
         raise typer.Exit(EXIT_HALTED)

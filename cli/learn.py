@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from equimd.cli.arguments import Json
 from equimd.cli.options import with_settings
-from equimd.errors import EXIT_HALTED, EXIT_INTERRUPTED
+from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.learn.settings import LearnSettings
-
-if TYPE_CHECKING:
-    from equimd.tasks.learn.task import Learned
 
 
 @with_settings(LearnSettings, skip=("molecule",), kinds={"error": str, "max_time": str, "call_limit": str})
@@ -49,73 +46,34 @@ def learn(
         equimd learn --template > learn.yaml
     """
     from equimd.cli.common import log
-    from equimd.config import read_config
-    from equimd.tasks.learn import task
+    from equimd.progress import ProgressBar
     from equimd.tasks.learn.report import settings_text
 
-    given = options
     if template:
         typer.echo(settings_text(), nl=False)
         return
-    if resume is not None:
-        if out is not None or source is not None:
-            raise typer.BadParameter("--resume goes on in its own folder: leave out MOLECULE and --out")
-        settings, folder = task.reopen(resume, given), resume
-    else:
-        base = None
-        if source is not None and source.lower().endswith((".yaml", ".yml")):
-            base = LearnSettings.parse(read_config(source), where=source)
-        elif source is not None:
-            given["molecule"] = source
-        settings = LearnSettings.parse(given, where="command line", base=base)
-        folder = out or task.default_folder(settings)
-        task.begin(settings, folder)
-        settings = task.reopen(folder, {})
-    log(f"learn: {folder}; go on with it after an interruption: equimd learn --resume {folder}")
-    _work(folder, settings, json)
+    settings = None
+    if source is not None and source.lower().endswith((".yaml", ".yml")):
+        source, settings = None, source
 
+    from equimd.tasks.learn.call import learn as work
 
-def _work(folder: Path, settings: LearnSettings, json: bool) -> None:
-    from equimd.cli.common import echo_json, log
-    from equimd.progress import ProgressBar, counted_stages
-    from equimd.tasks.learn.task import interrupted, learn
-
-    bar = ProgressBar()
     try:
-        found = learn(folder, settings, say=bar.line, progress=counted_stages(bar))
-    except KeyboardInterrupt:
-        bar.clear()
-        if json:
-            echo_json(interrupted(folder, settings))
-        log(f"interrupted; go on with: equimd learn --resume {folder}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    bar.clear()
-    if json:
-        echo_json(found.to_json())
-    else:
-        typer.echo(_table(found))
-    log(_last_words(found))
-    if found.status != "certified":
+        done = work(source, settings=settings, out=out, resume=resume, progress=ProgressBar(), **options)
+    except Interrupted as stopped:
+        _show(stopped.result, json)
+        raise
+    _show(done, json)
+    log(done.ending)
+    if done.status != "certified":
         raise typer.Exit(EXIT_HALTED)
 
 
-def _table(found: Learned) -> str:
-    from equimd.progress import duration
+def _show(done: Any, json: bool) -> None:
+    """The result on stdout."""
+    from equimd.cli.common import echo_json
 
-    labels = found.labels
-    uses = ", ".join(f"{labels[k]} {k}" for k in ("train", "calibrate", "audit", "failed"))
-    lines = [
-        f"{'status':<10}{found.status}",
-        f"{'labels':<10}{labels['total']} ({uses})",
-        f"{'time':<10}{duration(found.seconds)}",
-    ]
-    if found.run is not None:
-        lines.append(f"{'run':<10}{found.run}")
-    return "\n".join(lines)
-
-
-def _last_words(found: Learned) -> str:
-    if found.status == "certified":
-        return f"{found.words}\nuse it: equimd simulate {found.run} {found.folder}/conformers.xyz"
-    missing = "; ".join(found.missing)
-    return f"no certificate: {missing}\nwith more time or labels: equimd learn --resume {found.folder} --max-time TIME"
+    if json:
+        echo_json(done.to_json())
+    else:
+        typer.echo(done.table())

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from equimd import config, data, errors, units
     from equimd.calculators import EquimdCalculator, LoadedModel, Prediction, load
     from equimd.progress import Progress, ProgressBar
+    from equimd.tasks.audit.call import AuditResult, audit
+    from equimd.tasks.audit.settings import AuditSettings
     from equimd.tasks.calibrate.call import CalibrationResult, calibrate
     from equimd.tasks.calibrate.settings import CalibrationSettings
     from equimd.tasks.compare.call import ComparisonResult, compare
@@ -33,12 +35,16 @@ if TYPE_CHECKING:
     from equimd.tasks.generate.task import GenerationResult
     from equimd.tasks.label.settings import LabelSettings
     from equimd.tasks.label.task import LabelResult, label
+    from equimd.tasks.learn.call import LearnResult, learn
+    from equimd.tasks.learn.settings import LearnSettings
     from equimd.tasks.predict import predict
     from equimd.tasks.simulate.call import SimulationResult, simulate
     from equimd.tasks.simulate.settings import SimulationSettings
     from equimd.tasks.train import TrainResult, train
 
 _HOME = {
+    "learn": "tasks.learn.call",
+    "audit": "tasks.audit.call",
     "train": "tasks.train",
     "calibrate": "tasks.calibrate.call",
     "simulate": "tasks.simulate.call",
@@ -53,6 +59,8 @@ _HOME = {
     "EquimdCalculator": "calculators",
     "Progress": "progress",
     "ProgressBar": "progress",
+    "LearnResult": "tasks.learn.call",
+    "AuditResult": "tasks.audit.call",
     "TrainResult": "tasks.train",
     "CalibrationResult": "tasks.calibrate.call",
     "SimulationResult": "tasks.simulate.call",
@@ -60,6 +68,8 @@ _HOME = {
     "ComparisonResult": "tasks.compare.call",
     "GenerationResult": "tasks.generate.task",
     "LabelResult": "tasks.label.task",
+    "LearnSettings": "tasks.learn.settings",
+    "AuditSettings": "tasks.audit.settings",
     "CalibrationSettings": "tasks.calibrate.settings",
     "SimulationSettings": "tasks.simulate.settings",
     "EvaluationSettings": "tasks.evaluate.settings",
@@ -69,11 +79,11 @@ _HOME = {
 _MODULES = ("config", "data", "errors", "units")
 
 __all__ = [
-    "CalibrationResult", "CalibrationSettings", "ComparisonResult", "EquimdCalculator", "EvaluationResult",
-    "EvaluationSettings", "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings", "LoadedModel",
-    "Prediction", "Progress", "ProgressBar", "SimulationResult", "SimulationSettings", "TrainResult", "calibrate",
-    "compare", "config", "data", "errors", "evaluate", "generate", "label", "load", "predict", "simulate", "train",
-    "units",
+    "AuditResult", "AuditSettings", "CalibrationResult", "CalibrationSettings", "ComparisonResult", "EquimdCalculator",
+    "EvaluationResult", "EvaluationSettings", "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings",
+    "LearnResult", "LearnSettings", "LoadedModel", "Prediction", "Progress", "ProgressBar", "SimulationResult",
+    "SimulationSettings", "TrainResult", "audit", "calibrate", "compare", "config", "data", "errors", "evaluate",
+    "generate", "label", "learn", "load", "predict", "simulate", "train", "units",
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class AuditResult:
+class AuditedRun:
     """How an audit ended.
 
     Attributes:
@@ -50,11 +50,6 @@ class AuditResult:
     expected: float
     words: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The object of ``equimd audit --json``."""
-        names = ("status", "missing", "certificate", "finding", "labels")
-        return {"run": str(self.run), **{n: getattr(self, n) for n in names}, "expected_bad": self.expected}
-
 
 def make_executor(settings: AskSettings, calculator: str) -> Executor:
     """Where labels of a method are computed.
@@ -70,7 +65,7 @@ def make_executor(settings: AskSettings, calculator: str) -> Executor:
 
 def audit_run(
     folder: Path, settings: AuditSettings, *, executor: Executor | None = None, progress: Progress | None = None
-) -> AuditResult:
+) -> AuditedRun:
     """Audit a run at the threshold it halts at. A try is counted when it begins; one that was killed goes on.
 
     Raises:
@@ -205,7 +200,7 @@ def _result(
     n_starts: int,
     theory: str,
     expected: float,
-) -> AuditResult:
+) -> AuditedRun:
     finding, missing = found.finding, found.finding.missing(claim)
     labels = {"train": 0, "calibrate": 0, "audit": finding.draws, "failed": finding.failed}
     labels["total"] = sum(labels.values())
@@ -215,7 +210,7 @@ def _result(
         certificate = certificate_of(known, claim, finding, dynamics, words, theory, labels)
     if certificate is not None:
         save_certificate(Run.open(folder).path, certificate)
-    return AuditResult(
+    return AuditedRun(
         folder,
         "not_certified" if missing else "certified",
         missing,

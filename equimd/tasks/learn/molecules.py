@@ -38,11 +38,27 @@ def conformers(molecule: str, *, seed: int = 0, count: int = CONFORMERS) -> list
             raise DataError(
                 f"'{molecule}' is neither a file, nor a molecule ASE knows, nor SMILES", hint=error.hint
             ) from None
+    return _checked(found, molecule)
+
+
+def given_conformers(atoms: list[Atoms]) -> list[Atoms]:
+    """Start structures that are given themselves.
+
+    Raises:
+        DataError: of different molecules, or as :func:`conformers`.
+    """
+    for k, each in enumerate(atoms):
+        if list(each.numbers) != list(atoms[0].numbers):
+            raise DataError("is of another molecule or atom order than the first", where=f"structure {k}")
+    return _checked([each.copy() for each in atoms], "structures")
+
+
+def _checked(found: list[Atoms], where: str) -> list[Atoms]:
     for atoms in found:
         if len(atoms) < 2:
-            raise DataError("a single atom has no forces to learn", where=molecule)
+            raise DataError("a single atom has no forces to learn", where=where)
         if atoms.pbc.any():
-            raise DataError("learn takes open molecules; this structure is periodic", where=molecule)
+            raise DataError("learn takes open molecules; this structure is periodic", where=where)
     return found
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,10 +30,13 @@ from equimd.tasks.learn.calibrating import calibrate_model, draw_calibration
 from equimd.tasks.learn.cheap import make_cheap, start_frames
 from equimd.tasks.learn.exploring import explore, next_batch
 from equimd.tasks.learn.journal import Journal
-from equimd.tasks.learn.molecules import conformers
+from equimd.tasks.learn.molecules import conformers, given_conformers
 from equimd.tasks.learn.report import rows, settings_text, table_head, table_row
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.work import TimeIsUpError, Work, label_counts
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 SETTINGS_FILE, STARTS_FILE, RUN_FOLDER = "learn.yaml", "conformers.xyz", "run"
 RESUMABLE = ("labels", "max_time", "call_limit", "jobs", "executor")  # settings that may change when it goes on
@@ -60,11 +63,6 @@ class Learned:
     run: Path | None = None
     words: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The object of ``equimd learn --json``."""
-        names = ("status", "missing", "certificate", "labels", "rounds", "seconds")
-        return {**{name: getattr(self, name) for name in names}, "folder": str(self.folder), "run": self.run}
-
 
 def default_folder(settings: LearnSettings) -> Path:
     """``learn/MOLECULE-300K-001``, or the first number that is free."""
@@ -72,8 +70,11 @@ def default_folder(settings: LearnSettings) -> Path:
     return free_name(f"{stem}-{settings.temperature:g}K", "learn")
 
 
-def begin(settings: LearnSettings, folder: Path) -> None:
+def begin(settings: LearnSettings, folder: Path, atoms: list[Atoms] | None = None) -> None:
     """Make the folder of a new run: settings and conformers, from which alone it goes on.
+
+    Args:
+        atoms: conformers, where they are given themselves.
 
     Raises:
         ConfigError: no molecule. DataError: it cannot be read. RunError: the folder holds something.
@@ -83,7 +84,7 @@ def begin(settings: LearnSettings, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         hint = f"another --out, or go on with it: equimd learn --resume {folder}"
         raise RunError("the output folder is not empty", where=str(folder), hint=hint)
-    molecules = conformers(settings.molecule, seed=settings.seed)
+    molecules = conformers(settings.molecule, seed=settings.seed) if atoms is None else given_conformers(atoms)
     state = read_state(molecules[0].info, where=settings.molecule)
     settings = settings.changed(
         charge=settings.charge or state.charge,
@@ -93,9 +94,9 @@ def begin(settings: LearnSettings, folder: Path) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for atoms in molecules:
-        lines += [str(len(atoms)), "Angstrom"]
-        for symbol, x in zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True):
+    for each in molecules:
+        lines += [str(len(each)), "Angstrom"]
+        for symbol, x in zip(each.get_chemical_symbols(), each.positions.tolist(), strict=True):
             lines.append(f"{symbol:<2} {x[0]!r} {x[1]!r} {x[2]!r}")
     write_atomic(folder / STARTS_FILE, "\n".join(lines) + "\n")
     write_atomic(folder / SETTINGS_FILE, settings_text(settings))  # last: from here on it can be gone on with
@@ -157,12 +158,11 @@ def learn(
             asked.close()
 
 
-def interrupted(folder: Path, settings: LearnSettings) -> dict[str, Any]:
-    """The object of ``equimd learn --json`` for a run that was interrupted."""
+def interrupted(folder: Path) -> Learned:
+    """Where a run that was interrupted stands."""
     journal = Journal(folder)
-    labels = label_counts(journal)
-    head = {"status": "interrupted", "missing": ["it was interrupted"], "certificate": None}
-    return {**head, "labels": labels, "rounds": rows(journal), "seconds": round(journal.seconds, 1)}
+    told = (label_counts(journal), rows(journal), round(journal.seconds, 1))
+    return Learned(folder, "interrupted", ["it was interrupted"], None, *told)
 
 
 def _loop(work: Work, molecules: list[Any]) -> Learned:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from ase.calculators.calculator import SCFError, all_changes
 
+import equimd
 from equimd import config, plots
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
@@ -20,6 +22,7 @@ from equimd.guard.calibration import StatePoint
 from equimd.guard.certificate import load_certificate
 from equimd.guard.wording import make_watch
 from equimd.labels.label import Label, ask
+from equimd.progress import Progress
 from equimd.run import Run
 from equimd.tasks.audit.of_run import audit_run
 from equimd.tasks.audit.settings import AuditSettings
@@ -285,3 +288,23 @@ def test_frames_labelled_before_are_known_and_counted(tmp_path: Path) -> None:
         other.journal.finish("conformers", {"theory": "springs"})
         with pytest.raises(DataError, match=what):
             rounds.given_labels(other)
+
+
+def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A finished run is gone on with to the same result, and nothing is printed."""
+    folder, found = often
+    told: list[Progress] = []
+    again = equimd.learn(resume=folder, progress=told.append)
+    assert (again.status, again.certificate, again.words) == (found.status, found.certificate, found.words)
+    assert again.to_json()["labels"] == found.labels and again.model().run.path == folder / "run"
+    assert "certified" in again.table() and "equimd simulate" in again.ending and len(repr(again)) < 200
+    assert {p.kind for p in told if p.stage == "learn"} == {"line"}
+    assert capfd.readouterr().out == ""
+    with pytest.raises(ConfigError, match="leave out MOLECULE"):
+        equimd.learn("water", resume=folder)
+    with pytest.raises(ConfigError, match="did you mean 'max_time'"):
+        equimd.learn("water", out=tmp_path / "x", max_tim=3)
+    with pytest.raises(DataError, match="another molecule"):
+        equimd.learn([molecule("H2O"), molecule("CH4")], out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="no structures to start from"):
+        equimd.audit(again)
