@@ -51,6 +51,10 @@ def train(
         done = work(resume=resume, progress=ProgressBar(), **options)
     else:
         base = parse_config(read_config(config), where=str(config)) if config else None
+        if "init" in options and base is None:
+            from equimd.training.warm import inherited
+
+            options = {**inherited(options), **options}
         done = work(settings=parse_config(options, base=base, where="command line"), out=out, progress=ProgressBar())
     if not leads():
         return

@@ -27,6 +27,7 @@ from equimd.tasks.keywords import takes
 from equimd.training.loop import Trainer
 from equimd.training.parallel import Processes, launched
 from equimd.training.setup import RESUMABLE, SPLIT_FILE, Setup, complete, prepare
+from equimd.training.warm import inherited
 
 if TYPE_CHECKING:
     from equimd.calculators import LoadedModel
@@ -150,6 +151,8 @@ def _new(settings: RunConfig | str | Path | None, given: dict[str, Any], out: st
     """A run folder for a new training, made only once data and settings are found good."""
     if settings is not None and not isinstance(settings, RunConfig):
         settings = parse_config(read_config(settings), where=str(settings))
+    if given.get("init") and settings is None:
+        given = {**inherited(given), **given}
     frames = {k: _opened(given, k, settings) for k in DATA_KEYS if given_names(given.get(k)) is None}
     config = parse_config({k: v for k, v in given.items() if k not in frames}, base=settings)
     folder = _folder(config, frames) if out is None else Path(out)

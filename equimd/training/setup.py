@@ -24,6 +24,7 @@ from equimd.files import sha256_of
 from equimd.run import Run
 from equimd.training.references import shift_references
 from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
+from equimd.training.warm import frozen_split, leaks
 
 if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential
@@ -124,7 +125,7 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     check_weights(config)
     data = _frames("data", config, frames)
     notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
-    split = _split(config, data) if run is None else Split.load(run.path / SPLIT_FILE)
+    split = _new_split(config, data, notes) if run is None else Split.load(run.path / SPLIT_FILE)
     warnings = list(split.warnings)
     parts: dict[str, Dataset | None] = {}
     for name in ("train", "val", "test"):
@@ -153,6 +154,9 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
         for block in iterate_blocks(test):
             elements = {int(z) for z in np.unique(block.numbers) if z}
             _check_known("test", elements, block.states, model_config, test.info.path)
+    if config.training.init and run is None:
+        measured = {"validation": hashes["val"]} | ({} if test is None else {"test": _hashes(test)})
+        warnings += leaks(Run.open(config.training.init), measured)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
@@ -185,6 +189,22 @@ def check_weights(config: RunConfig) -> None:
             "a direct model trained on forces alone would never learn its energy",
             hint="--energy-weight 0.01, or conservative",
         )
+
+
+def _hashes(data: Dataset) -> list[str]:
+    return [digest for block in iterate_blocks(data) for digest in block.content_hashes()]
+
+
+def _new_split(config: RunConfig, data: Dataset, notes: list[str]) -> Split:
+    """The split of the run that it starts from, where none is stated and its frames are among these; else a new one."""
+    c = config.dataset
+    stated = c.splits is not None or c.split_method != "random" or c.split_files or c.subset_size or c.val_data
+    if config.training.init and not stated:
+        found = frozen_split(Run.open(config.training.init), data, config.training.seed)
+        if found is not None:
+            notes.append(found[1])
+            return found[0]
+    return _split(config, data)
 
 
 def _split(config: RunConfig, data: Dataset) -> Split:

@@ -1,0 +1,101 @@
+"""Warm starts (``train --init RUN``): what a training that begins from the model of another run takes over from it.
+
+Its settings, where others are not stated; a peak rate for fine-tuning; its time, where none is stated; and its split:
+frames that it validated and tested on keep their parts, all others are trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from equimd.config import PRESETS, TrainConfig
+from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.data.given import open_given
+from equimd.data.split import Split
+from equimd.errors import EquimdError
+from equimd.run import Run
+
+FINE_RATE = 1e-3  # peak learning rate, at most: beyond, a trained model loses what it knows before it learns more
+SPLIT_FILE = "split.json"
+#: What of a training is a choice about the model and its loss, and not about how long or where it runs.
+INHERITED = (
+    "batch_size_train", "weight_decay", "loss", "energy_weight", "forces_weight", "energy_loss_per_atom", "grad_clip",
+    "ema_decay", "lr_schedule", "warmup_steps", "plateau_patience",
+)  # fmt: skip
+
+
+def inherited(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a training takes from the run it starts from, beneath those given.
+
+    Args:
+        given: the settings stated, among them ``init``.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    run = Run.open(str(given["init"]))
+    old, stated = run.config.training, {**PRESETS.get(str(given.get("preset")), {}), **given}
+    values: dict[str, Any] = {key: getattr(old, key) for key in INHERITED}
+    values["lr"] = min(old.lr, FINE_RATE)
+    if "num_epochs" not in stated and "max_time" not in stated:
+        spent = float(run.info.get("training_seconds", 0.0))
+        values |= {"max_time": spent} if spent > 0 else {"num_epochs": old.num_epochs}
+    return {key: value for key, value in values.items() if key not in stated and value != _default(key)}
+
+
+def _default(key: str) -> Any:
+    return TrainConfig.model_fields[key].default
+
+
+def frozen_split(init: Run, data: Dataset, seed: int) -> tuple[Split, str] | None:
+    """The split of frames some of which the run it starts from knows, and a sentence on it: what validated and tested
+    it does so again, everything else is trained on.
+
+    Returns:
+        None where no frame is one that the run validated on: there is no split to keep.
+    """
+    hashes = [h for block in iterate_blocks(data) for h in block.content_hashes()]
+    trained, validated, tested = set(init.hashes("train")), set(init.hashes("val")), test_hashes(init)
+    val = np.array([h in validated for h in hashes], bool)
+    test = np.array([h in tested for h in hashes], bool) & ~val
+    if not val.any():
+        return None
+    train = np.flatnonzero(~val & ~test)
+    new = sum(hashes[row] not in trained for row in train)
+    text = (
+        f"split of {init.path}: {int(val.sum())} frames validate and {int(test.sum())} test as they did, "
+        f"{len(train) - new} were trained on before, {new} are new and trained on"
+    )
+    return Split(train, np.flatnonzero(val), np.flatnonzero(test), [], "frozen", seed, len(data)), text
+
+
+def test_hashes(run: Run) -> set[str]:
+    """Of the frames that a run was tested on, as far as they are where they were."""
+    c = run.config.dataset
+    try:
+        if c.test_data:
+            data, rows = open_given(c.test_data, c.reading), None
+        else:
+            data, rows = open_given(c.data, c.reading), Split.load(run.path / SPLIT_FILE).test
+        frames = data.frames(rows)
+    except (EquimdError, OSError, IndexError):
+        return set()
+    return set(frames.content_hashes())
+
+
+def leaks(init: Run, parts: Mapping[str, list[str]]) -> list[str]:
+    """Sentences on frames that measure the errors of a model which was trained on them before.
+
+    Args:
+        parts: hashes of frames by what they are for, such as ``validation``.
+    """
+    trained = set(init.hashes("train"))
+    counts = {name: sum(h in trained for h in hashes) for name, hashes in parts.items()}
+    return [
+        f"{count} {name} frames were trained on by the model it starts from ({init.path}): {name} errors will flatter"
+        for name, count in counts.items()
+        if count
+    ]
