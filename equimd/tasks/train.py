@@ -20,6 +20,7 @@ from equimd.errors import ConfigError, Interrupted
 from equimd.files import plain
 from equimd.machine import choose_device
 from equimd.notices import note, warn
+from equimd.progress import duration
 from equimd.run import Run, check_free, free_name
 from equimd.shown import Shown
 from equimd.tasks.evaluate.measure import finish_run, table
@@ -121,7 +122,8 @@ def train(
     Raises:
         Interrupted: Ctrl-C, a KeyboardInterrupt: the run is saved, its ``result`` says how far it is, and
             ``equimd.train(resume=...)`` goes on. A second Ctrl-C ends at once.
-        ConfigError, DataError, RunError: what is wrong with settings, data or folder, before anything is written.
+        ConfigError, DataError, RunError: what is wrong with settings, data or folder, before anything is written; or
+            the time ended before the model learned anything (the run can be gone on with, and more time).
     """
     given = {"data": data, "preset": preset, **options}
     given = {key: value for key, value in given.items() if value is not None}
@@ -239,6 +241,13 @@ def _fit(setup: Setup, run: Run, resume: bool, processes: Processes, progress: C
     if ended == "interrupted":
         text = f"interrupted after {trainer.progress.epoch} epochs; go on with: equimd train --resume {run.path}"
         raise Interrupted(text, _result(trainer, ended))
+    if why := trainer.learned_nothing():
+        run.update_info({"status": "learned nothing"})
+        raise ConfigError(
+            f"the time ended before the model learned anything: {why}",
+            where=f"--max-time {duration(t.max_time or 0.0)}",
+            hint=f"more time: equimd train --resume {run.path} --max-time TIME; or start again with --preset small",
+        )
     plots.curves(run.path / METRICS_FILE, run.path / "curves.png")
     test = None
     if setup.test is not None:

@@ -350,6 +350,21 @@ class Trainer:
             )
         self.run.update_info({"model_sha256": digest})
 
+    def learned_nothing(self) -> str | None:
+        """Why the model is no better than none, where its time ended too early; None else.
+
+        Its errors of validation are compared with those of no forces at all; a warm start takes a step, at least.
+        """
+        p, t = self.progress, self.config.training
+        if t.max_time is None or not self._out_of_time() or epoch_budget(t) == p.epoch:
+            return None
+        if p.step == 0:
+            return "not a step was taken"
+        error, size = p.last_row.get("val_forces_rmse", 0.0), self.setup.val_force_rms
+        if t.init or not t.forces_weight or error < size:
+            return None
+        return f"{p.step} steps, and errors of forces ({1e3 * error:.0f} meV/A) as large as forces ({1e3 * size:.0f})"
+
     def summary(self) -> dict[str, Any]:
         """Where the training stands, for run.json."""
         p = self.progress

@@ -22,7 +22,7 @@ from equimd.data.state import States, joined, refuse_unknown
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
 from equimd.run import Run
-from equimd.training.references import shift_references
+from equimd.training.references import refit_scale, shift_references
 from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
 from equimd.training.warm import frozen_split, leaks
 
@@ -53,6 +53,7 @@ class Setup:
     warnings: list[str]
     periodic: bool = False
     mean_weight: float | None = None
+    val_force_rms: float = 0.0  # eV/A
 
     @property
     def identity(self) -> str:
@@ -161,7 +162,7 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
         config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic,
-        surveys["training"].mean_weight if partial else None,
+        surveys["training"].mean_weight if partial else None, surveys["validation"].force_rms,
     )  # fmt: skip
 
 
@@ -265,7 +266,7 @@ def _check_known(
 def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
     """A model with seeded weights and fitted references, or one that starts from another run."""
     if config.training.init:
-        return _start_from(config, model_config, train, notes)
+        return _start_from(config, model_config, train, survey, notes)
     from equimd.model.build import build_model
 
     model = build_model(model_config, config.training.seed)
@@ -304,7 +305,7 @@ def _isolated_atoms(config: RunConfig) -> np.ndarray:
 def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarray) -> float:
     """Size of what is learned, eV: rms of the forces; without forces, the spread of energies per root atom."""
     if config.training.forces_weight:
-        return max(1e-3, float(np.sqrt(survey.forces_sq / max(1, survey.n_components))))
+        return max(1e-3, survey.force_rms)
     total, count = 0.0, 0
     for block in iterate_blocks(train):
         rest = (block.energy - energies[block.numbers].sum(1))[block.has_energy]
@@ -313,8 +314,10 @@ def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarr
     return max(1e-3, float(np.sqrt(total / max(1, count))))
 
 
-def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str]) -> Potential:
-    """The model of another run, its reference energies shifted to the new frames."""
+def _start_from(
+    config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]
+) -> Potential:
+    """The model of another run, its reference energies and scale fitted to the new frames."""
     from equimd.model.build import build_model
 
     old, _ = Run.open(str(config.training.init)).load_model()
@@ -346,6 +349,7 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, train, known)))
     else:
         shift_references(model, train, config.training.batch_size_inference)
+    refit_scale(model, _scale(config, train, survey, model.atomic_energies.numpy()))
     notes.append(f"starts from the model of {config.training.init}")
     return model
 

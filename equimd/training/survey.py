@@ -56,6 +56,11 @@ class Survey:
         return found
 
     @property
+    def force_rms(self) -> float:
+        """Root mean square of the labelled force components, eV/A."""
+        return float(np.sqrt(self.forces_sq / max(1, self.n_components)))
+
+    @property
     def mean_weight(self) -> float:
         """Of the frames in the loss."""
         return self.weight / max(1, self.n_frames) or 1.0

@@ -38,6 +38,8 @@ def inherited(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     run = Run.open(str(given["init"]))
     old, stated = run.config.training, {**PRESETS.get(str(given.get("preset")), {}), **given}
+    if "lr" not in given:
+        stated.pop("lr", None)  # a preset's is for a fresh model
     values: dict[str, Any] = {key: getattr(old, key) for key in INHERITED}
     values["lr"] = min(old.lr, FINE_RATE)
     if "num_epochs" not in stated and "max_time" not in stated:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from ase.io import write
 
+import equimd
 from equimd.config import parse_config
 from equimd.data.frames import Frames
+from equimd.errors import ConfigError
 from equimd.run import Run
 from equimd.training.setup import Setup, complete, prepare
 from equimd.training.warm import FINE_RATE, inherited, test_hashes
@@ -65,9 +70,29 @@ def test_settings_are_inherited_beneath_those_stated(first: Path) -> None:
     assert found["max_time"] == Run.open(first).info["training_seconds"]
     stated = inherited({"init": str(first), "loss": "l2mae", "num_epochs": 5, "lr": 1e-4})
     assert not stated.keys() & {"loss", "lr", "max_time", "num_epochs"}
-    assert "lr" not in inherited({"init": str(first), "preset": "small"})
+    assert inherited({"init": str(first), "preset": "small"})["lr"] == FINE_RATE
 
 
 def test_without_known_frames_the_split_is_a_new_one(first: Path, tmp_path: Path) -> None:
     setup = warm(first, toy_file(tmp_path / "others.xyz", 40, 11))
     assert (len(setup.train), len(setup.val)) == (32, 4)
+
+
+def test_scale_and_references_are_those_of_the_new_frames(first: Path, tmp_path: Path) -> None:
+    plain = toy_frames(40, 11)
+    hot = dataclasses.replace(plain, forces=3 * plain.forces, energy=3 * plain.energy)
+    write(tmp_path / "hot.xyz", hot.to_ase(), format="extxyz")
+    model, old = warm(first, tmp_path / "hot.xyz").model, Run.open(first).load_model()[0]
+    assert float(model.scale) == pytest.approx(float(np.sqrt(np.mean(hot.forces**2))), rel=0.2)
+    assert float(model.scale) > 2 * float(old.scale)
+    torch.testing.assert_close(
+        model.last_layer.weight * model.scale, old.last_layer.weight * old.scale, check_dtype=False, rtol=1e-6, atol=0
+    )
+
+
+def test_time_that_ends_before_anything_is_learned_is_an_error(tmp_path: Path) -> None:
+    data = toy_file(tmp_path / "water.xyz")
+    with pytest.raises(ConfigError, match="before the model learned anything") as caught:
+        equimd.train(data, out=tmp_path / "run", energy_unit="eV", max_time="0.01s", **SMALL)
+    assert "--resume" in str(caught.value.hint) and Run.open(tmp_path / "run").info["status"] == "learned nothing"
+    assert equimd.train(resume=tmp_path / "run", max_time="6s").status == "completed"

@@ -18,6 +18,7 @@ from equimd.run import Run
 from equimd.tasks.learn.work import TimeIsUpError, Work
 from equimd.training.loop import Trainer
 from equimd.training.setup import SPLIT_FILE, Setup, complete, prepare, set_threads
+from equimd.training.warm import FINE_RATE
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 PROBE = 8  # steps that are timed
@@ -25,7 +26,6 @@ WARM = 2  # steps before that
 COMPILE_FROM = 2400.0  # seconds of all the time, from which compiling the training step pays back
 FEWEST_EPOCHS = 2
 FEW_EPOCHS, FEWEST_FRAMES = 10, 40  # over cheap frames, of which there are enough to leave some out
-FINE_RATE = 1e-3  # peak learning rate of warm starts
 
 
 def train_model(
