@@ -17,6 +17,9 @@ _START = typer.Argument(
     metavar="STRUCTURE", help=SimulationSettings.model_fields["structure"].description, show_default=False
 )
 _OUT = typer.Option("--out", help="folder to make; by default simulations/NAME-300K-001")
+_AFTER = typer.Option(
+    "--continue", help="folder of a simulation whose last good frames are the start, for a better model RUN"
+)
 
 
 @with_settings(
@@ -27,6 +30,8 @@ def simulate(
     structure: Annotated[str | None, _START] = None,
     out: Annotated[Path | None, _OUT] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a simulation to go on with")] = None,
+    after: Annotated[Path | None, _AFTER] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="run folder, in the place of RUN")] = None,
     template: Annotated[bool, typer.Option("--template", help="print a YAML file of all settings")] = False,
     json: Json = False,
     **options: Any,
@@ -45,6 +50,7 @@ def simulate(
         equimd simulate runs/ethanol ethanol.xyz --ensemble nve --dt 0.5 --steps 20000 --uq-threshold 0.15eV/A
         equimd simulate simulation.yaml --seed 1
         equimd simulate --resume simulations/ethanol-300K-001 --time 50
+        equimd simulate --continue simulations/ethanol-600K-001 --run runs/better
         equimd simulate --template > simulation.yaml
     """
     from equimd.cli.common import log
@@ -56,8 +62,10 @@ def simulate(
         return
     if resume is not None and (out is not None or structure is not None):
         raise typer.BadParameter("--resume goes on in its own folder: leave out the structure and --out")
-    settings = None
-    if resume is None:
+    if after is not None and (structure is not None or resume is not None):
+        raise typer.BadParameter("--continue goes on from its last good frames: leave out the structure and --resume")
+    source, settings = source or run, None
+    if after is None and resume is None:
         base = None
         if source is not None and source.suffix.lower() in (".yaml", ".yml"):
             base = parse_settings(read_settings(str(source)), where=str(source))
@@ -71,8 +79,9 @@ def simulate(
 
     try:
         done = work(
-            source if resume else None, settings=settings, out=out, resume=resume, progress=ProgressBar(), **options
-        )
+            source if resume or after else None,
+            settings=settings, out=out, resume=resume, after=after, progress=ProgressBar(), **options,
+        )  # fmt: skip
     except Interrupted as stopped:
         _show(stopped.result, json)
         raise

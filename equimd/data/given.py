@@ -41,6 +41,11 @@ def given_names(given: GivenData | None) -> tuple[str, ...] | None:
     return names if len(names) == len(items) else None
 
 
+def absolute(names: Iterable[str]) -> tuple[str, ...]:
+    """The same files by names that hold in any folder."""
+    return tuple(n if n.startswith(BUNDLED) else str(Path(n).absolute()) for n in names)
+
+
 def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part: str = "") -> Dataset:
     """One data set of all that is given, in eV and Angstrom.
 

@@ -48,17 +48,6 @@ def shift_references(model: Potential, data: Dataset, batch_size: int = 50) -> i
     return used
 
 
-def refit_scale(model: Potential, scale: float) -> None:
-    """Give a trained model the scale (eV) of other data, so that its last layers learn as fast as a fresh model's; in
-    place. What it predicts stays the same: the weights behind the scale take up the change."""
-    factor = float(model.scale) / scale
-    heads = [model.last_layer] + ([model.force_head.last_layer] if model.force_head is not None else [])
-    with torch.no_grad():
-        for head in heads:
-            head.weight *= factor
-    model.scale.fill_(scale)
-
-
 def predicted_energy(model: Potential, source: FrameSource, index: np.ndarray, device: torch.device) -> np.ndarray:
     """(B,) float64 total energies, without forces."""
     from equimd.model.painn.potential import batch_arguments

@@ -16,13 +16,13 @@ from equimd.chemistry import refuse_unseen, symbols
 from equimd.config import DERIVED_KEYS, ModelConfig, RunConfig, flat_config
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
 from equimd.data.dataset import notes as data_notes
-from equimd.data.given import BUNDLED, open_given
+from equimd.data.given import BUNDLED, absolute, open_given
 from equimd.data.split import Split
 from equimd.data.state import States, joined, refuse_unknown
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
 from equimd.run import Run
-from equimd.training.references import refit_scale, shift_references
+from equimd.training.references import shift_references
 from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
 from equimd.training.warm import frozen_split, leaks
 
@@ -103,7 +103,7 @@ def complete(config: RunConfig) -> RunConfig:
                 found[f"{key}_data"] = (f"{BUNDLED}{whole}-{key}",)
     for key in ("data", "val_data", "test_data", "split_files"):
         names = found.get(key, getattr(c, key))
-        found[key] = tuple(n if n.startswith(BUNDLED) else str(Path(n).absolute()) for n in names)
+        found[key] = absolute(names)
     training = config.training
     if training.init:
         training = training.model_copy(update={"init": str(Path(training.init).absolute())})
@@ -266,7 +266,7 @@ def _check_known(
 def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
     """A model with seeded weights and fitted references, or one that starts from another run."""
     if config.training.init:
-        return _start_from(config, model_config, train, survey, notes)
+        return _start_from(config, model_config, train, notes)
     from equimd.model.build import build_model
 
     model = build_model(model_config, config.training.seed)
@@ -314,10 +314,8 @@ def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarr
     return max(1e-3, float(np.sqrt(total / max(1, count))))
 
 
-def _start_from(
-    config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]
-) -> Potential:
-    """The model of another run, its reference energies and scale fitted to the new frames."""
+def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str]) -> Potential:
+    """The model of another run, its reference energies shifted to the new frames."""
     from equimd.model.build import build_model
 
     old, _ = Run.open(str(config.training.init)).load_model()
@@ -349,7 +347,6 @@ def _start_from(
         model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, train, known)))
     else:
         shift_references(model, train, config.training.batch_size_inference)
-    refit_scale(model, _scale(config, train, survey, model.atomic_energies.numpy()))
     notes.append(f"starts from the model of {config.training.init}")
     return model
 

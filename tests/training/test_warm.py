@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from ase.io import write
 
 import equimd
@@ -76,18 +73,6 @@ def test_settings_are_inherited_beneath_those_stated(first: Path) -> None:
 def test_without_known_frames_the_split_is_a_new_one(first: Path, tmp_path: Path) -> None:
     setup = warm(first, toy_file(tmp_path / "others.xyz", 40, 11))
     assert (len(setup.train), len(setup.val)) == (32, 4)
-
-
-def test_scale_and_references_are_those_of_the_new_frames(first: Path, tmp_path: Path) -> None:
-    plain = toy_frames(40, 11)
-    hot = dataclasses.replace(plain, forces=3 * plain.forces, energy=3 * plain.energy)
-    write(tmp_path / "hot.xyz", hot.to_ase(), format="extxyz")
-    model, old = warm(first, tmp_path / "hot.xyz").model, Run.open(first).load_model()[0]
-    assert float(model.scale) == pytest.approx(float(np.sqrt(np.mean(hot.forces**2))), rel=0.2)
-    assert float(model.scale) > 2 * float(old.scale)
-    torch.testing.assert_close(
-        model.last_layer.weight * model.scale, old.last_layer.weight * old.scale, check_dtype=False, rtol=1e-6, atol=0
-    )
 
 
 def test_time_that_ends_before_anything_is_learned_is_an_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from equimd.config import ReadingSettings
 from equimd.data.dataset import notes as reading_notes
-from equimd.data.given import GivenData, given_names, open_given
+from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import plain
 from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
 from equimd.notices import note, warn
@@ -59,7 +59,7 @@ class CalibrationResult(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd calibrate --json``."""
-        return plain({"run": self.run, "data": self.data, **self.report})
+        return plain({"run": self.run, **self.report, "data": self.data})
 
     def table(self) -> str:
         """The report in a few lines."""
@@ -141,7 +141,7 @@ def calibrate(
             warn(text)
         _announce(prepared)
         done = work(prepared, None if progress is None else counted_stages(progress))
-        folder = save(done)
+        folder = save(done, absolute(given_names(data) or ()))
     if done.outcome.refused and settings.halt:
         warn(f"{done.outcome.refused}. Flag and error thresholds are there all the same.")
     if not done.calibration.flag.resolved:

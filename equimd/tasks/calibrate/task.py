@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,11 +243,16 @@ def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, An
     return values
 
 
-def save(done: Calibrating) -> Path:
-    """Write posterior, calibration, partition and plots into the run: the calibration itself last, and whole."""
+def save(done: Calibrating, data: Sequence[str] = ()) -> Path:
+    """Write posterior, calibration, partition and plots into the run: the calibration itself last, and whole.
+
+    Args:
+        data: names of the calibration frames, for whoever calibrates a better model alike.
+    """
     from equimd.tasks.calibrate import plots
 
     folder = done.prepared.run.path / FOLDER
+    done.calibration.report["data"] = list(data)
     write_json(folder / PARTITION_FILE, done.prepared.parts.to_json(), indent=None)
     plots.draw(done, folder)
     return done.calibration.save(done.prepared.run.path)

@@ -155,7 +155,7 @@ def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
     done = calibrate(prepared, told)
     if done.calibration.halt is not None:
         done = replace(done, calibration=_shipped(done.calibration, s.error))
-    save(done)
+    save(done, calibration_files(work))
     report = done.calibration.report
     maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1)).tolist()
     return {

@@ -17,9 +17,11 @@ from equimd.progress import Callback
 from equimd.shown import Shown
 from equimd.tasks.keywords import run_of, takes
 from equimd.tasks.simulate import checks, session
+from equimd.tasks.simulate.advice import last_words
+from equimd.tasks.simulate.continued import continued
 from equimd.tasks.simulate.session import Session
 from equimd.tasks.simulate.settings import SimulationSettings, parse_settings, read_settings
-from equimd.tasks.simulate.task import execute, last_words, table
+from equimd.tasks.simulate.task import execute, table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -109,6 +111,7 @@ def simulate(
     settings: SimulationSettings | str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    after: str | Path | None = None,
     progress: Callback | None = None,
     **options: Any,
 ) -> SimulationResult:
@@ -121,6 +124,8 @@ def simulate(
         settings: an object of settings or a YAML file of them, beneath those given as keywords.
         out: folder to make; by default simulations/NAME-300K-001.
         resume: folder of a simulation to go on with, to its end or as far as ``steps`` or ``time`` say.
+        after: folder of a simulation whose last good frames are the start, in the place of a structure: the rest of it
+            with ``run``, a better model. Settings that are not stated are those of that simulation.
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
@@ -142,10 +147,20 @@ def simulate(
         options["structure"] = str(structure)
     elif structure is not None:
         options["structure"], atoms = "", structures_of(structure)
-    settings = parse_settings(options, base=settings)
+    start = None
+    if after is not None:
+        if structure is not None or settings is not None:
+            raise ConfigError(
+                "--continue starts from its last good frames: leave out the structure and the settings file"
+            )
+        settings, start = continued(Path(after), options)
+    else:
+        settings = parse_settings(options, base=settings)
     if out is not None:
         session.check_free(Path(out))
-    ready = session.prepare(settings, atoms)
+    ready = session.prepare(settings, atoms, start)
+    if after is not None:
+        ready.identity["continues"] = str(Path(after).absolute())
     folder = Path(out) if out is not None else session.default_folder(ready)
     needed = checks.disk_needed(settings, ready.system.n_atoms, ready.judge.threshold is not None)
     disk, too_little = checks.disk_note(needed, folder)

@@ -87,11 +87,14 @@ class Session:
         return Output(folder, self.settings.save_every, info=self.start.state)
 
 
-def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = None) -> Session:
+def prepare(
+    settings: SimulationSettings, structures: Sequence[Atoms] | None = None, start: Start | None = None
+) -> Session:
     """Everything that can be found wrong with a new run is found here, before a file is written.
 
     Args:
         structures: the start geometry, in the place of the settings' file.
+        start: replicas with velocities, where they are known already.
 
     Raises:
         ConfigError: no run or no structure given, settings that contradict each other.
@@ -100,14 +103,17 @@ def prepare(settings: SimulationSettings, structures: Sequence[Atoms] | None = N
         RunError, UncertaintyError: no such run, or not calibrated for what is asked.
     """
     for key, what in (("run", "run folder"), ("structure", "structure file")):
-        if not getattr(settings, key) and not (key == "structure" and structures):
+        if not getattr(settings, key) and not (key == "structure" and (structures or start)):
             raise ConfigError(f"no {what}", hint="equimd simulate RUN MOLECULE.xyz")
     # absolute, so that the run can be gone on with from any folder
     paths = {key: str(Path(name).absolute()) for key in ("run", "structure") if (name := getattr(settings, key))}
     shown, settings = settings, settings.model_copy(update=paths)
+    model, sha256 = _load(settings)
+    if start is not None:
+        check_data(model.potential, ArrayDataset(Frames.from_ase([start.atoms()], where="--continue")))
+        return _assemble(settings, start, model, sha256, _threads(settings, start), shown_run=shown.run)
     told = {"charge": settings.charge, "spin": settings.spin}
     start, structures = read_start(structures or shown.structure, settings.replicas, **told)
-    model, sha256 = _load(settings)
     check_data(model.potential, ArrayDataset(Frames.from_ase(structures, where=shown.structure)))
     if model.has_forces and settings.relax:
         start, warnings = relax(start, structures, model)
@@ -289,6 +295,7 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
             raise RunError(f"the {what} has changed since the run began", where=settings.run, hint="a new simulation")
     if changed:
         write_atomic(folder / SETTINGS_FILE, settings_text(settings))
+    session.identity.update(began)
     return session
 
 

@@ -38,6 +38,7 @@ class Start(Shown):
         fixed: (n,) bool, atoms that never move; None where all do.
         positions: (R, n, 3) Angstrom; ``velocities``: the same in Angstrom/fs, or None if they are still to be drawn.
         charge, spin: of the structure, spin 0 where not stated; charge_stated: whether a charge is.
+        bonded: (n, 3), where bonds are not to be read from the first of the positions.
     """
 
     numbers: Tensor
@@ -50,6 +51,7 @@ class Start(Shown):
     spin: int
     charge_stated: bool = False
     fixed: Tensor | None = None
+    bonded: Tensor | None = None
 
     @property
     def state(self) -> dict[str, int]:
@@ -60,7 +62,7 @@ class Start(Shown):
     @property
     def reference(self) -> Tensor:
         """(n, 3): the geometry that bonds are read from."""
-        return self.positions[0]
+        return self.positions[0] if self.bonded is None else self.bonded
 
     def system(self, device: str | torch.device = "cpu") -> System:
         """What the integrators need of it."""
@@ -69,9 +71,16 @@ class Start(Shown):
         fixed = None if self.fixed is None else self.fixed.numpy()
         return System.build(numbers, masses=masses, cell=cell, pbc=self.pbc, fixed=fixed, device=device)
 
+    def atoms(self) -> Atoms:
+        """The first replica."""
+        from ase import Atoms
+
+        cell = self.cell.numpy() if any(self.pbc) else None
+        return Atoms(self.numbers.numpy(), self.positions[0].numpy(), cell=cell, pbc=self.pbc, info=self.state)
+
     def save(self, folder: Path, meta: dict[str, Any]) -> None:
         """Write it, with what was decided for the run."""
-        names = ("numbers", "masses", "cell", "positions", "velocities", "fixed")
+        names = ("numbers", "masses", "cell", "positions", "velocities", "fixed", "bonded")
         tensors = {k: v for k in names if (v := getattr(self, k)) is not None}
         plain = {k: getattr(self, k) for k in ("charge", "spin", "charge_stated")} | {"pbc": list(self.pbc)}
         save_tensors(folder / START_FILE, tensors, {"start": plain, **meta}, KIND)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,17 @@ import torch
 
 from equimd.files import replacing, versions, write_json
 from equimd.guard.flags import SuspectFrame
-from equimd.guard.score import SCORE_NAME, StepScore
+from equimd.guard.score import StepScore
 from equimd.interrupts import stop_signals
 from equimd.md.ensembles import ENSEMBLES
-from equimd.md.simulation import SUSPECTS_FILE, Simulation
+from equimd.md.simulation import Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
 from equimd.progress import Callback
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import SimulationProgress
 from equimd.tasks.simulate.session import Session
+from equimd.tasks.simulate.suspects import write_frames_before
 
 SUMMARY_FILE, PLOT_FILE = "summary.json", "simulation.png"
 BLOCK = 500  # frames converted to extended XYZ at once
@@ -51,7 +51,9 @@ def execute(
     summary = _summary(session, simulation, folder, interrupted, told.rates(simulation))
     write_json(folder / SUMMARY_FILE, summary)
     paths = _paths(simulation, folder)
-    plot.simulation(paths, folder / PLOT_FILE, judge=session.judge, halts=simulation.suspects.halts)
+    state, halts = session.output(folder).info, simulation.suspects.halts
+    write_frames_before(folder, session.system, halts, paths, state)
+    plot.simulation(paths, folder / PLOT_FILE, judge=session.judge, halts=halts)
     if session.settings.extxyz:
         for path in paths.values():
             write_extxyz(path, session)
@@ -178,50 +180,3 @@ def table(summary: Mapping[str, Any]) -> str:
         rows.append(("flagged", f"{summary['n_flagged']} events, {summary['n_flagged_steps']} steps"))
         rows.append(("halted", f"{len(summary['halted'])} of {summary['n_replicas']}"))
     return "\n".join(f"{name:<12} {value}" for name, value in rows)
-
-
-def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: str) -> str:
-    """The last line of a run: what happened, when, by how much, and what to type next."""
-    if summary["status"] == "interrupted":
-        return f"interrupted after {summary['time_ps']:.3f} ps; go on with: equimd simulate --resume {folder}"
-    flagged = summary["n_flagged"]
-    if summary["status"] == "completed":
-        done = f"completed {summary['time_ps']:g} ps in {folder}"
-        if not flagged:
-            return done
-        events = f"{flagged} event{'s' * (flagged != 1)} flagged in {summary['n_flagged_steps']} steps"
-        return f"{done}, {events}. Next: {next_commands(folder, run)}"
-    halts = summary["halted"]
-    first = halts[0]
-    which = f"replica {first['replica']}"
-    if len(halts) > 1:
-        which = f"{len(halts)} of {summary['n_replicas']} replicas, first {which}"
-    return (
-        f"halted: {which} at step {first['step']} ({first['time_ps']:.3f} ps), {_by_how_much(first, session)}; the "
-        f"last good frames are in {folder}. Next: {next_commands(folder, run)}"
-    )
-
-
-def _by_how_much(halt: Mapping[str, Any], session: Session) -> str:
-    from ase.symbols import Symbols
-
-    symbols = Symbols(session.system.numbers.cpu().numpy())
-    text, score = halt["reason"], halt["score"]
-    if halt["code"] == SCORE_NAME and math.isfinite(score):
-        text += f" ({score / halt['threshold']:.2f} times it)"
-    if halt["atoms"] and math.isfinite(score):
-        text += f", atom{'s' * (len(halt['atoms']) > 1)} " + ", ".join(f"{symbols[i]}{i}" for i in halt["atoms"])
-    return text
-
-
-def next_commands(folder: Path, run: str) -> str:
-    """How the frames that the guard spoke about become training data."""
-    from equimd.run import Run
-
-    dataset, labelled = Run.open(run).config.dataset, folder / "labelled.h5"
-    options = [f"--data {name}" for name in (*dataset.data, labelled)]
-    options += [f"--{key}-unit {unit}" for key in ("energy", "length") if (unit := getattr(dataset, f"{key}_unit"))]
-    label = f"equimd data label {folder / SUSPECTS_FILE} --out {labelled}"
-    if not all(name.startswith("bundled:") for name in dataset.data):
-        label += " --calculator METHOD_OF_THE_TRAINING_DATA"  # labels of two methods in one data set spoil a model
-    return f"{label} && equimd train --init {run} {' '.join(options)}"
