@@ -14,7 +14,7 @@ from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.guard.calibration import Calibration
 from equimd.guard.screen import MIN_FRAMES
-from equimd.guard.thresholds import HaltThreshold, needed
+from equimd.guard.thresholds import needed
 from equimd.run import Run
 from equimd.tasks.audit.runs import Dynamics, draws, guarded_runs
 from equimd.tasks.audit.task import HALTS_EXPECTED, start_rows
@@ -174,5 +174,8 @@ def _shipped(calibration: Calibration, error: float) -> Calibration:
     halt = calibration.halt
     if halt is None:
         return calibration
-    value = max(halt.value, error / calibration.error.multiplier)
-    return replace(calibration, halt=HaltThreshold(**{**vars(halt), "value": value}))
+    value = error / calibration.error.multiplier
+    if value <= halt.value:
+        return calibration
+    # the rate is at most what it was: of the interval, the upper end is left
+    return replace(calibration, halt=replace(halt, value=value, interval=(0.0, halt.interval[1])))
