@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from equimd.benchmarks.suites import SUITES
+from equimd.errors import DataError
 from equimd.files import versions, write_atomic
 
 FEW = 4  # names of rows in the sentence about where they were made
@@ -114,3 +116,23 @@ def _beginnings(name: str) -> list[str]:
 
 def _where(created: str, on: dict[str, Any], using: dict[str, str]) -> str:
     return f"{created[:10]}, {on['processor']}, {on['cores']} cores; torch {using['torch']}"
+
+
+def join(folder: Path) -> Path:
+    """Write ``report.md``: every suite's table that is in ``folder``, with its plots; returns its path.
+
+    Raises:
+        DataError: there are no results.
+    """
+    found = [name for name in SUITES if (folder / f"{name}.json").is_file() and (folder / f"{name}.md").is_file()]
+    if not found:
+        raise DataError("no results here", where=str(folder), hint="equimd bench accuracy --help")
+    parts = ["# Benchmarks", ""]
+    for name in found:
+        table = (folder / f"{name}.md").read_text().strip()
+        parts += [table.replace("\n# ", "\n## ").replace("# ", "## ", 1), ""]
+        for image in sorted(folder.glob(f"{name}*.png")):
+            parts += [f"![{image.stem.replace('-', ' ')}]({image.name})", ""]
+    path = folder / "report.md"
+    path.write_text("\n".join(parts))
+    return path

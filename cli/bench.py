@@ -201,7 +201,7 @@ def report(out: _Out = RESULTS) -> None:
         equimd bench report
         equimd bench report --out bench
     """
-    from equimd.benchmarks.joined_report import join
+    from equimd.benchmarks.results import join
 
     _show(join(out))
 

@@ -15,6 +15,7 @@ from equimd.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 TRAIN, VAL, TRUE = "#8a8f98", "#0b62a4", "#222222"
 MAX_POINTS = 20_000  # of a scatter plot; more only darken it
 
@@ -163,3 +164,25 @@ def _diagonal(ax: Any, x: np.ndarray, y: np.ndarray, mae: float, unit: str) -> N
     ax.plot(limits, limits, color=TRUE, linewidth=0.8, zorder=0)
     ax.set(xlim=limits, ylim=limits, aspect="equal")
     ax.text(0.04, 0.95, f"MAE {mae:.3g} {unit}", transform=ax.transAxes, va="top")
+
+
+def plain_log(axes: Any) -> None:
+    """For both axes of a plot that are logarithmic, once their limits stand."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for axis, most in ((axes.xaxis, 1e3), (axes.yaxis, 1e4)):
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < most * low else (1,)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+
+
+def finish(figure: Any, axes: Any, path: Path, columns: int) -> None:
+    """The legend above in so many columns, no frame; written as PNG and closed."""
+    import matplotlib.pyplot as plt
+
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -143,8 +143,7 @@ def test_the_reader_opens_its_files_and_refuses_broken_ones(tmp_path: Path) -> N
 
 def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from equimd.benchmarks import models
-    from equimd.benchmarks.calibration import calibration_tables, sigmas
-    from equimd.benchmarks.calibration.baselines import table
+    from equimd.benchmarks.calibration import baselines, calibration_tables, sigmas
     from equimd.benchmarks.options import Options
     from equimd.benchmarks.pieces import MeasuredRow
     from equimd.benchmarks.results import merge
@@ -154,9 +153,9 @@ def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monke
     held = models.HeldOut(ArrayDataset(toy_frames(150, 5)), {"300K": ArrayDataset(toy_frames(40, 6))})
     monkeypatch.setattr(models, "held_out", lambda *_: held)
     with toys(tmp_path, "constant", "chebyshev"):
-        assert list(table.METHODS)[-1] == "constant"
+        assert list(baselines.METHODS)[-1] == "constant"
         # the others take their time in tests of their own
-        monkeypatch.setattr(sigmas, "METHODS", {"constant": table.METHODS["constant"]})
+        monkeypatch.setattr(sigmas, "METHODS", {"constant": baselines.METHODS["constant"]})
         monkeypatch.setattr(sigmas.last_layer, "NAMES", {"all": sigmas.last_layer.NAMES["all"]})
         found = sigmas.measure(models.case(models.BUNDLED), trained, [], Options((tmp_path,)), 0)["methods"]
         assert list(found) == ["last-layer", "constant"] and found["constant"]["step_ratio"] > 0

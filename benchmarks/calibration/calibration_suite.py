@@ -20,7 +20,7 @@ from equimd.benchmarks import models
 from equimd.benchmarks.accuracy import accuracy_suite
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.calibration import costs, rates, sigmas
-from equimd.benchmarks.calibration.baselines.table import METHODS
+from equimd.benchmarks.calibration.baselines import METHODS
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.pieces import MeasuredRow, over_seeds, piece
 from equimd.benchmarks.results import merge

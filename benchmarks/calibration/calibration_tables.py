@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.calibration.baselines.table import METHODS
+from equimd.benchmarks.calibration.baselines import METHODS
 from equimd.benchmarks.results import made_by
-from equimd.benchmarks.ticks import plain_log
+from equimd.plots import plain_log
 
 TITLES = {"acac": "acetylacetone", "bundled": "bundled ethanol"}  # of plots; else the molecule of rMD17
 COLUMNS = (

@@ -20,9 +20,7 @@ import numpy as np
 import torch
 
 from equimd.benchmarks import models
-from equimd.benchmarks.calibration.baselines import last_layer
-from equimd.benchmarks.calibration.baselines.method import Baseline, Known
-from equimd.benchmarks.calibration.baselines.table import METHODS
+from equimd.benchmarks.calibration.baselines import LAST_LAYERS, METHODS, Baseline, Known, last_layers
 from equimd.benchmarks.options import Options
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
@@ -69,7 +67,7 @@ def measure(
     train = training_frames(run)
     held = models.held_out(case, options, seed, limit)
     parts: dict[str, Dataset] = {"calibration": held.calibration, **held.tests}
-    methods, (layer, *_) = last_layer.fit_each(model, train, tuple(last_layer.NAMES))
+    methods, (layer, *_) = last_layers(model, train, tuple(LAST_LAYERS))
     first = methods[0]
     base = {name: first.predict(part, None) for name, part in parts.items()}  # type: ignore[arg-type]
     known = Known(model, train, layer, [models.load_model(m) for m in members])

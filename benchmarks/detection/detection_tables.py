@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.results import made_by
-from equimd.benchmarks.ticks import plain_log
+from equimd.plots import plain_log
 
 GUARD = (
     ("runs", "runs", "{:.0f}"),

@@ -24,7 +24,7 @@ import numpy as np
 from equimd.benchmarks.options import Options, say
 from equimd.benchmarks.results import Row
 from equimd.benchmarks.speed.peer_workers import Worker
-from equimd.benchmarks.ticks import plain_log
+from equimd.plots import plain_log
 
 SIZES = (500, 1000, 2000, 5000, 10000, 20000)
 QUICK_SIZES = (500, 1000)

@@ -13,11 +13,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from equimd.benchmarks.bars import finish
 from equimd.benchmarks.results import Row, made_by
 from equimd.benchmarks.speed import large
 from equimd.benchmarks.speed.speed_suite import GEMM, OWN, SpeedCase, spread
-from equimd.benchmarks.ticks import plain_log
+from equimd.plots import finish, plain_log
 
 MFLOP = {"ethanol": 16.7, "aspirin": 45.3}  # products of one forward pass: 128 features, 3 layers, 20 radial, 5 A
 TIMES_FORWARD = {"md": 2.0, "train": 6.0}

@@ -30,11 +30,10 @@ from equimd.training.compiling import pays_to_compile
 from equimd.training.loader import FrameSource, Loader, shuffled_batches, sorted_batches
 from equimd.training.metrics import MetricsFile, RunningErrors, Unit, validate
 from equimd.training.parallel import ALONE, Processes
-from equimd.training.progress import EpochProgress
+from equimd.training.progress import EpochProgress, EventWriter
 from equimd.training.references import shift_references
 from equimd.training.schedule import Schedule, epoch_budget, validation_interval
 from equimd.training.setup import Setup, set_threads
-from equimd.training.tensorboard import EventWriter
 
 if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from equimd.progress import Callback, Teller, duration, time_left
-from equimd.training.metrics import Unit
+from equimd.training.metrics import COLUMNS, Unit, in_file_units, unit_name
 
 
 def describe(errors: Mapping[str, float], unit: Unit, prefix: str = "") -> str:
@@ -53,3 +56,32 @@ class EpochProgress(Teller):
         elapsed = row["time_s"]
         left = f", {time_left(elapsed, used)}" if 0.0 < used < 1.0 else ""
         self.line(f"epoch {epoch}", *parts, f"lr {row['lr']:.1e}", f"{duration(elapsed)}{left}{note}", values=row)
+
+
+class EventWriter:
+    """Writes each line of the metrics as TensorBoard scalars; without tensorboard it warns once and does nothing."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            warnings.warn("tensorboard is not installed: no events are written (pip install tensorboard)", stacklevel=2)
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Scalars of one epoch, in the units of metrics.csv."""
+        if self._writer is None:
+            return
+        for column in COLUMNS[3:]:
+            value = row.get(column, math.nan)
+            if math.isfinite(value):
+                part, _, rest = unit_name(column).partition("_")
+                tag = f"{part}/{rest}" if part in ("train", "val") else column
+                self._writer.add_scalar(tag, in_file_units(column, value), int(row["step"]))
+
+    def close(self) -> None:
+        """Flush what is left."""
+        if self._writer is not None:
+            self._writer.close()

@@ -25,7 +25,7 @@ from equimd.machine import has_compiler
 from equimd.model.painn.network import learning_rate_factors
 from equimd.model.painn.potential import Network, Potential, batch_arguments
 from equimd.training.compiling import compiled, pad_batch
-from equimd.training.losses import Loss, energy_losses, force_losses
+from equimd.training.metrics import Loss, energy_losses, force_losses
 from equimd.training.parallel import ALONE, Processes
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class TrainStep:
         energy_weight, forces_weight: lambda_E and lambda_F of
             lambda_E mean_b l_E(dE_b) + lambda_F mean_i l_F(dF_i), in eV and eV/Angstrom, the means over the structures
             and over all atoms of the batch.
-        loss: l_E and l_F, see :mod:`equimd.training.losses`.
+        loss: l_E and l_F, see :mod:`equimd.training.metrics`.
         energy_loss_per_atom: l_E of dE_b divided by the number of atoms of b.
         weight_decay: decoupled, times the learning rate.
         grad_clip: largest norm of the gradient; 0 for none.

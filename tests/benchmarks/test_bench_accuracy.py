@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from equimd.benchmarks import joined_report, search
-from equimd.benchmarks.accuracy import accuracy_suite, accuracy_tables, published
+from equimd.benchmarks import results, search
+from equimd.benchmarks.accuracy import accuracy_suite, accuracy_tables
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.results import Row, merge
 from equimd.config import RunConfig, config_text, parse_config
@@ -249,20 +249,20 @@ def test_settings_are_written_as_options() -> None:
 
 
 def test_published_figures_are_numbers_of_known_molecules() -> None:
-    for table in published.RMD17.values():
+    for table in accuracy_tables.RMD17.values():
         assert set(table) <= set(accuracy_suite.MOLECULES)
         for energy, forces in table.values():
-            assert 0 < published.figure(energy) < 10 and 0 < published.figure(forces) < 20
-    assert published.figure("4.1-5.0") == 5.0
+            assert 0 < accuracy_tables.figure(energy) < 10 and 0 < accuracy_tables.figure(forces) < 20
+    assert accuracy_tables.figure("4.1-5.0") == 5.0
 
 
 def test_the_report_joins_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results here"):
-        joined_report.join(tmp_path)
+        results.join(tmp_path)
     rows = [
         Row(f"rmd17/ethanol/01/conservative/{m}", v, "meV", "c", "default", 60.0, 950, 0) for m, v in ERRORS.items()
     ]
     accuracy_tables.write(merge(tmp_path / "accuracy.json", "accuracy", rows, {}), tmp_path)
-    text = joined_report.join(tmp_path).read_text()
+    text = results.join(tmp_path).read_text()
     assert text.startswith("# Benchmarks\n\n## Accuracy\n") and "![accuracy](accuracy.png)" in text
     assert "speed" not in text

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from equimd.benchmarks.calibration.baselines import distance, ensemble, last_layer
-from equimd.benchmarks.calibration.baselines.distance import _without_padding, atom_features
+from equimd.benchmarks.calibration.baselines import (
+    _without_padding,
+    atom_features,
+    ensemble,
+    gaussians,
+    last_layer,
+    mahalanobis,
+)
 from equimd.calculators import LoadedModel
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset
@@ -29,7 +35,7 @@ def data() -> ArrayDataset:
 
 @pytest.fixture(scope="module")
 def base(data: ArrayDataset) -> Predictions:
-    return last_layer.fit(build_model("conservative"), data)[0].predict(data, None)  # type: ignore[arg-type]
+    return last_layer(build_model("conservative"), data)[0].predict(data, None)  # type: ignore[arg-type]
 
 
 def another(seed: int) -> Potential:
@@ -43,7 +49,7 @@ def another(seed: int) -> Potential:
 
 def test_the_ensemble_is_the_mean_and_the_covariance_of_its_members(data: ArrayDataset, base: Predictions) -> None:
     members = [another(seed) for seed in range(4)]
-    found = ensemble.fit(members).predict(data, base)
+    found = ensemble(members).predict(data, base)
     block = data.frames()
     real = block.numbers > 0
     said = [LoadedModel(m).predict_frames(block) for m in members]
@@ -55,12 +61,12 @@ def test_the_ensemble_is_the_mean_and_the_covariance_of_its_members(data: ArrayD
     assert np.allclose(found.energy_error, energy.mean(0) - block.energy)
     assert np.array_equal(found.distance, base.distance)
     with pytest.raises(ConfigError, match="an ensemble of 1"):
-        ensemble.fit(members[:1])
+        ensemble(members[:1])
 
 
 @pytest.mark.parametrize("kind", ["last", "llpr"])
 def test_a_posterior_of_less_is_another_one(kind: str, data: ArrayDataset, base: Predictions) -> None:
-    method, layer = last_layer.fit(build_model("conservative"), data, kind)
+    method, layer = last_layer(build_model("conservative"), data, kind)
     assert layer.energy.width == build_model("conservative").config.num_readout
     found = method.predict(data, base)
     assert np.allclose(found.force_error, base.force_error)
@@ -85,14 +91,14 @@ def test_atomic_features_add_up_to_those_of_the_molecule(data: ArrayDataset) -> 
 def test_distances_are_one_on_average_in_training_and_grow_outside() -> None:
     model = build_model("conservative")
     train = ArrayDataset(random_frames((6,) * 40, seed=3))
-    fitted, layer = last_layer.fit(model, train)
+    fitted, layer = last_layer(model, train)
     base = fitted.predict(train, None)  # type: ignore[arg-type]
-    gmm = distance.gaussians(model, train)
+    gmm = gaussians(model, train)
     found = gmm.predict(train, base)
     atoms = np.trace(found.force_covariance, axis1=1, axis2=2) / 3
     for z in np.unique(base.numbers):
         assert atoms[base.numbers == z].mean() == pytest.approx(1.0, rel=1e-6)
-    whole = distance.mahalanobis(model, layer.distance).predict(train, base)
+    whole = mahalanobis(model, layer.distance).predict(train, base)
     assert whole.energy_variance.mean() == pytest.approx(1.0, rel=1e-6)
     assert np.allclose(whole.force_covariance, base.distance[base.frame][:, None, None] * np.eye(3))
     block = train.frames()
@@ -103,9 +109,9 @@ def test_distances_are_one_on_average_in_training_and_grow_outside() -> None:
 
 def test_every_method_can_be_timed(data: ArrayDataset) -> None:
     model = build_model("conservative")
-    fitted, layer = last_layer.fit(model, data)
-    methods = [fitted, ensemble.fit([model, another(0)]), distance.gaussians(model, data)]
-    methods.append(distance.mahalanobis(model, layer.distance))
+    fitted, layer = last_layer(model, data)
+    methods = [fitted, ensemble([model, another(0)]), gaussians(model, data)]
+    methods.append(mahalanobis(model, layer.distance))
     batch = Batch.from_frames(data.frames([0, 4]), CUTOFF, dtype=torch.float64)
     for method in methods:
         assert method.step(batch) is not None

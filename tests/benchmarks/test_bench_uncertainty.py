@@ -76,13 +76,13 @@ def test_the_calibration_table_holds_every_method(tmp_path: Path) -> None:
 
 
 def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_path: Path) -> None:
-    from equimd.benchmarks.calibration.baselines import distance, last_layer
+    from equimd.benchmarks.calibration.baselines import last_layer, mahalanobis
     from equimd.run import Run
     from equimd.tasks.calibrate.frames import training_frames
     from tests.training.toy import toy_frames
 
     train = training_frames(Run.open(toy.run))
-    method, layer = last_layer.fit(toy.model, train)
+    method, layer = last_layer(toy.model, train)
     parts = {"calibration": toy.held_out, "300K": ArrayDataset(toy_frames(60, seed=8))}
     far = toy_frames(60, seed=9)
     parts["600K"] = ArrayDataset(type(far)(**{**vars(far), "positions": 1.15 * far.positions}))
@@ -97,7 +97,7 @@ def test_a_method_is_judged_with_the_workflows_own_recalibration(toy: Toy, tmp_p
     pieces = {0: {"methods": {"last-layer": {"splits": found["splits"]}}}}
     calibration_tables.plot("toy", pieces, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
-    ratios = sigmas.step_ratios(toy.model, [method, distance.mahalanobis(toy.model, layer.distance)], toy.held_out)
+    ratios = sigmas.step_ratios(toy.model, [method, mahalanobis(toy.model, layer.distance)], toy.held_out)
     assert set(ratios) == {"last-layer", "mahalanobis"} and min(ratios.values()) > 0
 
 

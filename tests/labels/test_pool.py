@@ -11,8 +11,8 @@ import pytest
 from equimd.data.frames import Frames
 from equimd.errors import RunError
 from equimd.labels.label import Label, ask
+from equimd.labels.ledger import LabelStore
 from equimd.labels.pool import LocalPool
-from equimd.labels.store import LabelStore
 from tests.labels.methods import MODULE
 from tests.training.toy import WATER, springs
 

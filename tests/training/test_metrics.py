@@ -13,8 +13,7 @@ import torch
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
 from equimd.progress import ProgressBar, duration
-from equimd.training.losses import Loss
-from equimd.training.metrics import COLUMNS, SUMS, MetricsFile, RunningErrors, Unit, validate
+from equimd.training.metrics import COLUMNS, SUMS, Loss, MetricsFile, RunningErrors, Unit, validate
 from equimd.training.progress import EpochProgress, describe
 from equimd.units import KCAL_PER_MOL
 from tests.training.toy import toy_frames

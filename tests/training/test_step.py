@@ -17,7 +17,7 @@ from equimd.machine import has_compiler
 from equimd.model.painn.potential import Potential
 from equimd.training import step as step_module
 from equimd.training.compiling import pad_batch
-from equimd.training.losses import Loss
+from equimd.training.metrics import Loss
 from equimd.training.parallel import Processes
 from equimd.training.step import BETA1, BETA2, EPS, TrainStep
 from tests.training.toy import toy_frames

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from equimd.benchmarks.calibration.low_rank import directions_of, explained, low_rank_scores
+from equimd.benchmarks.calibration.costs import directions_of, explained, low_rank_scores
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError

@@ -15,9 +15,8 @@ from equimd.data.readers.structures import read_structures
 from equimd.errors import ConfigError, DataError, UncertaintyError
 from equimd.guard.certificate import Certificate, Claim, Finding, save_certificate
 from equimd.labels.cluster import Cluster
-from equimd.labels.ledger import Labelled, ask_for
+from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
-from equimd.labels.store import LabelStore
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.runs import Dynamics, evenly, guarded_runs

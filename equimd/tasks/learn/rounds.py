@@ -23,10 +23,9 @@ from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
 from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
 from equimd.tasks.learn.calibrating import FRAMES, dynamics
-from equimd.tasks.learn.changes import changes, in_words
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, informative
-from equimd.tasks.learn.training import train_model
+from equimd.tasks.learn.training import changes, in_words, train_model
 from equimd.tasks.learn.work import Work
 from equimd.uq.bounds import Trials, confidence_of, trials_needed
 

@@ -25,13 +25,13 @@ from equimd.run import Run, free_name
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import make_executor
 from equimd.tasks.audit.tries import Tries
-from equimd.tasks.learn import plots, rounds
+from equimd.tasks.learn import rounds
 from equimd.tasks.learn.calibrating import calibrate_model, draw_calibration
 from equimd.tasks.learn.cheap import make_cheap, start_frames
 from equimd.tasks.learn.exploring import explore, next_batch
 from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.molecules import conformers, given_conformers
-from equimd.tasks.learn.report import rows, settings_text, table_head, table_row
+from equimd.tasks.learn.report import PLOT_FILE, draw, rows, settings_text, table_head, table_row
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.work import TimeIsUpError, Work, label_counts
 
@@ -191,7 +191,7 @@ def _loop(work: Work, molecules: list[Any]) -> Learned:
         work.journal.once(f"explored-{number}", lambda e=explored: e.summary())  # type: ignore[misc]
         for line in [*(table_head() if number == 0 else []), table_row(work.journal, number)]:
             work.say(line)
-        plots.draw(rows(work.journal), s.share, work.folder / plots.PLOT_FILE)
+        draw(rows(work.journal), s.share, work.folder / PLOT_FILE)
         if decided["do"] == "stop":
             return _ended(work, [decided["why"]])
         if decided["do"] == "audit":

@@ -12,9 +12,8 @@ import numpy as np
 
 from equimd.data.frames import Frames
 from equimd.errors import DataError
-from equimd.labels.ledger import Labelled, ask_for
+from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor
-from equimd.labels.store import LabelStore
 from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.settings import LearnSettings
 

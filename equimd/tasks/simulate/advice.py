@@ -15,7 +15,6 @@ from equimd.guard.score import SCORE_NAME
 from equimd.guard.wording import percent
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.run import Run, free_name
-from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.simulate.session import Session
 from equimd.tasks.simulate.suspects import BEFORE_FILE
 
@@ -109,8 +108,7 @@ def _calibrate(session: Session, run: Run, new: Path) -> list[str]:
     names = c.report.get("data") or ["CALIBRATION_FRAMES"]
     options = "".join(f" --data {quote(name)}" for name in names)
     for key, value in _asked(c).items():
-        if value != CalibrationSettings.model_fields[key].default:
-            options += f" --{key.replace('_', '-')} {value:g}" if not isinstance(value, str) else f" --{key} {value}"
+        options += f" --{key} {value:g}" if not isinstance(value, str) else f" --{key} {value}"
     return [f"equimd calibrate {quote(str(new))}{options}" + ("" if c.halt else " --no-halt")]
 
 
@@ -118,9 +116,9 @@ def _asked(c: Calibration) -> dict[str, float | str]:
     """The settings that a calibration was made with, as far as it tells."""
     point, halt = c.state_point, c.halt
     found: dict[str, float | str | None] = {
-        "false_alarm_rate": c.flag.alpha, "temperature": point.temperature_K, "ensemble": point.ensemble,
-        "dt": point.dt_fs, "friction": point.friction_per_fs, "score_every": point.score_every,
+        "false-alarm-rate": c.flag.alpha, "temperature": point.temperature_K, "ensemble": point.ensemble,
+        "dt": point.dt_fs, "friction": point.friction_per_fs, "score-every": point.score_every,
     }  # fmt: skip
     if halt is not None:
-        found |= {"false_halt_rate": halt.alpha, "run_length": halt.run_length, "blocks": halt.n_blocks}
+        found |= {"false-halt-rate": halt.alpha, "run-length": halt.run_length, "blocks": halt.n_blocks}
     return {key: value for key, value in found.items() if value is not None}

@@ -9,9 +9,9 @@ import numpy as np
 
 from equimd.data.frames import Frames
 from equimd.labels.pool import LocalPool
-from equimd.tasks.learn.changes import changes, in_words
 from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.settings import LearnSettings
+from equimd.tasks.learn.training import changes, in_words
 from equimd.tasks.learn.work import Work
 from tests.training.toy import WATER
 
