@@ -156,7 +156,7 @@ def test_the_uncertainty_method_is_compared(tmp_path: Path, trained: Path, monke
         assert list(baselines.METHODS)[-1] == "constant"
         # the others take their time in tests of their own
         monkeypatch.setattr(sigmas, "METHODS", {"constant": baselines.METHODS["constant"]})
-        monkeypatch.setattr(sigmas.last_layer, "NAMES", {"all": sigmas.last_layer.NAMES["all"]})
+        monkeypatch.setattr(sigmas, "LAST_LAYERS", {"all": baselines.LAST_LAYERS["all"]})
         found = sigmas.measure(models.case(models.BUNDLED), trained, [], Options((tmp_path,)), 0)["methods"]
         assert list(found) == ["last-layer", "constant"] and found["constant"]["step_ratio"] > 0
         assert 0.2 < found["constant"]["splits"]["300K"]["forces"]["zms"] < 5
