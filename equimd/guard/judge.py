@@ -38,7 +38,7 @@ class Event:
     Attributes:
         row: which row of the positions that were judged.
         reason: one sentence part, such as ``atoms 3 and 7 are 0.21 Angstrom apart``.
-        code: ``not-finite``, ``fused``, ``apart`` or the name of the score.
+        code: ``not-finite``, ``fused``, ``apart``, ``drift`` or the name of the score.
         score, threshold: what was compared; NaN for numbers that are not finite.
         atoms: indices of those responsible.
     """

@@ -6,13 +6,15 @@ package (docs/extending.md). The table is read without importing torch.
 
 from __future__ import annotations
 
-from collections.abc import Container
+import math
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from equimd.config import Settings
+from equimd.errors import ConfigError
 from equimd.registry import Registry, imported
 
 if TYPE_CHECKING:
@@ -106,6 +108,35 @@ class Ensemble:
 FRICTION = EnsembleOption("friction", 0.01, "1/fs", "of langevin, 1/fs; 0.01 is 10/ps")
 TAU = EnsembleOption("tau", 50.0, "fs", "period of the nose-hoover thermostat, fs", zero=False)
 
+#: A time constant is that many time steps at least: one that is shorter was meant in another unit.
+SHORTEST = 10
+TIME_STEPS, COLDEST = (0.01, 20.0), 1.0  # fs and K; outside of these, another unit was meant
+
+
+def check_scale(dt: float, options: Mapping[EnsembleOption, float], temperature: float | None = None) -> None:
+    """Refuse numbers that can only be meant in another unit than theirs.
+
+    Args:
+        dt: time step, fs. options: their values; those in fs or 1/fs are time constants. temperature: K.
+
+    Raises:
+        ConfigError: a time constant of less than ten time steps, a time step or a temperature that is far off.
+    """
+    least, most = TIME_STEPS
+    if 0 < dt < least or dt > most:
+        raise ConfigError(f"a time step of {dt:g} fs", hint="dt is in fs: 0.5 suits molecules with hydrogen")
+    if temperature and 0 < temperature < COLDEST:
+        raise ConfigError(f"a temperature of {temperature:g} K", hint="it is in K: 300, say")
+    for option, value in options.items():
+        period = {"fs": value, "1/fs": 1.0 / value if value else math.inf}.get(option.unit, math.inf)
+        if 0 < period < SHORTEST * dt * (1 - 1e-9):
+            which = "is" if option.unit == "fs" else f"is a time constant of {period:.3g} fs, which is"
+            raise ConfigError(
+                f"{option.name} = {value:g} {option.unit} {which} less than {SHORTEST} time steps of {dt:g} fs",
+                hint=f"it is in {option.unit}, not in {option.unit.replace('fs', 'ps')}: {option.default:g} is usual",
+            )
+
+
 ENSEMBLES: Registry[Ensemble] = Registry(
     "ensemble",
     "ENSEMBLES",
@@ -145,6 +176,7 @@ class EnsembleSettings(Settings):
 
     if TYPE_CHECKING:  # a field of each class, in the place that it has there
         ensemble: EnsembleName
+        dt: float
 
     model_config = ConfigDict(extra="allow")
 
@@ -155,13 +187,17 @@ class EnsembleSettings(Settings):
 
     @model_validator(mode="after")
     def _options(self) -> Self:
+        told = [*ENSEMBLES[self.ensemble].options, *([FRICTION] if getattr(self, "equilibrate", 0.0) else [])]
+        values = {option: getattr(self, option.name) for option in told if option.name in type(self).model_fields}
+        check_scale(self.dt, values, getattr(self, "temperature", None))
         fields, extra = type(self).model_fields, self.model_extra
         if extra is None:
             return self
         if extra and (unknown := extra.keys() - further_options(fields).keys()):
             raise ValueError(f"there is no setting '{min(unknown)}'")
         chosen = {o.name: o for o in ENSEMBLES[self.ensemble].options if o.name not in fields}
-        values = {name: option.check(extra.get(name, option.default)) for name, option in chosen.items()}
+        further = {name: option.check(extra.get(name, option.default)) for name, option in chosen.items()}
+        check_scale(self.dt, {chosen[name]: value for name, value in further.items()})
         extra.clear()
-        extra.update(values)
+        extra.update(further)
         return self

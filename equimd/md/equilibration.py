@@ -26,7 +26,7 @@ class Equilibrated(Integrator):
     def __init__(self, before: Langevin, after: Integrator, steps: int) -> None:
         super().__init__(after.dt)
         self.before, self.after, self.steps = before, after, steps
-        self.name, self.bath = after.name, after.bath
+        self.name, self.bath, self.temperature = after.name, after.bath, before.temperature
 
     def settings(self) -> dict[str, float | int | str]:
         first = {f"equilibration_{key}": value for key, value in self.before.settings().items()}

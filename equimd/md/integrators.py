@@ -28,6 +28,7 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.errors import ConfigError
+from equimd.md.ensembles import TAU, check_scale
 from equimd.md.noise import BathNoise
 from equimd.md.state import State, kinetic_change, kinetic_energy
 from equimd.units import KB
@@ -203,7 +204,7 @@ class NoseHoover(Integrator):
         dt: fs.
         temperature: K.
         dof: f, from :func:`~equimd.md.state.degrees_of_freedom`.
-        tau: period that the masses are made for, fs; of the order of the slower vibrations.
+        tau: period that the masses are made for, fs, ten time steps at least; of the order of the slower vibrations.
         chain: M.
         order: number of Suzuki-Yoshida parts of a half step, 1, 3 or 5.
     """
@@ -220,6 +221,7 @@ class NoseHoover(Integrator):
                 f"Nose-Hoover chain with {dof} degrees of freedom, {chain} thermostats, tau {tau} fs, order {order}",
                 hint="one or more degrees of freedom and thermostats, tau > 0, order 1, 3 or 5",
             )
+        check_scale(dt, {TAU: tau})
         self.temperature, self.dof, self.tau, self.chain, self.order = temperature, dof, tau, chain, order
         kt = KB * temperature
         # the energies of the thermostats: f k T for the first, k T for the others

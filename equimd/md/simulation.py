@@ -6,6 +6,7 @@ so that a kill at any moment loses at most the last block. Random numbers need n
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,19 @@ from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
 from equimd.files import load_tensors, save_tensors
 from equimd.guard.flags import SuspectRecorder, write_suspects
-from equimd.guard.judge import Decision, Judge
+from equimd.guard.judge import Decision, Event, Judge
 from equimd.md.integrators import ForceFunction, Integrator, evaluate
 from equimd.md.state import State, initial_state, kinetic_energy, temperature
 from equimd.md.trajectory import Frame, TrajectoryWriter, trajectory_path
+from equimd.units import KB
 
 RESTART_FILE, SUSPECTS_FILE = "restart.safetensors", "flagged.extxyz"
 KIND = "md-restart"
+CHECK_EVERY = 10  # steps between two looks at the conserved quantity; also at what is saved, and at the last step
+#: An atom's share of the change of the conserved quantity that halts a run, in k T (of 300 K at least), and in k T a ps
+#: where that is more: the worst models drift by hundredths of it.
+LOST = 100.0
+LOST_PER_PS = 1.0
 UNITS = {"potential_energy": "eV", "kinetic_energy": "eV", "conserved": "eV", "temperature": "K"}
 
 
@@ -74,7 +81,8 @@ class Simulation:
         self.dof, self.judge, self.output = dof, _judge(forces, judge), output
         self.suspects = SuspectRecorder()
         self.decision, self.moved = Decision(), state.replicas
-        self._saved = time.monotonic()
+        self._saved, self._until = time.monotonic(), -1
+        self.reference = integrator.conserved(system, state)  # of every replica, at step 0 or where it begins
         self.writers: list[TrajectoryWriter] = []
         self.score_name = None if self.judge.threshold is None else self.judge.name.replace(" ", "_")
         if output is not None:
@@ -163,6 +171,7 @@ class Simulation:
         if [w.written for w in simulation.writers] != meta["frames"]:
             raise RunError("the trajectory has fewer frames than the restart file says", where=str(output.folder))
         simulation.suspects.load({k: v.cpu() for k, v in part.get("suspects", {}).items()}, meta["suspects"])
+        simulation.reference = part.get("conserved", {"start": simulation.reference})["start"]
         if "forces" in part and hasattr(forces, "load"):
             forces.load(part["forces"])
         return simulation
@@ -180,6 +189,7 @@ class Simulation:
             observer: called after every step.
             stop: asked before every step, such as whether Ctrl-C was pressed: between steps a run can be saved exactly.
         """
+        self._until = until
         with torch.no_grad():
             while self.state.step < until and any(self.state.active) and not (stop is not None and stop()):
                 self.advance()
@@ -206,9 +216,37 @@ class Simulation:
 
     def _judged(self, proposal: State) -> Decision:
         decision = self.judge(proposal.positions, proposal.energy, proposal.forces, proposal.extras)
+        saved = self.output is not None and proposal.step % self.output.save_every == 0
+        if saved or proposal.step % CHECK_EVERY == 0 or proposal.step == self._until:
+            decision = self._conserving(proposal, decision)
         if decision.events:
             self.suspects.update(decision, proposal.positions, proposal.step, proposal.replicas)
         return decision
+
+    def _conserving(self, proposal: State, decision: Decision) -> Decision:
+        """Also halts replicas whose conserved quantity or temperature is lost: no step after that means anything."""
+        value = self.integrator.conserved(self.system, proposal)
+        rows = self.state.rows
+        if proposal.step == 0:  # equilibration ends, and another quantity is conserved
+            self.reference = value if rows is None else self.reference.index_copy(0, rows, value)
+        change = value - (self.reference if rows is None else self.reference[rows])
+        kelvin = max(300.0, getattr(self.integrator, "temperature", 0.0))
+        share = max(LOST, LOST_PER_PS * 1e-3 * abs(proposal.step * self.integrator.dt)) * KB * kelvin
+        limit, heat = share * self.system.n_atoms, kinetic_energy(self.system, proposal.velocities)
+        well = (change.abs() <= limit) & torch.isfinite(heat)
+        if bool(well.all()):
+            return decision
+        halted = {e.row for e in decision.halts}
+        lost = []
+        for row in (~well).nonzero().flatten().tolist():
+            far = float(change[row])
+            code, reason = "not-finite", "the conserved quantity or the temperature is not finite"
+            if math.isfinite(far) and bool(torch.isfinite(heat[row])):
+                code, reason = "drift", f"the conserved quantity has changed by {far:.3g} eV (limit {limit:.3g} eV)"
+            if row not in halted:
+                lost.append(Event(row, "halt", code, reason, abs(far), limit, ()))
+        kept = [e for e in decision.events if e.row not in {h.row for h in lost}]
+        return replace(decision, events=tuple(sorted([*kept, *lost], key=lambda e: e.row)))
 
     def _record(self, judged: State, decision: Decision) -> None:
         """Buffer a frame of each replica of a state that was accepted."""
@@ -258,6 +296,7 @@ class Simulation:
         for name in ("positions", "velocities", "forces", "energy"):
             tensors[f"state/{name}"] = getattr(state, name)
         more: dict[str, dict[str, Tensor]] = {"bath": state.bath, "suspects": suspects}
+        more["conserved"] = {"start": self.reference}
         if hasattr(self.forces, "arrays"):
             more["forces"] = self.forces.arrays()
         tensors |= {f"{group}/{name}": value for group, values in more.items() for name, value in values.items()}

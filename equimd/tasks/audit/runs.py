@@ -29,7 +29,7 @@ from equimd.model.interface import Model
 
 KIND = "guarded-runs"
 PORTION = 24  # replicas that run at once
-PHYSICAL = ("not-finite", "fused", "apart")  # codes of halts by the physical checks
+PHYSICAL = ("not-finite", "fused", "apart", "drift")  # codes of halts by the physical checks
 
 Progress = Callable[[int, int], None]
 

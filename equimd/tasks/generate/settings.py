@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from equimd.config import Settings
 from equimd.errors import ConfigError
+from equimd.md.ensembles import FRICTION, check_scale
 from equimd.tasks.keywords import CALCULATORS
 
 
@@ -43,6 +44,7 @@ class GenerationSettings(Settings):
         for name in ("equilibration", "torsion_interval", "hydrogen_mass"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name.replace('_', ' ')} must not be negative, it is {getattr(self, name)}")
+        check_scale(self.time_step, {FRICTION: self.friction}, self.temperature)
         if self.frames < self.trajectories:
             raise ConfigError(f"{self.frames} frames cannot come from {self.trajectories} trajectories")
         for option, time in (("interval", self.interval), ("torsion-interval", self.torsion_interval)):

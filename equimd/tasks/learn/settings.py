@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from equimd.config import Files, Seconds
 from equimd.errors import ConfigError
+from equimd.md.ensembles import FRICTION, check_scale
 from equimd.tasks.audit.settings import AskSettings, ClaimSettings
 
 #: The hottest temperature it explores at: this, or 1.5 times the target where that is more.
@@ -54,6 +55,7 @@ class LearnSettings(ClaimSettings, AskSettings):
 
     @model_validator(mode="after")
     def _possible(self) -> LearnSettings:
+        check_scale(self.dt, {FRICTION: self.friction}, self.temperature)
         if self.explore_to is not None and self.explore_to < self.temperature:
             raise ConfigError(
                 f"explore-to = {self.explore_to:g} K is below the temperature of {self.temperature:g} K",

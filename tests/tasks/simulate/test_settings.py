@@ -54,6 +54,11 @@ def test_a_new_length_replaces_the_old_one() -> None:
         ({"ensemble": "npt"}, "ensemble = 'npt'"),
         ({"replicas": 0}, "replicas = 0"),
         ({"seed": -1}, "seed = -1"),
+        ({"ensemble": "nose-hoover", "tau": 0.05}, "tau = 0.05 fs is less than 10 time steps of 0.5 fs"),
+        ({"friction": 10}, "friction = 10 1/fs is a time constant of 0.1 fs"),
+        ({"ensemble": "nve", "friction": 10, "equilibrate": 1}, "friction = 10 1/fs"),
+        ({"dt": 0.0005}, "a time step of 0.0005 fs"),
+        ({"temperature": 0.0257}, "a temperature of 0.0257 K"),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict, message: str) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from equimd.cli.main import app
 from equimd.files import load_tensors
 from equimd.md import trajectory
+from equimd.md.integrators import VelocityVerlet
 from equimd.md.trajectory import read
 from equimd.tasks.simulate import session
 from tests.training.test_training import start
@@ -74,6 +75,23 @@ def test_json_and_the_files_of_a_run(calibrated: Path, molecule: Path, tmp_path:
     np.testing.assert_allclose(written[7].get_forces(), frames.forces[7], atol=1e-7)
     np.testing.assert_allclose(written[7].get_velocities() * fs, frames.velocities[7], atol=1e-7)
     assert written[7].get_potential_energy() == pytest.approx(frames.observables["potential_energy"][7])
+
+
+def test_times_in_another_unit_are_refused(trained: Path, molecule: Path, tmp_path: Path) -> None:
+    for option in (("--tau", 0.05), ("--dt", 0.0005)):
+        told = simulate(trained, molecule, "--ensemble", "nose-hoover", *option, "--out", tmp_path / "out")
+        assert told.exit_code == 2 and " fs" in told.stderr and "in fs" in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lost_conserved_quantity_is_exit_code_3(
+    trained: Path, molecule: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = VelocityVerlet.conserved
+    monkeypatch.setattr(VelocityVerlet, "conserved", lambda *a: energy(*a) + 1e3 * (a[2].step > 4))
+    told = simulate(trained, molecule, "--ensemble", "nve", "--steps", 7, "--out", tmp_path / "out", "--json")
+    assert told.exit_code == 3 and "conserved quantity has changed by 1e+03 eV" in told.stderr
+    assert (halt := json.loads(told.stdout)["halted"][0])["code"] == "drift" and halt["step"] == 7
 
 
 def test_mdanalysis_reads_it(trained: Path, molecule: Path, tmp_path: Path) -> None:
