@@ -38,9 +38,10 @@ def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: 
     which = f"replica {first['replica']}"
     if len(halts) > 1:
         which = f"{len(halts)} of {summary['n_replicas']} replicas, first {which}"
+    advice = "a smaller --dt" if first["code"] == "drift" else next_command(session, folder, run)
     return (
         f"halted: {which} at step {first['step']} ({first['time_ps']:.3f} ps), {_by_how_much(first, session)}; the "
-        f"last good frames are in {folder}. {_false_alarm(session, halts)}Next: {next_command(session, folder, run)}"
+        f"last good frames are in {folder}. {_false_alarm(session, halts)}Next: {advice}"
     )
 
 
