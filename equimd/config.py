@@ -126,6 +126,13 @@ def _as_tuple(value: object) -> object:
     return tuple(_as_text(v) for v in value) if isinstance(value, list | tuple) else value
 
 
+def _no_truth(value: object) -> object:
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's too
+        raise ValueError("input should be a whole number, not true or false")
+    return value
+
+
+WholeNumber = Annotated[int | None, BeforeValidator(_no_truth)]
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 File = Annotated[str, BeforeValidator(_as_text)]
 CHARGE: Any = Field(None, ge=-1000, le=1000, description="total charge of structures that state none, e")
@@ -136,8 +143,8 @@ Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 class StateSettings(Settings):
     """The electronic state of structures that state none."""
 
-    charge: int | None = CHARGE
-    spin: int | None = SPIN
+    charge: WholeNumber = CHARGE
+    spin: WholeNumber = SPIN
 
 
 class ReadingSettings(StateSettings):
@@ -180,8 +187,8 @@ class DataConfig(Settings):
     energy_key: str | None = Field(None, description="column of the energies, where several could be meant")
     forces_key: str | None = Field(None, description="column of the forces, where several could be meant")
     mask_fixed: bool = Field(False, description="atoms that a file holds fixed have no force label")
-    charge: int | None = CHARGE
-    spin: int | None = SPIN
+    charge: WholeNumber = CHARGE
+    spin: WholeNumber = SPIN
     missing_labels: Literal["refuse", "mask"] = Field(
         "refuse", description="frames without an energy or forces: refuse them, or learn from what they have"
     )

@@ -29,7 +29,7 @@ from equimd.guard.score import StepDecision, StepScore
 from equimd.model.interface import Evaluation, gives_virial
 from equimd.shown import Shown
 
-NO_STRESS = "it is the energy's derivative by strain, and these forces are not the energy's gradient (conservative)"
+NO_STRESS = "stress takes forces that are the energy's gradient: a conservative model, trained on forces"
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
 WHERE = "ASE calculator"
 #: Properties of calibrated runs.

@@ -16,7 +16,7 @@ from equimd.calculators.ipi import Driver
 from equimd.cli.main import app
 from equimd.data.frames import Frames
 from equimd.data.state import joined, refuse_unknown
-from equimd.errors import DataError, EquimdError, ModelError
+from equimd.errors import ConfigError, DataError, EquimdError, ModelError
 from equimd.run import Run
 from equimd.training.setup import complete, prepare
 from tests.training.test_training import charged, start
@@ -109,6 +109,9 @@ def test_data_whose_state_is_told(run: Path, tmp_path: Path) -> None:
     assert told.exit_code == 2 and "not stated" in told.output
     assert equimd.evaluate(run, str(data), charge=1, spin=2).frames.frames().states == {(1, 2)}
     write(tmp_path / "s.xyz", [a for a in read(data, ":") if not a.info.update(charge=1, spin=2)])
+    for value in (True, 0.5, float("nan"), "abc"):
+        with pytest.raises(ConfigError, match=f"charge = {value!r}: input should be"):
+            equimd.evaluate(run, str(data), charge=value, spin=2)
     with pytest.raises(DataError, match="frame 0: spin 1 is told for all, and 2 is stated here"):
         equimd.evaluate(run, tmp_path / "s.xyz", spin=1)
 

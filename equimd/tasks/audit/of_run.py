@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.data.readers.structures import read_structures
 from equimd.errors import ConfigError, DataError, UncertaintyError
@@ -17,6 +18,7 @@ from equimd.guard.certificate import Certificate, Claim, Finding, save_certifica
 from equimd.labels.cluster import Cluster
 from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
+from equimd.model.interface import check_data
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.runs import Dynamics, evenly, guarded_runs
@@ -142,6 +144,9 @@ def _starts(known: Calibrated, settings: AuditSettings) -> Frames:
     if strange is not None:
         raise UncertaintyError(strange, where=where)
     frames = Frames.from_ase(atoms, where=where)
+    if len(frames.states) > 1:
+        raise DataError("the structures are of different charge or multiplicity", where=where)
+    check_data(known.model, ArrayDataset(frames), where=where)
     return Frames.build(frames.numbers, frames.positions, charge=frames.charge, spin=frames.spin, where=where)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from equimd.config import CHARGE, SPIN, known_key, read_config
+from equimd.config import CHARGE, SPIN, WholeNumber, known_key, read_config
 from equimd.errors import ConfigError
 from equimd.md.ensembles import DEFAULT, FRICTION, TAU, EnsembleName, EnsembleSettings, further_options
 
@@ -61,8 +61,8 @@ class SimulationSettings(EnsembleSettings):
     replicas: int = Field(1, ge=1, le=100_000, description="copies that run at once, each with its own random numbers")
     first_replica: int = Field(0, ge=0, description="number of the first replica: 4 runs of 8 make the same 32 as one")
     seed: int = Field(0, ge=0, lt=2**63, description="of the start velocities and the noise")
-    charge: int | None = CHARGE
-    spin: int | None = SPIN
+    charge: WholeNumber = CHARGE
+    spin: WholeNumber = SPIN
     relax: bool = Field(False, description="go to the nearest energy minimum first")
     equilibrate: Picoseconds = Field(
         0.0, ge=0, allow_inf_nan=False, description="ps under a langevin bath before the run; guarded, not recorded"
