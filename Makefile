@@ -14,7 +14,7 @@ DEMO_STEPS ?= 2000
 PEERS ?= schnetpack nequip mace
 BENCH ?= bench
 BENCH_TIME ?= 3m
-BENCH_IN = --out $(BENCH) --work $(BENCH)/work
+BENCH_IN = --out $(BENCH) --work $(BENCH)/work --overwrite
 # the first Python that is new enough
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -78,7 +78,7 @@ bench: setup
 	$(BIN)/equimd bench conservation --molecules ethanol --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench calibration --molecules bundled --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench detection --budget $(BENCH_TIME) --quick $(BENCH_IN)
-	$(BIN)/equimd bench report --out $(BENCH)
+	$(BIN)/equimd bench report --out $(BENCH) --overwrite
 
 clean:
 	rm -rf $(VENV) demo bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

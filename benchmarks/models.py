@@ -116,7 +116,7 @@ def trained(case: Case, options: Options, seed: int, variant: str = "conservativ
     new = ["--data", "bundled:ethanol", *accuracy_suite.preset(options), "--forces", variant]
     new += ["--max-time", budget, "--threads", "1"]
     todo = ["--resume", str(run)] if run.exists() else [*new, "--seed", str(seed), "--out", str(run)]
-    command = [sys.executable, "-m", "equimd.cli.main", "train", *todo]
+    command = [sys.executable, "-m", "equimd.cli", "train", *todo]
     code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
     if code == 130:
         raise KeyboardInterrupt

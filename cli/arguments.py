@@ -10,4 +10,5 @@ import typer
 Run = Annotated[Path, typer.Argument(help="run folder of the model")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default all cores")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what another run left in the same place")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]

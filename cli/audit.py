@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED
 from equimd.tasks.audit.settings import AuditSettings
@@ -16,6 +16,7 @@ from equimd.tasks.audit.settings import AuditSettings
 @with_settings(AuditSettings, kinds={"error": str, "call_limit": str})
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder of a calibrated model")],
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -37,7 +38,7 @@ def audit(
     from equimd.progress import ProgressBar
     from equimd.tasks.audit.call import audit as work
 
-    done = work(run, progress=ProgressBar(), **options)
+    done = work(run, overwrite=overwrite, progress=ProgressBar(), **options)
     if json:
         echo_json(done.to_json())
     else:

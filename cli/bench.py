@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from equimd.benchmarks.suites import SUITES, Suite
+from equimd.cli.arguments import Overwrite
 from equimd.cli.common import log, sub_app
 from equimd.config import PRESETS
 from equimd.registry import imported
@@ -56,6 +57,9 @@ _Out = Annotated[Path, typer.Option(help="folder of the results: <suite>.json, <
 _Work = Annotated[
     Path | None, typer.Option(help="folder of trained models and raw measurements; default: a cache folder")
 ]
+_Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="into a folder that has results of this suite: new rows replace old ones")
+]
 _Seeds = Annotated[str, typer.Option(help="seeds of the trainings")]
 RESULTS = Path("benchmarks/results")
 DEFAULT = "ethanol,aspirin"
@@ -70,12 +74,17 @@ def _options(
     work: Path | None,
     seeds: str = "0",
     preset: str | None = None,
+    *,
+    results: str,
+    overwrite: bool,
 ) -> Any:
-    """The options all suites share, checked."""
+    """The options all suites share, checked, and the file of results."""
     from equimd.benchmarks.accuracy.accuracy_suite import MOLECULES
     from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
     from equimd.config import parse_config, parse_duration
+    from equimd.files import check_output
 
+    check_output(out / results, overwrite)
     named = MOLECULES if molecules == "all" else _words(molecules)
     try:
         seconds = float(str(parse_duration(budget)))
@@ -119,6 +128,7 @@ def accuracy(
     peers: Annotated[str, typer.Option(help="none, or schnetpack: its PaiNN is trained for the same time")] = "none",
     out: _Out = RESULTS,
     work: _Work = None,
+    overwrite: _Overwrite = False,
 ) -> None:
     """Errors on rMD17 and other sets in a fixed training time, beside published figures.
 
@@ -138,7 +148,9 @@ def accuracy(
     if molecules == "none" and not (acac or ccsd):
         raise typer.BadParameter("--molecules none leaves nothing to be trained without --acac or --ccsd")
     named = "" if molecules == "none" else molecules
-    options = _options(data, named, budget, peers, out, work, seeds, preset)
+    options = _options(
+        data, named, budget, peers, out, work, seeds, preset, results="accuracy.json", overwrite=overwrite
+    )
     chosen = accuracy_suite.SPLITS if splits == "all" else _words(splits)
     wrong = set(_words(variants)) - {"conservative", "direct"}
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):
@@ -159,6 +171,7 @@ def speed(
     peers: _Peers = None,
     out: _Out = RESULTS,
     work: _Work = None,
+    overwrite: _Overwrite = False,
 ) -> None:
     """Time of training and dynamics, peak memory and compile time, beside other packages in one interleaved run.
 
@@ -179,7 +192,7 @@ def speed(
     """
     from equimd.benchmarks.speed import speed_suite
 
-    options = _options(data, molecules, budget, peers, out, work)
+    options = _options(data, molecules, budget, peers, out, work, results="speed.json", overwrite=overwrite)
     wrong = set(_words(parts)) - set(speed_suite.ALL_PARTS)
     numbers = _words(threads or "")
     if wrong or not all(n.isdigit() and int(n) for n in numbers):
@@ -193,7 +206,7 @@ def speed(
 
 
 @app.command(cls=_Command)
-def report(out: _Out = RESULTS) -> None:
+def report(out: _Out = RESULTS, overwrite: Overwrite = False) -> None:
     """Join the tables of all suites that have results into one page, report.md.
 
     Examples:
@@ -202,7 +215,9 @@ def report(out: _Out = RESULTS) -> None:
         equimd bench report --out bench
     """
     from equimd.benchmarks.results import join
+    from equimd.files import check_output
 
+    check_output(out / "report.md", overwrite)
     _show(join(out))
 
 
@@ -217,9 +232,11 @@ def _add(name: str, suite: Suite) -> None:
         quick: Annotated[bool, typer.Option("--quick", help="few frames and short runs: shows that it works")] = False,
         out: _Out = RESULTS,
         work: _Work = None,
+        overwrite: _Overwrite = False,
     ) -> None:
         named = ",".join(imported(suite.molecules)) if molecules is None else molecules
-        _show(imported(suite.run)(_options(data, named, budget, "none", out, work, seeds), quick=quick))
+        given = (data, named, budget, "none", out, work, seeds)
+        _show(imported(suite.run)(_options(*given, results=f"{name}.json", overwrite=overwrite), quick=quick))
 
     example = f"Examples:\n\n        equimd bench {name}\n        equimd bench {name} --molecules ethanol --out bench"
     command.__doc__ = f"{suite.title}\n\n    {example}\n    "

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json, Run, Threads
+from equimd.cli.arguments import Json, Overwrite, Run, Threads
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
 from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -25,6 +25,7 @@ def calibrate(
         list[str] | None, typer.Option("--train-data", help="where the training frames are, if they have moved")
     ] = None,
     threads: Threads = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -46,7 +47,7 @@ def calibrate(
     from equimd.tasks.calibrate.call import calibrate as work
 
     options |= {"test_data": test_data or None, "train_data": train_data or None, "threads": threads}
-    done = work(run, data, progress=ProgressBar(), **options)
+    done = work(run, data, overwrite=overwrite, progress=ProgressBar(), **options)
     if json:
         echo_json(done.to_json())
     else:

@@ -47,6 +47,7 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "ipi": Command("serve energies and forces to i-PI, with the same guard", "equimd.cli.ipi:ipi"),
         "predict": Command("energy and forces of the structures in a file", "equimd.cli.predict:predict"),
+        "doctor": Command("try what equimd needs of this machine: for reports of faults", "equimd.cli.doctor:doctor"),
         "bench": Command("benchmark suites: accuracy, speed and more, beside other packages", "equimd.cli.bench:app"),
     },
 )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings, StateSettings
 from equimd.tasks.compare.settings import compared_fields
@@ -26,6 +26,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="folder to make; by default comparisons/STRUCTURE-001")
     ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -46,7 +47,8 @@ def compare(
     from equimd.progress import ProgressBar
     from equimd.tasks.compare.call import compare as work
 
-    done = work(run_a, run_b, structure, data=data or None, out=out, progress=ProgressBar(), **options)
+    options |= {"data": data or None, "out": out, "overwrite": overwrite}
+    done = work(run_a, run_b, structure, progress=ProgressBar(), **options)
     if json:
         echo_json(done.to_json())
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.common import echo_json, log, sub_app, warn
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 app = sub_app("List, fetch, inspect, convert, generate and label data sets.")
 
-_Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output file if it is there")]
 _Out = Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")]
 _Files = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
@@ -32,7 +31,7 @@ _Files = Annotated[
 @app.command("list")
 def list_(
     collection: Annotated[str | None, typer.Argument(help="show one collection only")] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Show the catalogue of data sets.
 
@@ -92,7 +91,7 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="folder to download to (default: a cache folder)")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="omol25: use this local folder")] = None,
     file: Annotated[list[str] | None, typer.Option(help="omol25: a file of the repository; may be repeated")] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Download and verify a data set.
 
@@ -165,7 +164,7 @@ def inspect(
     ] = None,
     near_rmsd: Annotated[float, typer.Option(help="frames closer than this count as shared, Angstrom")] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="exit with code 2 if an error is found")] = False,
-    json: _Json = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Examine a data set and list its problems.
@@ -248,7 +247,7 @@ def _row(name: str, value: str) -> None:
 def convert(
     files: _Files,
     out: _Out,
-    overwrite: _Overwrite = False,
+    overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
     """Write data as a store or extended XYZ.
@@ -263,11 +262,13 @@ def convert(
         equimd data convert part1.xyz part2.xyz --energy-unit kcal/mol --out all.h5
         equimd data convert bundled:ethanol-test --out test.xyz
     """
-    from equimd.data.convert import refuse_existing, write_frames
+    from equimd.data.convert import output_format, write_frames
     from equimd.data.dataset import notes
     from equimd.data.readers import open_dataset
+    from equimd.files import check_output
 
-    refuse_existing(out, overwrite)
+    output_format(out)
+    check_output(out, overwrite)
     data = open_dataset(list(files), **options)
     for note in notes(data):
         log(note)
@@ -286,8 +287,8 @@ def generate(
     molecule: Annotated[str, typer.Argument(help=GenerationSettings.model_fields["molecule"].description)],
     out: _Out,
     jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Make labelled frames by MD with GFN2-xTB.
@@ -318,8 +319,8 @@ def generate(
 def label(
     files: _Files,
     out: _Out,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Compute energies and forces of frames.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from equimd.cli.arguments import Json, Run
+from equimd.cli.arguments import Json, Overwrite, Run
 from equimd.cli.options import with_settings
 from equimd.tasks.evaluate.settings import EvaluationSettings
 
@@ -23,6 +23,7 @@ def evaluate(
         Path | None, typer.Option("--out", help="write all frames with predictions, labels and sigmas, extxyz")
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG of predicted against true values")] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -44,7 +45,7 @@ def evaluate(
     from equimd.progress import ProgressBar
     from equimd.tasks.evaluate.call import evaluate as work
 
-    done = work(run, data, out=out, plot=plot, progress=ProgressBar(), **options)
+    done = work(run, data, out=out, plot=plot, overwrite=overwrite, progress=ProgressBar(), **options)
     if json:
         echo_json(done.to_json())
     else:

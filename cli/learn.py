@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.learn.settings import LearnSettings
@@ -22,6 +22,7 @@ def learn(
     out: Annotated[Path | None, typer.Option("--out", help="folder to make; by default learn/NAME-300K-001")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a learn run to go on with")] = None,
     template: Annotated[bool, typer.Option("--template", help="print a YAML file of all settings")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -59,7 +60,9 @@ def learn(
     from equimd.tasks.learn.call import learn as work
 
     try:
-        done = work(source, settings=settings, out=out, resume=resume, progress=ProgressBar(), **options)
+        done = work(
+            source, settings=settings, out=out, resume=resume, overwrite=overwrite, progress=ProgressBar(), **options
+        )
     except Interrupted as stopped:
         _show(stopped.result, json)
         raise

@@ -95,7 +95,3 @@ def _main(
         ),
     ] = False,
 ) -> None: ...
-
-
-if __name__ == "__main__":
-    app()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json, Run
+from equimd.cli.arguments import Json, Overwrite, Run
 from equimd.cli.options import with_settings
 from equimd.tasks.keywords import InferenceSettings
 
@@ -24,6 +24,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")
     ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -47,7 +48,7 @@ def predict(
     from equimd.tasks.predict import predict as work
 
     atoms = structures_of(structures, **{k: options.pop(k, None) for k in ("charge", "spin")})
-    predictions = work(run, atoms, out=out, progress=ProgressBar(), **options)
+    predictions = work(run, atoms, out=out, overwrite=overwrite, progress=ProgressBar(), **options)
     if json:
         echo_json({"structures": [p.to_json() for p in predictions]})
     elif out is None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.simulate.settings import SimulationSettings
@@ -33,6 +33,7 @@ def simulate(
     after: Annotated[Path | None, _AFTER] = None,
     run: Annotated[Path | None, typer.Option("--run", help="run folder, in the place of RUN")] = None,
     template: Annotated[bool, typer.Option("--template", help="print a YAML file of all settings")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -60,8 +61,10 @@ def simulate(
     if template:
         typer.echo(settings_text(), nl=False)
         return
-    if resume is not None and (out is not None or structure is not None):
-        raise typer.BadParameter("--resume goes on in its own folder: leave out the structure and --out")
+    if resume is not None and (out is not None or structure is not None or overwrite):
+        raise typer.BadParameter(
+            "--resume goes on in its own folder: leave out the structure and --out, or --overwrite"
+        )
     if after is not None and (structure is not None or resume is not None):
         raise typer.BadParameter("--continue goes on from its last good frames: leave out the structure and --resume")
     source, settings = source or run, None
@@ -78,10 +81,8 @@ def simulate(
     from equimd.tasks.simulate.call import simulate as work
 
     try:
-        done = work(
-            source if resume or after else None,
-            settings=settings, out=out, resume=resume, after=after, progress=ProgressBar(), **options,
-        )  # fmt: skip
+        options |= {"out": out, "resume": resume, "after": after, "overwrite": overwrite}
+        done = work(source if resume or after else None, settings=settings, progress=ProgressBar(), **options)
     except Interrupted as stopped:
         _show(stopped.result, json)
         raise

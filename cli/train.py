@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equimd.cli.arguments import Json
+from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
 from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS, parse_config, read_config
 
@@ -20,6 +20,7 @@ def train(
     preset: Annotated[str | None, _PRESET] = None,
     out: Annotated[Path | None, typer.Option("--out", help="run folder to make; by default runs/NAME-001")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -44,9 +45,9 @@ def train(
     if preset is not None:
         options["preset"] = preset
     if resume is not None:
-        if config is not None or out is not None:
+        if config is not None or out is not None or overwrite:
             raise typer.BadParameter(
-                "--resume goes on with a run and its settings: leave out the config file and --out"
+                "--resume goes on with a run and its settings: leave out the config file and --out, and --overwrite"
             )
         done = work(resume=resume, progress=ProgressBar(), **options)
     else:
@@ -55,7 +56,8 @@ def train(
             from equimd.training.warm import inherited
 
             options = {**inherited(options), **options}
-        done = work(settings=parse_config(options, base=base, where="command line"), out=out, progress=ProgressBar())
+        settings = parse_config(options, base=base, where="command line")
+        done = work(settings=settings, out=out, overwrite=overwrite, progress=ProgressBar())
     if not leads():
         return
     log(f"{done.status} after {done.epochs} epochs; best validation in epoch {done.best_epoch}")

@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from equimd.errors import ConfigError
+from equimd.files import STRANGE
 from equimd.registry import Registry
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+LARGEST = 2**63 - 1  # of what torch and NumPy take
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, keywords alone, nothing unknown allowed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_giants(self) -> Self:
+        for key, value in vars(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and abs(number) > LARGEST:
+                    raise ValueError(f"{key} = {number:.3g}: no number is that large here")
+        return self
 
     @classmethod
     def known_fields(cls) -> dict[str, FieldInfo]:
@@ -87,10 +99,10 @@ class ModelConfig(Settings):
     states: tuple[tuple[int | None, int], ...] = Field(
         (), description="charge and multiplicity of training frames, null and 0 if not stated; none: not recorded"
     )
-    num_features: int = Field(128, ge=1, description="channels per irrep")
-    num_layers: int = Field(3, ge=1, description="message passing layers")
-    num_rbf: int = Field(20, ge=1, description="radial basis functions")
-    num_readout: int = Field(64, ge=1, description="width p of the pooled features under the last layer")
+    num_features: int = Field(128, ge=1, le=1024, description="channels per irrep")
+    num_layers: int = Field(3, ge=1, le=32, description="message passing layers")
+    num_rbf: int = Field(20, ge=1, le=1024, description="radial basis functions")
+    num_readout: int = Field(64, ge=1, le=4096, description="width p of the pooled features under the last layer")
     cutoff: float = Field(5.0, gt=0, description="radius within which an atom sees others, Angstrom")
     lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
     tensor_products: bool = Field(True, description="products of tensors in each layer, where lmax is 2 or more")
@@ -216,7 +228,7 @@ class TrainConfig(Settings):
     batch_size_train: int = Field(5, ge=1, description="frames of one training step")
     batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
-    seed: int = Field(0, ge=0, description="of the split, the weights and the order of the frames")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the split, the weights and the order of the frames")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     loss: Literal["l2mae", "mse"] = Field(
@@ -308,7 +320,7 @@ def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: R
     """
     known = config_keys()
     if (preset := values.get("preset")) is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"unknown preset '{preset}'", where=where, hint=", ".join(PRESETS))
         values = {**PRESETS[preset], **{key: value for key, value in values.items() if key != "preset"}}
     merged: dict[str, dict[str, Any]] = {
@@ -347,8 +359,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         hint = "`equimd config template > config.yaml` writes one"
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+    except (yaml.YAMLError, RecursionError, *STRANGE) as error:  # of tags such as timestamps, too
+        reason = str(error).strip() or type(error).__name__
+        raise ConfigError(f"is not YAML: {reason.splitlines()[0]}", where=str(path)) from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, stop) for s in SIGNALS}
     try:
         yield lambda: came
     finally:
@@ -36,5 +41,49 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def leave_to_parent() -> None:
-    """For worker processes: Ctrl-C is the main process's to handle; a worker would only print a traceback."""
+    """For worker processes: Ctrl-C is the main process's to handle, a worker would only print a traceback; and a worker
+    whose main process was killed has nobody to work for."""
+    import multiprocessing
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def at_any_time(exit_code: int) -> None:
+    """For a program, as the first thing it does: both signals raise KeyboardInterrupt from now on.
+
+    During an import they end the program instead, with a word and ``exit_code``: there is nothing to be put in order
+    yet, and what is imported may lose an exception, or turn it into another.
+    """
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                os.write(2, b"interrupted\n")
+                os._exit(exit_code)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def lost(found: Any) -> None:
+        if found.exc_type is KeyboardInterrupt:  # raised in a destructor, say
+            signal.raise_signal(signal.SIGINT)
+        else:
+            sys.__unraisablehook__(found)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
+    sys.unraisablehook = lost
+
+
+def not_any_more() -> None:
+    """When the work is done: what is left is to end, which an interrupt would only make untidy."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

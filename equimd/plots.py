@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from equimd.errors import DataError
-from equimd.files import write_atomic
+from equimd.files import STRANGE, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
             key: np.array([float(row[key]) if row[key] else math.nan for row in rows])
             for key in (rows[0] if rows else ())
         }
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *STRANGE) as error:
         raise DataError(f"cannot be read ({error})", where=str(path)) from None
 
 

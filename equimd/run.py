@@ -21,7 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
 from equimd.errors import ConfigError, RunError
-from equimd.files import load_tensors, save_tensors, versions, write_atomic, write_json
+from equimd.files import (
+    STRANGE,
+    check_output,
+    check_version,
+    load_tensors,
+    new_folder,
+    save_tensors,
+    understood,
+    versions,
+    write_atomic,
+    write_json,
+)
 from equimd.shown import Shown
 
 if TYPE_CHECKING:
@@ -53,9 +64,10 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
         with ordinary_mode():
             model = build_model(ModelConfig.parse(meta["config"]))
             model.load_state_dict(tensors)
-    except (ConfigError, KeyError, ValueError, RuntimeError) as error:
-        reason = error.what if isinstance(error, ConfigError) else str(error).strip().splitlines()[0]
-        raise RunError(f"the model does not fit this version of equimd ({reason})", where=str(path)) from None
+    except (ConfigError, RuntimeError, *STRANGE) as error:
+        reason = error.what if isinstance(error, ConfigError) else str(error).strip() or type(error).__name__
+        what = f"the model does not fit this version of equimd ({reason.splitlines()[0]})"
+        raise RunError(what, where=str(path)) from None
     return model.eval(), meta
 
 
@@ -72,18 +84,16 @@ class Run(Shown):
             return {"path": str(self.path)}
 
     @classmethod
-    def create(cls, out: str | Path, config: RunConfig, info: Mapping[str, Any]) -> Run:
-        """Begin a new run in ``out``.
+    def create(cls, out: str | Path, config: RunConfig, info: Mapping[str, Any], *, overwrite: bool = False) -> Run:
+        """Begin a new run in ``out``; ``overwrite`` replaces one that is there.
 
         Raises:
             RunError: the folder holds another run, or anything else.
         """
-        path = Path(out)
-        check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
-        run.save_config(config)
+        check_free(out, overwrite)
+        run = cls(new_folder(out))
         run.update_info({"kind": "run", "version": FORMAT_VERSION, "versions": versions(), "status": "started", **info})
+        run.save_config(config)
         return run
 
     @classmethod
@@ -100,22 +110,14 @@ class Run(Shown):
             )
         if not (run.path / RUN_FILE).is_file():
             raise RunError(f"is not a run: it has no {RUN_FILE}", where=str(path))
-        version = run.info.get("version", 0)
-        if version > FORMAT_VERSION:
-            raise RunError(
-                f"the run has format version {version}, this equimd reads up to {FORMAT_VERSION}",
-                where=str(path),
-                hint="update equimd",
-            )
+        check_version(run.info.get("version", 0), FORMAT_VERSION, path, "the run")
         return run
 
     @property
     def info(self) -> dict[str, Any]:
         """The contents of run.json."""
-        try:
-            return json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot be read ({error})", where=str(self.path / RUN_FILE)) from None
+        with understood(path := self.path / RUN_FILE):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def update_info(self, values: Mapping[str, Any]) -> None:
         """Set keys of run.json."""
@@ -154,19 +156,14 @@ class Run(Shown):
     def hashes(self, name: str) -> list[str]:
         """Content hashes of the frames of one part, in order."""
         path = self.path / f"{name}_hashes.txt"
-        return path.read_text().split() if path.is_file() else []
+        with understood(path):
+            return path.read_text(encoding="utf-8").split() if path.is_file() else []
 
 
-def check_free(path: Path) -> None:
-    """Raise RunError unless ``path`` can take a new run."""
-    if path.exists() and not path.is_dir():
-        raise RunError("is a file, not a folder", where=str(path), hint="another --out")
-    if (path / RUN_FILE).exists():
-        raise RunError(
-            "holds another run", where=str(path), hint=f"another --out, or go on with it: equimd train --resume {path}"
-        )
-    if path.exists() and any(path.iterdir()):
-        raise RunError("the output folder is not empty", where=str(path), hint="another --out")
+def check_free(path: str | Path, overwrite: bool = False, reads: Iterable[str | Path] = ()) -> None:
+    """Raise RunError unless ``path`` can take a new run; as :func:`~equimd.files.check_output`."""
+    resume = f"equimd train --resume {path}"
+    check_output(path, overwrite, made=("run", RUN_FILE), resume=resume, reads=reads)
 
 
 def free_name(stem: str, parent: str | Path = "runs") -> Path:

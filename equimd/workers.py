@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from equimd.interrupts import leave_to_parent
+
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
@@ -40,12 +42,14 @@ def run_in_processes(
     Args:
         function: importable by name from its module; so are its arguments' types.
     """
-    spawning = multiprocessing.get_context("spawn")
-    with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), spawning) as pool:
+    spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), spawning, leave_to_parent) as pool:
         waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
         try:
             for future in as_completed(waiting):
                 finished(waiting[future], future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # what it is at may take long, and is made again
             raise

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("calculators", "methods", "plots"),
     ("labels",),
     ("tasks.keywords",),
-    ("tasks.generate", "tasks.label", "tasks.predict"),
+    ("tasks.doctor", "tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
     ("tasks.audit", "tasks.compare", "tasks.train"),
     ("tasks.learn",),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from equimd.errors import RunError
 from equimd.files import (
     cache_folder,
     file_digest,
+    locked,
     plain,
     replacing,
     replacing_folder,
@@ -45,30 +50,42 @@ def _interrupted(writing: AbstractContextManager[Path], inside: str = "") -> Non
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path, alone: bool) -> None:
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with replacing(path, alone=alone) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("old")
         assert not path.exists()
     with pytest.raises(KeyboardInterrupt):
-        _interrupted(replacing(path, alone=alone))
+        _interrupted(replacing(path))
     assert path.read_text() == "old"
     assert os.listdir(path.parent) == ["a.txt"]
     os.umask(mask := os.umask(0))
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_what_a_crash_left_of_a_file_is_removed_by_its_only_writer(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    with replacing(path, alone=True) as temporary:
-        left = temporary
-        temporary.write_text("whole")
-    left.write_text("of a killed process")
-    with replacing(path, alone=True) as temporary:
-        assert not temporary.exists()
-        temporary.write_text("next")
-    assert (path.read_text(), os.listdir(tmp_path)) == ("next", ["a.txt"])
+@pytest.mark.parametrize("made", ["replacing", "replacing_folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, made: str) -> None:
+    code = (
+        f"import os, signal\nfrom equimd.files import {made}\n"
+        f"with {made}({str(tmp_path / 'a')!r}) as left:\n"
+        "    (left / 'x' if left.is_dir() else left).write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] != []
+    (tmp_path / ".b.part").write_text("of a user")
+    write_atomic(tmp_path / "c", "next")
+    assert sorted(os.listdir(tmp_path)) == [".b.part", "c"]
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(RunError, match="another process is at work"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    with locked(tmp_path / "run"):
+        assert not os.listdir(tmp_path / "run")
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -219,12 +219,16 @@ def test_comparison(trained: equimd.TrainResult, folder: Path, monkeypatch: pyte
     found = equimd.compare(trained, other.run, water(), steps=30, equilibrate=0, compile="off", out=folder / "beside")
     assert [m["name"] for m in found.models] == ["run", "other"]
     assert "step, eager (ms)" in found.table() and found.summary["settings"]["ensemble"] == "nve"
-    again = equimd.compare(trained, other.run, water(), steps=30, equilibrate=0, compile="off", out=folder / "beside")
+    same = {"steps": 30, "equilibrate": 0, "compile": "off", "out": folder / "beside"}
+    with pytest.raises(DataError, match="the output file exists"):
+        equimd.compare(trained, other.run, water(), **same)
+    again = equimd.compare(trained, other.run, water(), **same, overwrite=True)
     assert again.to_json()["models"][0]["replicas"] == found.to_json()["models"][0]["replicas"]
     moved = water()
     moved.positions[1] += 0.02
+    (folder / "beside" / "comparison.json").unlink()
     with pytest.raises(equimd.errors.RunError, match="other settings"):
-        equimd.compare(trained, other.run, moved, steps=30, equilibrate=0, compile="off", out=folder / "beside")
+        equimd.compare(trained, other.run, moved, **same)
     with pytest.raises(ConfigError, match="unknown key 'friction'"):
         equimd.compare(trained, other.run, water(), friction=0.1)
 

@@ -122,7 +122,7 @@ def equimd(*arguments: str) -> str:
         MachineError: it failed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "equimd.cli.main", *arguments], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "equimd.cli", *arguments], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode == 130:
         raise KeyboardInterrupt

@@ -86,7 +86,7 @@ def own(
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
     arguments = accuracy_suite.arguments(problem, "conservative", seed, options)
-    command = [sys.executable, "-m", "equimd.cli.main", "train", *arguments, "--out", str(run)]
+    command = [sys.executable, "-m", "equimd.cli", "train", *arguments, "--out", str(run)]
     metrics = run / "metrics.csv"
     return seconds_until(command, lambda: first_at(metrics, target), options.budget_s, environment(1, scratch), log)
 

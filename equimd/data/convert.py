@@ -34,13 +34,6 @@ def output_format(path: Path) -> str:
     )
 
 
-def refuse_existing(path: Path, overwrite: bool = False) -> None:
-    """Raise DataError if ``path`` has an ending that cannot be written, or is there and not to be replaced."""
-    output_format(path)
-    if path.exists() and not overwrite:
-        raise DataError("the output file exists", where=str(path), hint="another --out, or --overwrite")
-
-
 def write_frames(
     path: Path,
     data: Dataset,

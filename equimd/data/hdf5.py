@@ -1,4 +1,6 @@
-"""HDF5 files read without trust: what a file claims is compared with what it is before it is allocated or followed.
+"""HDF5 files, written to disks that may be full, and read without trust.
+
+What a file claims is compared with what it is before it is allocated or followed.
 
 A damaged or hostile file may claim arrays larger than memory, hold links that lead back to themselves or to other
 files, or name objects of another kind than its format says.
@@ -6,6 +8,7 @@ files, or name objects of another kind than its format says.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +44,54 @@ def open_hdf5(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except ERRORS as error:
         raise DataError(f"not a readable HDF5 file ({reason(error)})", where=str(path), hint=DAMAGED) from error
+
+
+class _Disk:
+    """A file for h5py. After a write that failed it takes all others for done: HDF5 would try them again in
+    destructors, with a traceback for each, and crash as the program ends."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.file = io.FileIO(path, mode)
+        self.error: OSError | None = None
+        self.seek, self.tell, self.flush = self.file.seek, self.file.tell, self.file.flush
+        self.read, self.readinto = self.file.read, self.file.readinto
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        try:
+            while self.error is None and len(left):
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self.file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
+@contextmanager
+def writing(path: Path, **options: Any) -> Iterator[h5py.File]:
+    """The file, open for writing, made if it is not there; ``options`` are h5py's.
+
+    Raises:
+        OSError: of the disk. What the file then holds is of no use.
+    """
+    import h5py
+
+    there = path.exists()
+    disk = _Disk(path, "r+" if there else "w+")
+    try:
+        with disk.file, h5py.File(disk, "r+" if there else "w", **options) as file:
+            yield file
+    except ERRORS:
+        if disk.error is None:
+            raise
+    if disk.error is not None:
+        raise disk.error
 
 
 @contextmanager

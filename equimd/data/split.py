@@ -15,7 +15,7 @@ from equimd.data.leakage import time_warnings
 from equimd.data.paths import read_text
 from equimd.data.readers.npz import load_array, load_arrays
 from equimd.errors import ConfigError, DataError
-from equimd.files import write_atomic
+from equimd.files import STRANGE, write_atomic
 from equimd.shown import Shown
 
 FORMAT_VERSION = 1
@@ -74,9 +74,10 @@ class Split(Shown):
             content = json.loads(Path(path).read_text())
             version = int(content["format_version"])
             parts = [np.array(content[name], np.int64).reshape(-1) for name in PARTS]
+            warnings = [str(text) for text in content.get("warnings", [])]
         except FileNotFoundError as error:
             raise DataError("no such split file", where=str(path)) from error
-        except (ValueError, KeyError, TypeError, OSError, OverflowError) as error:
+        except (OSError, *STRANGE) as error:
             raise DataError(f"not a readable split ({error})", where=str(path), hint="make the split again") from error
         if version > FORMAT_VERSION:
             raise DataError(
@@ -89,7 +90,7 @@ class Split(Shown):
             parts[0],
             parts[1],
             parts[2],
-            warnings=list(content.get("warnings", [])),
+            warnings=warnings,
             method=meta["method"] or "",
             seed=meta["seed"],
             n_frames=meta["n_frames"] or 0,

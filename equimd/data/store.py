@@ -31,7 +31,7 @@ import numpy as np
 from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, ListedDataset, Units, iterate_blocks, time_index
 from equimd.data.frames import Frames
-from equimd.data.hdf5 import DAMAGED, dataset, gather, integers, open_hdf5, reading
+from equimd.data.hdf5 import DAMAGED, dataset, gather, integers, open_hdf5, reading, writing
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
 
@@ -91,8 +91,6 @@ def write_store(
         DataError: no frames, or ``trajectory`` or ``time`` of another length.
         MachineError: the disk is full or cannot be written.
     """
-    import h5py
-
     path = Path(path)
     if isinstance(data, Dataset):
         trajectory = data.trajectory if trajectory is None else trajectory
@@ -100,7 +98,7 @@ def write_store(
     blocks = iterate_blocks(data) if isinstance(data, Dataset) else data
     attributes = {"theory": theory, "license": license, "citation": citation, "command": command, "source": source}
     try:
-        with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        with replacing(path) as temporary, writing(temporary, libver=("earliest", "v110")) as file:
             digest = _write(file, blocks, trajectory, time, compression, str(path))
             for key, value in {**{k: v for k, v in attributes.items() if v}, **(extra or {})}.items():
                 file.attrs[key] = _text(value) if isinstance(value, str) else value

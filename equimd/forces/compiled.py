@@ -23,7 +23,7 @@ from torch import Tensor
 
 from equimd.data.batch import Batch
 from equimd.errors import EquimdError
-from equimd.files import cache_folder, file_digest, load_tensors, replacing_folder, save_tensors, sha256_of
+from equimd.files import cache_place, file_digest, load_tensors, replacing_folder, save_tensors, sha256_of
 from equimd.forces import force_graph, native, products
 from equimd.forces.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.forces.shared_graph import SharedGraph
@@ -105,7 +105,7 @@ class CompiledForces:
 
 
 def _folder(model: CompilableModel, batch: Batch, inputs: Mapping[str, Tensor]) -> Path:
-    return cache_folder() / "compiled" / artefact_key(model, inputs, batch.num_structures, batch.num_slots)
+    return cache_place(f"compiled/{artefact_key(model, inputs, batch.num_structures, batch.num_slots)}")
 
 
 def load(

@@ -7,6 +7,7 @@ interrupted save leaves the earlier calibration, or a pair that is recognised as
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
-from equimd.files import load_tensors, save_tensors, versions, write_atomic
+from equimd.files import STRANGE, load_tensors, save_tensors, versions, write_atomic
 from equimd.guard.score import StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
@@ -25,6 +26,7 @@ from equimd.uq.recalibration import Recalibration
 
 FORMAT_VERSION = 1
 FOLDER, POSTERIOR_FILE, JSON_FILE = "calibration", "posterior.safetensors", "calibration.json"
+NEXT_FILE = "posterior.next.safetensors"  # there while a calibration takes the place of another
 
 Mode = Literal["flag", "halt"]
 
@@ -163,10 +165,11 @@ class Calibration(Shown):
         """Write it into a run; returns the folder."""
         folder = Path(run_folder) / FOLDER
         meta = {"model_sha256": self.model_sha256}
-        digest = save_tensors(folder / POSTERIOR_FILE, self.calibrated.layer.state_dict(), meta, "posterior")
+        digest = save_tensors(folder / NEXT_FILE, self.calibrated.layer.state_dict(), meta, "posterior")
         head = {"kind": "calibration", "version": FORMAT_VERSION, "posterior_sha256": digest}
         text = json.dumps({**head, **self._plain()}, indent=2, allow_nan=False)
-        write_atomic(folder / JSON_FILE, text + "\n")
+        write_atomic(folder / JSON_FILE, text + "\n")  # from here on the new one counts
+        os.replace(folder / NEXT_FILE, folder / POSTERIOR_FILE)
         return folder
 
     def _plain(self) -> dict[str, Any]:
@@ -201,20 +204,22 @@ def load_calibration(run_folder: str | Path, model_sha256: str) -> Calibration:
             "the model is not the one that was calibrated: the weights have changed since", where=str(folder), hint=line
         )
     tensors, meta = load_tensors(folder / POSTERIOR_FILE, "posterior")
+    if meta["sha256"] != values.get("posterior_sha256") and (folder / NEXT_FILE).is_file():  # killed while saving
+        tensors, meta = load_tensors(folder / NEXT_FILE, "posterior")
     if meta["sha256"] != values.get("posterior_sha256"):
         raise UncertaintyError(
             f"{POSTERIOR_FILE} and {JSON_FILE} are not of one calibration", where=str(folder), hint=line
         )
     try:
         return _build(values, LastLayer.from_state(tensors))
-    except (KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, *STRANGE) as error:
         raise UncertaintyError(f"is incomplete ({error})", where=str(folder / JSON_FILE), hint=line) from None
 
 
 def _read(path: Path, line: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *STRANGE) as error:
         raise UncertaintyError(f"cannot be read ({error})", where=str(path), hint=line) from None
     if not isinstance(values, dict) or values.get("kind") != "calibration":
         raise UncertaintyError("is not a calibration", where=str(path), hint=line)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import write_atomic
+from equimd.files import STRANGE, write_atomic
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -172,6 +172,6 @@ def load_certificate(folder: str | Path, model_sha256: str) -> dict[str, Any] | 
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return dict(found) if found["model_sha256"] == model_sha256 else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *STRANGE) as error:
         what = f"the certificate cannot be read ({error})"
         raise RunError(what, where=str(path), hint="audit the run again") from None

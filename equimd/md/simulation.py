@@ -19,7 +19,7 @@ from torch import Tensor
 
 from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
-from equimd.files import load_tensors, save_tensors
+from equimd.files import load_tensors, save_tensors, understood
 from equimd.guard.flags import SuspectRecorder, write_suspects
 from equimd.guard.judge import Decision, Event, Judge
 from equimd.md.integrators import ForceFunction, Integrator, evaluate
@@ -143,6 +143,20 @@ class Simulation:
         Raises:
             RunError: no restart file, or one of another system or with other settings of the integrator or the score.
         """
+        with understood(output.folder / RESTART_FILE, RuntimeError, hint="use a copy, or a new simulation"):
+            return cls._resume(system, integrator, forces, output, dof=dof, judge=judge)
+
+    @classmethod
+    def _resume(
+        cls,
+        system: System,
+        integrator: Integrator,
+        forces: ForceFunction,
+        output: Output,
+        *,
+        dof: int,
+        judge: Judge | None,
+    ) -> Simulation:
         path = output.folder / RESTART_FILE
         tensors, meta = load_tensors(path, KIND)
         now = _settings(integrator, _judge(forces, judge), output)
@@ -167,6 +181,11 @@ class Simulation:
             step=int(meta["step"]),
             bath=part.get("bath", {}),
         )
+        shape = (len(state.replicas), system.n_atoms, 3)
+        if len(state.active) != shape[0] or any(
+            v.shape != shape or not v.is_floating_point() for v in (state.positions, state.velocities, state.forces)
+        ):
+            raise ValueError("arrays of other shapes")
         simulation = cls(system, integrator, forces, state, dof=dof, judge=judge, output=output, resume_step=state.step)
         if [w.written for w in simulation.writers] != meta["frames"]:
             raise RunError("the trajectory has fewer frames than the restart file says", where=str(output.folder))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from equimd.data.hdf5 import writing
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
 from equimd.shown import Shown
@@ -130,7 +131,7 @@ class TrajectoryWriter:
         if not self.buffer and not self._too_long:
             return
         try:
-            with replacing(self.path, alone=True) as temporary:
+            with replacing(self.path) as temporary:
                 if self.path.exists():
                     shutil.copyfile(self.path, temporary)
                 _append(temporary, self.system, self.buffer, self.written, self.units)
@@ -154,9 +155,7 @@ def _frames_up_to(path: Path, step: int, system: System) -> tuple[int, int]:
 
 def _append(path: Path, system: System, frames: Sequence[Frame], start: int, units: Mapping[str, str]) -> None:
     """Write frames behind the first ``start`` ones, dropping what stood there."""
-    import h5py
-
-    with h5py.File(path, "a") as file:
+    with writing(path) as file:
         if "h5md" not in file:
             _create(file, system, frames[0], units)
         particles, observables = file["particles"][GROUP], file["observables"][GROUP]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimd.data.given import GivenStructures, structures_of
-from equimd.files import write_atomic
+from equimd.files import check_output, write_atomic
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
 from equimd.tasks.keywords import InferenceSettings, cpu_threads, loaded, settings_of, takes
@@ -26,6 +26,7 @@ def predict(
     *,
     settings: InferenceSettings | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> list[Prediction]:
@@ -38,6 +39,7 @@ def predict(
         structures: a file of structures, or ASE ``Atoms``, one or several.
         settings: an object of settings, beneath those given as keywords.
         out: file to write the structures to with all that is predicted, extxyz.
+        overwrite: replace that file if it is there.
         progress: called with :class:`~equimd.progress.Progress` while sigmas are computed, the slow part.
 
     Returns:
@@ -48,6 +50,8 @@ def predict(
         ConfigError, RunError, UncertaintyError: of settings, run and calibration.
     """
     s = settings_of(InferenceSettings, settings, options)
+    if out is not None:
+        check_output(out, overwrite)
     with cpu_threads(s.threads):
         model, atoms = loaded(run, s), structures_of(structures, charge=s.charge, spin=s.spin)
         if len(atoms) <= s.batch_size_inference:

@@ -17,7 +17,7 @@ from equimd.config import SHORT_TRAINING, ReadingSettings, RunConfig, config_fie
 from equimd.data.convert import write_frames
 from equimd.data.given import BUNDLED, GivenData, given_names, open_given
 from equimd.errors import ConfigError, Interrupted
-from equimd.files import plain
+from equimd.files import check_writable, locked, plain
 from equimd.machine import choose_device
 from equimd.notices import note, warn
 from equimd.progress import duration
@@ -103,6 +103,7 @@ def train(
     preset: str | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> TrainResult:
@@ -117,6 +118,7 @@ def train(
         preset: settings by name: small, default, accurate.
         out: run folder to make; by default runs/NAME-001.
         resume: run folder to go on with, with its own settings and, if given, a new budget.
+        overwrite: replace a run that ``out`` holds.
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
@@ -132,10 +134,11 @@ def train(
             return _follow(processes, resume is not None)
         made = None
         try:
-            made = _new(settings, given, out) if resume is None else _resumed(resume, settings, given, out)
+            made = _new(settings, given, out, overwrite) if resume is None else _resumed(resume, settings, given, out)
         finally:
             processes.broadcast(str(made[1].path) if made else None)
-        return _fit(*made, resume is not None, processes, progress)
+        with locked(made[1].path):
+            return _fit(*made, resume is not None, processes, progress)
 
 
 def _follow(processes: Processes, resume: bool) -> TrainResult:
@@ -149,7 +152,9 @@ def _follow(processes: Processes, resume: bool) -> TrainResult:
     return _result(trainer, trainer.fit())
 
 
-def _new(settings: RunConfig | str | Path | None, given: dict[str, Any], out: str | Path | None) -> tuple[Setup, Run]:
+def _new(
+    settings: RunConfig | str | Path | None, given: dict[str, Any], out: str | Path | None, overwrite: bool
+) -> tuple[Setup, Run]:
     """A run folder for a new training, made only once data and settings are found good."""
     if settings is not None and not isinstance(settings, RunConfig):
         settings = parse_config(read_config(settings), where=str(settings))
@@ -158,14 +163,15 @@ def _new(settings: RunConfig | str | Path | None, given: dict[str, Any], out: st
     frames = {k: _opened(given, k, settings) for k in DATA_KEYS if given_names(given.get(k)) is None}
     config = parse_config({k: v for k, v in given.items() if k not in frames}, base=settings)
     folder = _folder(config, frames) if out is None else Path(out)
-    check_free(folder)
+    reads = [name for k in DATA_KEYS for name in getattr(config.dataset, k) or ()]
+    check_free(folder, overwrite, [*reads, *([config.training.init] if config.training.init else [])])
     choose_device(config.training.device)
     kept: dict[str, Any] = {k: (str((folder / f"{k}.h5").absolute()),) for k in frames}
     if frames:
         kept |= _reading_of_kept(config)
     config = complete(config.model_copy(update={"dataset": config.dataset.model_copy(update=kept)}))
     setup = prepare(config, frames=frames)
-    run = Run.create(folder, config, {"data": setup.description()})
+    run = Run.create(folder, config, {"data": setup.description()}, overwrite=overwrite)
     for key, data in frames.items():
         write_frames(run.path / f"{key}.h5", data, source=data.info.path)
     setup.split.save(run.path / SPLIT_FILE)
@@ -212,6 +218,7 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     if settings is not None or out is not None:
         raise ConfigError("--resume goes on with a run and its settings: leave out the config file and --out")
     run = Run.open(path)
+    check_writable(run.path)
     if wrong := [k for k in given if k not in RESUMABLE]:
         option = "--" + wrong[0].replace("_", "-")
         raise ConfigError(

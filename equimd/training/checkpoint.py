@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equimd.errors import RunError
-from equimd.files import load_tensors, save_tensors
+from equimd.files import load_tensors, save_tensors, understood
 
 
 @dataclass
@@ -126,8 +126,12 @@ def load_checkpoint(path: Path, identity: str) -> Checkpoint:
         raise RunError(
             "the checkpoint is of other settings or other data", where=str(path), hint="train anew in another --out"
         )
-    try:
-        progress = Progress(**meta["progress"])
-    except (KeyError, TypeError) as error:
-        raise RunError(f"the checkpoint cannot be understood ({error})", where=str(path)) from None
-    return Checkpoint(progress, tensors, dict(meta["plain"]), bool(meta["has_best"]), str(path))
+    with understood(path, hint="use a copy, or train again"):
+        progress, like = Progress(**meta["progress"]), Progress(best=0.0)
+        for name, value in vars(progress).items():
+            known = type(getattr(like, name))
+            if not isinstance(value, (known, int) if known is float else known) and (name, value) != ("best", None):
+                raise TypeError(f"progress of {name}: {value!r}")
+        return Checkpoint(
+            progress, {"totals": tensors["totals"], **tensors}, dict(meta["plain"]), bool(meta["has_best"]), str(path)
+        )

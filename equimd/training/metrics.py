@@ -19,7 +19,7 @@ from torch import Tensor
 
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
-from equimd.files import write_atomic
+from equimd.files import understood, write_atomic
 from equimd.training.parallel import ALONE, Processes
 from equimd.units import KCAL_PER_MOL
 
@@ -160,7 +160,8 @@ class MetricsFile:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         header = ",".join(unit_name(c) for c in COLUMNS)
-        lines = path.read_text().splitlines()[1 : keep + 1] if keep and path.is_file() else []
+        with understood(path):
+            lines = path.read_text().splitlines()[1 : keep + 1] if keep and path.is_file() else []
         # a run killed after its last checkpoint repeats some epochs: drop their lines
         write_atomic(path, "\n".join([header, *lines]) + "\n")
         self.rows = len(lines)

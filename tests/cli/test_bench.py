@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options
 @pytest.mark.parametrize("words", [["ethanol", "aspirin"], ["ethanol,aspirin"], ["ethanol", "--molecules", "aspirin"]])
 def test_lists_are_written_with_spaces_or_commas_or_again(words: list[str], calls: list) -> None:
     args = ["bench", "accuracy", "--molecules", *words, "--sizes", "50", "950", "--budget", "5m", "--acac"]
-    result = runner.invoke(main.app, [*args, "--preset", "small"])
+    result = runner.invoke(main.app, [*args, "--preset", "small", "--overwrite"])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == "a table"
     options, more = calls[0]
@@ -54,7 +54,7 @@ def test_lists_are_written_with_spaces_or_commas_or_again(words: list[str], call
 
 
 def test_rmd17_can_be_left_out(calls: list) -> None:
-    result = runner.invoke(main.app, ["bench", "accuracy", "--molecules", "none", "--ccsd"])
+    result = runner.invoke(main.app, ["bench", "accuracy", "--molecules", "none", "--ccsd", "--overwrite"])
     assert result.exit_code == 0, result.output
     options, more = calls[0]
     assert options.molecules == () and more["ccsd"] and not more["acac"]
@@ -89,6 +89,14 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
     ],
 )
 def test_errors_of_use_exit_2(args: list[str], said: str, calls: list) -> None:
-    result = runner.invoke(main.app, ["bench", *args])
+    result = runner.invoke(main.app, ["bench", *args, "--overwrite"])
     assert result.exit_code == 2 and not calls
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("suite", ["accuracy", "speed", "conservation", "report"])
+def test_results_are_not_replaced_unasked(suite: str, calls: list, tmp_path: Path) -> None:
+    (tmp_path / ("report.md" if suite == "report" else f"{suite}.json")).write_text("results")
+    result = runner.invoke(main.app, ["bench", suite, "--out", str(tmp_path)])
+    assert result.exit_code == 2 and not calls
+    assert "the output file exists" in result.stderr and "--overwrite" in result.stderr

@@ -34,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, *words: str, data: str = "new.xyz") -> Any:
-    return runner.invoke(app, ["calibrate", str(folder / "run"), "--data", str(folder / data), *SHORT, *words])
+    return runner.invoke(
+        app, ["calibrate", str(folder / "run"), "--data", str(folder / data), *SHORT, "--overwrite", *words]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path: Path, water:
     options = option_list(**SPLITS, num_epochs=30, checkpoint_interval="0.01s", val_interval=3)
     words = ["train", "--data", str(water), *options, "--out"]
     assert runner.invoke(app, [*words, str(tmp_path / "whole")]).exit_code == 0
-    command = [sys.executable, "-m", "equimd.cli.main", *words, str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "equimd.cli", *words, str(tmp_path / "killed")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         checkpoint = Run(tmp_path / "killed").checkpoint

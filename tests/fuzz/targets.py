@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.fuzz import runs
 from tests.fuzz.mutate import TOKENS, spoil, spoil_text, spoil_value
 
 
@@ -46,7 +47,10 @@ def warm_up() -> None:
     import equimd.data.readers.deepmd
     import equimd.data.readers.hdf5
     import equimd.data.readers.omol25
-    import equimd.data.store  # noqa: F401
+    import equimd.data.store
+    import equimd.tasks.audit.tries
+    import equimd.tasks.learn.report
+    import equimd.tasks.simulate.session  # noqa: F401
 
     ase.io.formats.ioformats["traj"].module  # noqa: B018 (imports it)
     h5py.get_config()
@@ -433,4 +437,7 @@ TARGETS: dict[str, Target] = {
     "aselmdb": Target(_lmdb, _with_structure(_change_lmdb), read_data),
     "database": Target(_databases, _with_structure(_change_database), read_data),
     "deepmd": Target(_deepmd, _spoil_deepmd, read_data),
+    "run": Target(runs.folders, runs.spoil_folder, runs.open_folder),
+    "settings": Target(runs.settings_files, runs.spoil_settings, runs.read_settings),
+    "options": Target(lambda folder: [], runs.words, runs.call),
 }

@@ -44,10 +44,10 @@ SCENARIOS: dict[str, list[str]] = {
     ],
     "calibrate": [
         f"calibrate periodic --data alloy-new.xyz --test-data alloy-test.xyz --temperature 600 {RATES} --run-length 20 "
-        "--json",
+        "--json --overwrite",
     ],
     "calibrate-float32": [
-        f"calibrate direct --data water-new.xyz --no-halt {RATES} --seed 1",
+        f"calibrate direct --data water-new.xyz --no-halt {RATES} --seed 1 --overwrite",
     ],
     "simulate": [
         f"simulate conservative water.start.xyz --steps 20 {SHORT} --json --out completed",
@@ -114,10 +114,10 @@ SCENARIOS: dict[str, list[str]] = {
         "train --resume lmax1 --out elsewhere",
         "train --data water.xyz --preset huge",
         "calibrate energy-only --data water-new.xyz",
-        "calibrate conservative --data water.xyz",
-        "calibrate conservative --data water-new.xyz",
-        "calibrate conservative --data water-new.xyz --false-alarm-rate 0.05 --blocks 2",
-        "calibrate conservative --data water-new.xyz --false-alarm-rate 2",
+        "calibrate conservative --data water.xyz --overwrite",
+        "calibrate conservative --data water-new.xyz --overwrite",
+        "calibrate conservative --data water-new.xyz --false-alarm-rate 0.05 --blocks 2 --overwrite",
+        "calibrate conservative --data water-new.xyz --false-alarm-rate 2 --overwrite",
         "compare conservative conservative water.start.xyz",
         "compare direct energy-only water.start.xyz",
         "ipi conservative water.start.xyz --unix equimd-golden-nobody --wait 0",

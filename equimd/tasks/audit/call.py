@@ -70,6 +70,7 @@ def audit(
     run: str | Path | Run | Any,
     *,
     settings: AuditSettings | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> AuditResult:
@@ -78,6 +79,7 @@ def audit(
     Args:
         run: run folder, or what ``equimd.train`` or ``equimd.calibrate`` returned.
         settings: an object of settings, beneath those given as keywords.
+        overwrite: replace the certificate that the run has, if another try earns one.
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
@@ -85,5 +87,5 @@ def audit(
         ConfigError, DataError, RunError: no such run, no structures to start from, or of another molecule.
     """
     asked = settings_of(AuditSettings, settings, options)
-    found = audit_run(run_of(run).path, asked, progress=counted_stages(progress))
+    found = audit_run(run_of(run).path, asked, progress=counted_stages(progress), overwrite=overwrite)
     return AuditResult(**vars(found))

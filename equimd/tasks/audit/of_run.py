@@ -14,7 +14,8 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.data.readers.structures import read_structures
 from equimd.errors import ConfigError, DataError, UncertaintyError
-from equimd.guard.certificate import Certificate, Claim, Finding, save_certificate
+from equimd.files import check_output, locked
+from equimd.guard.certificate import CERTIFICATE_FILE, Certificate, Claim, Finding, save_certificate
 from equimd.labels.cluster import Cluster
 from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
@@ -65,15 +66,31 @@ def make_executor(settings: AskSettings, calculator: str) -> Executor:
 
 
 def audit_run(
-    folder: Path, settings: AuditSettings, *, executor: Executor | None = None, progress: Progress | None = None
+    folder: Path,
+    settings: AuditSettings,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> AuditedRun:
     """Audit a run at the threshold it halts at. A try is counted when it begins; one that was killed goes on.
+
+    Args:
+        overwrite: replace the certificate that the run has, if another try earns one.
 
     Raises:
         UncertaintyError: the run is not calibrated to halt, for one set of dynamics, or what it takes is more labels
             than there are.
         ConfigError, DataError: no starts, or starts of another molecule.
     """
+    check_output(folder / CERTIFICATE_FILE, overwrite, option="")
+    with locked(folder):
+        return _audit_run(folder, settings, executor, progress)
+
+
+def _audit_run(
+    folder: Path, settings: AuditSettings, executor: Executor | None, progress: Progress | None
+) -> AuditedRun:
     known = Calibrated.of(folder)
     dynamics, starts = _dynamics(known, settings), _starts(known, settings)
     known.shipped()  # refuses, and says what is missing

@@ -17,7 +17,7 @@ import torch
 
 from equimd.data.frames import Frames
 from equimd.data.system import System
-from equimd.files import load_tensors, save_tensors
+from equimd.files import load_tensors, save_tensors, understood
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
@@ -220,4 +220,5 @@ def _save(path: Path, part: Taken) -> None:
 def _load(path: Path) -> Taken:
     tensors, meta = load_tensors(path, KIND)
     arrays: dict[str, Any] = {name: t.numpy() for name, t in tensors.items()}
-    return Taken(**arrays, halted_code=tuple(meta["halted_code"]), seconds=float(meta["seconds"]))
+    with understood(path):
+        return Taken(**arrays, halted_code=tuple(meta["halted_code"]), seconds=float(meta["seconds"]))

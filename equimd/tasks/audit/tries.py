@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import write_json
+from equimd.files import STRANGE, write_json
 from equimd.guard.certificate import Finding
 from equimd.tasks.audit.task import AuditPlan
 
@@ -43,7 +43,7 @@ class Tries:
             if found["version"] > VERSION:
                 raise RunError(f"is of version {found['version']}", where=str(path), hint="update equimd")
             return cls(folder, list(found["tries"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *STRANGE) as error:
             raise RunError(f"the tries cannot be read ({error})", where=str(path)) from None
 
     def open(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:

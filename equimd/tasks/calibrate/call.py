@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from equimd.config import ReadingSettings
 from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, absolute, given_names, open_given
-from equimd.files import plain
+from equimd.files import check_output, locked, plain
+from equimd.guard.calibration import FOLDER, JSON_FILE
 from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
 from equimd.notices import note, warn
 from equimd.progress import Callback, counted_stages, duration
@@ -100,6 +101,7 @@ def calibrate(
     train_data: GivenData | None = None,
     settings: CalibrationSettings | None = None,
     threads: int | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> CalibrationResult:
@@ -113,6 +115,7 @@ def calibrate(
         train_data: where the training frames are, if they have moved.
         settings: an object of settings, beneath those given as keywords.
         threads: CPU threads; by default all cores.
+        overwrite: replace the calibration that the run has.
         progress: called with :class:`~equimd.progress.Progress` in each stage.
 
     Raises:
@@ -129,9 +132,11 @@ def calibrate(
             note(text)
         return opened
 
-    with cpu_threads(threads):
+    run = run_of(run)
+    check_output(run.path / FOLDER / JSON_FILE, overwrite, option="")
+    with cpu_threads(threads), locked(run.path):
         prepared = prepare(
-            run_of(run),
+            run,
             frames(data, "calibration"),
             settings,
             test=None if test_data is None else frames(test_data, "test"),

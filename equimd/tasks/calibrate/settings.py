@@ -38,7 +38,7 @@ class CalibrationSettings(EnsembleSettings):
         "auto", description="compile the potential for these runs; auto: where it was compiled before or pays back"
     )
     halt: bool = Field(True, description="whether to calibrate a halt threshold")
-    seed: int = Field(0, ge=0, description="of the parts, the starts, velocities and noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the parts, the starts, velocities and noise")
 
     @model_validator(mode="after")
     def _possible(self) -> CalibrationSettings:

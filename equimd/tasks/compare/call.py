@@ -10,7 +10,7 @@ from typing import Any
 from equimd.config import ReadingSettings, known_key
 from equimd.data.given import GivenData, GivenStructures, open_given, structures_of
 from equimd.errors import Interrupted
-from equimd.files import plain
+from equimd.files import check_output, locked, plain
 from equimd.notices import note, warn
 from equimd.progress import Callback
 from equimd.run import free_name
@@ -66,6 +66,7 @@ def compare(
     *,
     data: GivenData | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> ComparisonResult:
@@ -76,12 +77,15 @@ def compare(
         structure: start geometry of the dynamics, ASE ``Atoms`` or a file.
         data: frames with energies and forces for the errors.
         out: folder to make; by default comparisons/NAME-001. The same call again goes on with an interrupted one.
+        overwrite: replace a comparison that ``out`` holds; dynamics of the same settings is read from it.
         progress: called with :class:`~equimd.progress.Progress` during the dynamics of each model.
 
     Raises:
         Interrupted: Ctrl-C, a KeyboardInterrupt: what was simulated is saved; the same call with ``out`` goes on.
         ConfigError, DataError, ModelError, RunError: what is wrong, before anything is computed.
     """
+    if out is not None:
+        check_output(Path(out) / task.JSON_FILE, overwrite)
     runs, atoms = [str(run_of(r).path) for r in (run_a, run_b)], None
     reading = ReadingSettings.parse({k: options[k] for k in ReadingSettings.model_fields if k in options})
     for key in options:
@@ -98,7 +102,8 @@ def compare(
         for text in c.session.warnings:
             warn(f"{c.name}: {text}")
     folder = Path(out) if out is not None else free_name(molecule_name(contenders[0].session), "comparisons")
-    found = ComparisonResult(folder, task.compare(contenders, folder, frames, progress))
+    with locked(folder):
+        found = ComparisonResult(folder, task.compare(contenders, folder, frames, progress, overwrite=overwrite))
     if found.summary["status"] == "interrupted":
         raise Interrupted(f"interrupted; the same command with --out {folder} goes on", found)
     note(f"table, plot and simulations: {folder}")

@@ -99,11 +99,16 @@ def unique_names(runs: Sequence[str]) -> list[str]:
 
 
 def compare(
-    contenders: Sequence[Contender], out: Path, data: Dataset | None = None, progress: Callback | None = None
+    contenders: Sequence[Contender],
+    out: Path,
+    data: Dataset | None = None,
+    progress: Callback | None = None,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure everything, and write comparison.json, comparison.png and the simulations into ``out``.
 
-    Dynamics that is there already, of the same settings, goes on or is read back.
+    Dynamics that is there already, of the same settings, goes on or is read back; ``overwrite`` replaces others.
 
     Returns:
         ``status`` (``interrupted``: dynamics was stopped; the same call goes on), ``models`` and how they were
@@ -114,7 +119,7 @@ def compare(
     """
     models: list[dict[str, Any]] = []
     for c in contenders:
-        summary = _simulate(c, out / c.name, progress)
+        summary = _simulate(c, out / c.name, progress, overwrite)
         if summary["status"] == "interrupted":
             return {"status": "interrupted", "models": models}
         models.append({**_about(c), **_conservation(c, summary, out / c.name), **_on_frames(c, data, out / c.name)})
@@ -145,13 +150,14 @@ def _about(c: Contender) -> dict[str, Any]:
     }
 
 
-def _simulate(c: Contender, folder: Path, progress: Callback | None) -> Mapping[str, Any]:
+def _simulate(c: Contender, folder: Path, progress: Callback | None, overwrite: bool) -> Mapping[str, Any]:
     """Begin the dynamics, or go on with what is in the folder."""
-    if not (folder / session.START_FILE).is_file():
-        return simulating.execute(c.session, lambda: session.begin(c.session, folder), folder, progress)
-    there = session.reopen(folder, {})
-    if there.settings != c.session.settings or not _same_start(there, c.session):
-        raise RunError("holds a simulation of other settings", where=str(folder), hint="another --out")
+    there = session.reopen(folder, {}) if (folder / session.START_FILE).is_file() else None
+    if there is None or there.settings != c.session.settings or not _same_start(there, c.session):
+        if there is not None and not overwrite:
+            hint = "another --out, or --overwrite"
+            raise RunError("holds a simulation of other settings", where=str(folder), hint=hint)
+        return simulating.execute(c.session, lambda: session.begin(c.session, folder, overwrite), folder, progress)
     return simulating.execute(there, lambda: session.resume(there, folder), folder, progress)
 
 

@@ -11,7 +11,7 @@ from equimd import plots
 from equimd.config import ReadingSettings
 from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, given_names, open_given
-from equimd.files import plain
+from equimd.files import check_output, plain
 from equimd.guard.sigmas import table as sigma_table
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
@@ -55,13 +55,15 @@ class EvaluationResult(Shown):
         text = table(self.summary, unit)
         return text if self.uncertainties is None else f"{text}\n{sigma_table(self.summary['uncertainty'])}"
 
-    def plot(self, path: str | Path) -> None:
-        """A PNG of predicted against true values."""
+    def plot(self, path: str | Path, overwrite: bool = False) -> None:
+        """A PNG of predicted against true values; ``overwrite`` replaces a file that is there."""
+        check_output(path, overwrite, option="--plot")
         where = self.run or "model"
         plots.parity(self.values, Path(path), title=f"{where}: {self.summary['n_frames']} frames")
 
-    def write(self, path: str | Path) -> None:
-        """Extended XYZ of all frames with predictions, labels and sigmas."""
+    def write(self, path: str | Path, overwrite: bool = False) -> None:
+        """Extended XYZ of all frames with predictions, labels and sigmas; ``overwrite`` as of :meth:`plot`."""
+        check_output(path, overwrite)
         write_evaluated(Path(path), self.frames, self.values, self.uncertainties)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     out: str | Path | None = None,
     plot: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> EvaluationResult:
@@ -102,6 +105,7 @@ def evaluate(
         settings: an object of settings, beneath those given as keywords.
         out: file to write all frames to, with predictions, labels and sigmas, extxyz.
         plot: PNG of predicted against true values.
+        overwrite: replace these files if they are there.
         progress: called with :class:`~equimd.progress.Progress` while sigmas are computed, the slow part.
 
     Raises:
@@ -109,6 +113,9 @@ def evaluate(
         ConfigError, RunError, UncertaintyError: of settings, run and calibration.
     """
     s = settings_of(EvaluationSettings, settings, options)
+    for path, option in ((out, "--out"), (plot, "--plot")):
+        if path is not None:
+            check_output(path, overwrite, option=option)
     with cpu_threads(s.threads):
         model = loaded(run, s)
         with_sigmas = model.gives_uncertainty("auto" if s.uncertainty else False)
@@ -131,9 +138,9 @@ def evaluate(
     folder = None if model.run is None else model.run.path
     result = EvaluationResult(folder, given_names(data) or (), summary, found, known, frames)
     if plot is not None:
-        result.plot(plot)
+        result.plot(plot, overwrite)
         note(f"plot: {plot}")
     if out is not None:
-        result.write(out)
+        result.write(out, overwrite)
         note(f"wrote {summary['n_frames']} frames to {out}")
     return result

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equimd.data.convert import refuse_existing
+from equimd.data.convert import output_format
 from equimd.data.given import structures_of, with_state
 from equimd.data.state import read_state
 from equimd.errors import ConfigError
+from equimd.files import check_output, locked
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
 from equimd.tasks.generate.sampling import load_molecule, unconstrained
 from equimd.tasks.generate.settings import GenerationSettings
-from equimd.tasks.generate.task import GenerationResult, sample
+from equimd.tasks.generate.task import GenerationResult, parts_folder, sample
 from equimd.tasks.keywords import settings_of, takes
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ def generate(
     s = settings_of(GenerationSettings, settings, options)
     if not s.molecule:
         raise ConfigError("no molecule", hint="a structure file, or a name such as ethanol")
-    refuse_existing(out, overwrite)
+    output_format(out)
+    check_output(out, overwrite)
     atoms = load_molecule(s.molecule) if atoms is None else atoms
     own = read_state(with_state(atoms, s.charge or None, s.spin or None, s.molecule).info, where=s.molecule)
     s = s.model_copy(update={"charge": own.charge, "spin": own.spin})
-    with counting(progress, "frames") as tell:
+    with locked(parts_folder(out)), counting(progress, "frames") as tell:
+        check_output(out, overwrite)  # another process may have ended meanwhile
         done = sample(s, out, jobs=jobs, progress=tell, atoms=atoms)
     note(
         f"{done.frames} frames of {done.trajectories} trajectories, {done.theory}, mean temperature "

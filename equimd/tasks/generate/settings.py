@@ -27,7 +27,7 @@ class GenerationSettings(Settings):
     time_step: float = Field(1.0, description="time step, fs")
     equilibration: float = Field(2000.0, description="start of each trajectory that is thrown away, fs")
     friction: float = Field(0.01, description="friction of the Langevin thermostat, 1/fs")
-    seed: int = Field(0, ge=0, description="same seed, same frames")
+    seed: int = Field(0, ge=0, lt=2**63, description="same seed, same frames")
     calculator: str = Field("tblite", description=CALCULATORS)
     charge: int = Field(0, description="total charge, e; 0: what the structure states")
     spin: int = Field(0, description="multiplicity 2S+1; 0: what the structure states, else the lowest possible")

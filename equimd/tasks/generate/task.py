@@ -144,6 +144,11 @@ class GenerationResult(Shown):
         }
 
 
+def parts_folder(out: Path) -> Path:
+    """Where finished trajectories wait until all are done."""
+    return out.with_name(out.name + ".parts")
+
+
 def sample(
     config: GenerationSettings,
     out: Path,
@@ -167,7 +172,7 @@ def sample(
     from equimd.data.convert import output_format, write_frames
 
     output_format(out)  # refuse an unknown ending before the work, not after it
-    work = out.with_name(out.name + ".parts")
+    work = parts_folder(out)
     done = run_trajectories(config, work, jobs=jobs, progress=progress, atoms=atoms)
     mean, error = check_temperature(config, done)
     block = Frames.concatenate([_block(config, t) for t in done])

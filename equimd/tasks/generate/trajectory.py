@@ -125,7 +125,7 @@ def _temperature_error(config: GenerationSettings, dof: int, frames: int) -> flo
 
 def save_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Write a finished trajectory: whole or not at all."""
-    with replacing(path, alone=True) as temporary, open(temporary, "wb") as handle:
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **asdict(trajectory))  # type: ignore[arg-type]
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from equimd.config import ReadingSettings
-from equimd.data.convert import refuse_existing, write_frames
+from equimd.data.convert import output_format, write_frames
 from equimd.data.dataset import ArrayDataset, Dataset, DatasetInfo, stated, time_index
 from equimd.data.frames import Frames
 from equimd.data.given import GivenData, open_given
 from equimd.errors import DataError
-from equimd.files import plain, replacing, sha256_of
+from equimd.files import check_output, locked, plain, replacing, sha256_of
 from equimd.methods import Method, check_method, make_method
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
@@ -83,7 +83,8 @@ def label(
         ConfigError: no such calculator.
     """
     s, out = settings_of(LabelSettings, settings, options), Path(out)
-    refuse_existing(out, overwrite)
+    output_format(out)
+    check_output(out, overwrite)
     data = stated(open_given(data), s.charge, s.spin)  # energies it may have are not used
     if data.info.units.length != "Angstrom":
         warn(f"positions were read in {data.info.units.length}: {data.info.units.note}")
@@ -91,16 +92,16 @@ def label(
         raise DataError("no frames to label", where=data.info.path)
     check_method(s.calculator)
     work = out.with_name(out.name + ".parts")
-    work.mkdir(parents=True, exist_ok=True)
-    with counting(progress, "frames") as tell:
+    with locked(work), counting(progress, "frames") as tell:
+        check_output(out, overwrite)  # another process may have ended meanwhile
         energies, forces, theory = _labels(data, s, work, tell)
-    energy = np.concatenate(energies)
-    good = np.flatnonzero(np.isfinite(energy))
-    if not len(good):
-        raise DataError(f"{s.calculator} failed on all {len(data)} frames", where=data.info.path)
-    labelled = _attach(data, energies, forces, good)
-    write_frames(out, labelled, theory=theory, source=data.info.path, extra={"calculator": s.calculator})
-    shutil.rmtree(work)
+        energy = np.concatenate(energies)
+        good = np.flatnonzero(np.isfinite(energy))
+        if not len(good):
+            raise DataError(f"{s.calculator} failed on all {len(data)} frames", where=data.info.path)
+        labelled = _attach(data, energies, forces, good)
+        write_frames(out, labelled, theory=theory, source=data.info.path, extra={"calculator": s.calculator})
+        shutil.rmtree(work)
     failed = tuple(int(k) for k in np.setdiff1d(np.arange(len(data)), good))
     note(f"{len(good)} frames labelled with {theory}")
     return LabelResult(out, len(good), theory, failed)
@@ -165,7 +166,7 @@ def _label_batch(block: Frames, methods: _Methods, path: Path, start: int, keep_
             energy[k] = np.nan
             continue
         theory = method.theory
-    with replacing(path, alone=True) as temporary, open(temporary, "wb") as handle:
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, energy=energy, forces=forces, theory=np.array(theory))
 
 

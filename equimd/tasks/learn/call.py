@@ -96,6 +96,7 @@ def learn(
     settings: LearnSettings | str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> LearnResult:
@@ -106,6 +107,7 @@ def learn(
         settings: an object of settings or a YAML file of them, beneath those given as keywords.
         out: folder to make; by default learn/NAME-300K-001.
         resume: folder of a learn run to go on with, with more time or labels if given.
+        overwrite: replace a learn run that ``out`` holds.
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
@@ -128,7 +130,7 @@ def learn(
             options["molecule"] = atoms[0].get_chemical_formula("hill")
         asked = settings_of(LearnSettings, settings, options)
         folder, options = Path(out) if out is not None else task.default_folder(asked), {}
-        task.begin(asked, folder, atoms)
+        task.begin(asked, folder, atoms, overwrite=overwrite)
     return _work(folder, task.reopen(folder, options), progress)
 
 

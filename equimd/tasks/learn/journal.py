@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import write_atomic
+from equimd.files import STRANGE, write_atomic
 
 PLAN_FILE, JOURNAL_FILE = "plan.json", "journal.json"
 VERSION = 1
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         version, stages = values["version"], values["stages"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *STRANGE) as error:
         raise RunError(f"cannot be read ({error})", where=str(path), hint="a copy of it, or a new --out") from None
     if not isinstance(version, int) or version > VERSION or not isinstance(stages, dict):
         raise RunError(f"is of format version {version}", where=str(path), hint="update equimd")

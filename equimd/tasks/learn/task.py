@@ -17,7 +17,7 @@ from equimd.data.frames import Frames
 from equimd.data.readers.structures import read_structures
 from equimd.data.state import read_state
 from equimd.errors import ConfigError, RunError
-from equimd.files import write_atomic
+from equimd.files import check_output, check_writable, locked, new_folder, write_atomic
 from equimd.guard.certificate import save_certificate
 from equimd.labels.pool import Executor
 from equimd.progress import duration
@@ -70,20 +70,21 @@ def default_folder(settings: LearnSettings) -> Path:
     return free_name(f"{stem}-{settings.temperature:g}K", "learn")
 
 
-def begin(settings: LearnSettings, folder: Path, atoms: list[Atoms] | None = None) -> None:
+def begin(settings: LearnSettings, folder: Path, atoms: list[Atoms] | None = None, *, overwrite: bool = False) -> None:
     """Make the folder of a new run: settings and conformers, from which alone it goes on.
 
     Args:
         atoms: conformers, where they are given themselves.
+        overwrite: replace another run that the folder holds.
 
     Raises:
         ConfigError: no molecule. DataError: it cannot be read. RunError: the folder holds something.
     """
     if not settings.molecule:
         raise ConfigError("no molecule", hint="equimd learn ethanol, a structure file, or SMILES")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = f"another --out, or go on with it: equimd learn --resume {folder}"
-        raise RunError("the output folder is not empty", where=str(folder), hint=hint)
+    reads = (settings.molecule, *settings.data)
+    resume = f"equimd learn --resume {folder}"
+    check_output(folder, overwrite, made=("learn run", SETTINGS_FILE), resume=resume, reads=reads)
     molecules = conformers(settings.molecule, seed=settings.seed) if atoms is None else given_conformers(atoms)
     state = read_state(molecules[0].info, where=settings.molecule)
     settings = settings.changed(
@@ -92,7 +93,7 @@ def begin(settings: LearnSettings, folder: Path, atoms: list[Atoms] | None = Non
         data=tuple(str(Path(name).absolute()) for name in settings.data),
         preset=settings.size,  # more time later on does not change the model
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     lines = []
     for each in molecules:
         lines += [str(len(each)), "Angstrom"]
@@ -111,6 +112,7 @@ def reopen(folder: Path, given: dict[str, Any]) -> LearnSettings:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise RunError("is not a learn run to go on with", where=str(folder), hint="the folder given by --out")
+    check_writable(folder)
     if wrong := [k for k in given if k not in RESUMABLE]:
         option = "--" + wrong[0].replace("_", "-")
         raise ConfigError(f"{option} cannot change when a run goes on", where="--resume", hint="leave it out")
@@ -138,6 +140,17 @@ def learn(
     Raises:
         DataError: the reference method fails. EquimdError: the time does not suffice to learn anything.
     """
+    with locked(folder):
+        return _learn(folder, settings, executor, say, progress)
+
+
+def _learn(
+    folder: Path,
+    settings: LearnSettings,
+    executor: Executor | None,
+    say: Callable[[str], None] | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Learned:
     molecules = read_structures(folder / STARTS_FILE)
     first, charge, spin = molecules[0], np.array([settings.charge]), np.array([settings.spin])
     template = Frames.build(first.numbers, first.positions[None], charge=charge, spin=spin)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from equimd.data.given import GivenStructures, structures_of
 from equimd.errors import ConfigError, DataError, Interrupted
-from equimd.files import plain
+from equimd.files import locked, plain
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.trajectory import Trajectory, read, trajectory_path
 from equimd.notices import note, warn
@@ -112,6 +112,7 @@ def simulate(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     after: str | Path | None = None,
+    overwrite: bool = False,
     progress: Callback | None = None,
     **options: Any,
 ) -> SimulationResult:
@@ -126,6 +127,7 @@ def simulate(
         resume: folder of a simulation to go on with, to its end or as far as ``steps`` or ``time`` say.
         after: folder of a simulation whose last good frames are the start, in the place of a structure: the rest of it
             with ``run``, a better model. Settings that are not stated are those of that simulation.
+        overwrite: replace a simulation that ``out`` holds.
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
@@ -157,7 +159,8 @@ def simulate(
     else:
         settings = parse_settings(options, base=settings)
     if out is not None:
-        session.check_free(Path(out))
+        reads = filter(None, (settings.run, settings.structure, after))
+        session.check_free(Path(out), overwrite, map(str, reads))
     ready = session.prepare(settings, atoms, start)
     if after is not None:
         ready.identity["continues"] = str(Path(after).absolute())
@@ -169,16 +172,19 @@ def simulate(
     for text in [*ready.warnings, *([too_little] if too_little else [])]:
         warn(text)
     note(f"simulation: {folder}, {_length(settings)}")
-    summary = execute(ready, lambda: session.begin(ready, folder), folder, progress)
+    with locked(folder):
+        summary = execute(ready, lambda: session.begin(ready, folder, overwrite), folder, progress)
     return _ended(ready, summary, folder, settings.run)
 
 
 def _go_on(folder: Path, run: Any, options: dict[str, Any], progress: Callback | None) -> SimulationResult:
     """The rest of an interrupted run, or more of a finished one."""
     given = options if run is None else {**options, "run": str(run_of(run).path)}
-    ready = session.reopen(folder, given)
-    note(f"simulation: {folder}, {_length(ready.settings)}")
-    summary = execute(ready, lambda: session.resume(ready, folder), folder, progress)
+    session.check_begun(folder)
+    with locked(folder):
+        ready = session.reopen(folder, given)
+        note(f"simulation: {folder}, {_length(ready.settings)}")
+        summary = execute(ready, lambda: session.resume(ready, folder), folder, progress)
     return _ended(ready, summary, folder, ready.settings.run)
 
 

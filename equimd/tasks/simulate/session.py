@@ -7,8 +7,7 @@ what :mod:`equimd.md.simulation` writes. A run is gone on with from these alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.data.system import System
 from equimd.errors import ConfigError, RunError
-from equimd.files import file_digest, write_atomic
+from equimd.files import check_output, check_writable, file_digest, new_folder, write_atomic
 from equimd.forces.forcefield import ForceField
 from equimd.guard.calibration import FOLDER, JSON_FILE, StatePoint
 from equimd.guard.judge import Judge
@@ -212,30 +211,25 @@ def default_folder(session: Session) -> Path:
     return free_name(f"{molecule_name(session)}-{session.settings.temperature:g}K", "simulations")
 
 
-def begin(session: Session, folder: Path) -> Simulation:
-    """Make the folder and judge the first frame.
+def begin(session: Session, folder: Path, overwrite: bool = False) -> Simulation:
+    """Make the folder, in the place of another simulation's if ``overwrite``, and judge the first frame.
 
     Raises:
         RunError: the folder holds something.
         MachineError: it cannot be written.
     """
-    check_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / SETTINGS_FILE, settings_text(session.settings))
-    _write_structure(session.start, folder / STRUCTURE_FILE)
+    check_free(folder, overwrite)
+    new_folder(folder)
     session.start.save(folder, {"identity": session.identity})
+    _write_structure(session.start, folder / STRUCTURE_FILE)
+    write_atomic(folder / SETTINGS_FILE, settings_text(session.settings))  # last: from here on it can be gone on with
     return _first(session, folder)
 
 
-def check_free(folder: Path) -> None:
-    """Raise RunError unless a simulation can be begun in ``folder``."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError("is a file, not a folder", where=str(folder), hint="another --out")
-    if (folder / START_FILE).exists():
-        hint = f"another --out, or go on with it: equimd simulate --resume {folder}"
-        raise RunError("holds another simulation", where=str(folder), hint=hint)
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError("the output folder is not empty", where=str(folder), hint="another --out")
+def check_free(folder: Path, overwrite: bool = False, reads: Iterable[str] = ()) -> None:
+    """Raise RunError unless a simulation can be begun in ``folder``; as :func:`~equimd.files.check_output`."""
+    resume = f"equimd simulate --resume {folder}"
+    check_output(folder, overwrite, made=("simulation", START_FILE), resume=resume, reads=reads)
 
 
 def _write_structure(start: Start, path: Path) -> None:
@@ -275,8 +269,7 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
         RunError: not such a folder, or the model or its calibration is not the one the run began with.
         ConfigError: a setting that cannot change.
     """
-    if not (folder / START_FILE).is_file():
-        raise RunError("is not a simulation to go on with", where=str(folder), hint="the folder given by --out")
+    check_begun(folder)
     changed = {k: v for k, v in given.items() if k != "run"}
     if wrong := [k for k in changed if k not in RESUMABLE]:
         option = "--" + wrong[0].replace("_", "-")
@@ -299,15 +292,19 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
     return session
 
 
+def check_begun(folder: Path) -> None:
+    """Raise RunError unless there is a simulation in ``folder`` to go on with, which may be written to."""
+    if not ((folder / START_FILE).is_file() and (folder / SETTINGS_FILE).is_file()):
+        raise RunError("is not a simulation to go on with", where=str(folder), hint="the folder given by --out")
+    check_writable(folder)
+
+
 def resume(session: Session, folder: Path) -> Simulation:
     """Go on where the run in a folder was stopped or killed.
 
     Raises:
         RunError: the restart file is damaged or does not belong to these settings.
     """
-    with suppress(OSError):  # an interrupted write leaves its part behind
-        for left in folder.glob(".*.part"):
-            left.unlink()
     if (folder / RESTART_FILE).is_file():
         return Simulation.resume(
             session.system,

@@ -14,7 +14,7 @@ from torch import Tensor
 from equimd.data.given import GivenStructures, structures_of
 from equimd.data.system import System
 from equimd.errors import DataError
-from equimd.files import load_tensors, save_tensors
+from equimd.files import load_tensors, save_tensors, understood
 from equimd.guard.limits import Limits
 from equimd.md.state import maxwell_boltzmann, remove_momentum
 from equimd.shown import Shown
@@ -93,9 +93,13 @@ class Start(Shown):
             RunError: missing or damaged.
         """
         tensors, meta = load_tensors(folder / START_FILE, KIND)
-        plain: dict[str, Any] = {**meta["start"], "pbc": tuple(meta["start"]["pbc"])}
-        tensors.setdefault("velocities", None)  # type: ignore[arg-type]
-        return cls(**{**tensors, **plain}), meta
+        with understood(folder / START_FILE):
+            began = meta["identity"]
+            int(began["threads"]), began["model_sha256"], began["calibration_sha256"]
+            np.array([meta["start"]["charge"], meta["start"]["spin"]]).astype(np.int32, casting="same_kind")
+            plain: dict[str, Any] = {**meta["start"], "pbc": tuple(meta["start"]["pbc"])}
+            tensors.setdefault("velocities", None)  # type: ignore[arg-type]
+            return cls(**{**tensors, **plain}), meta
 
 
 def read_start(

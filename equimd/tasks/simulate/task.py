@@ -136,7 +136,7 @@ def write_extxyz(path: Path, session: Session) -> Path:
     fixed = None if start.fixed is None else FixAtoms(mask=start.fixed.numpy())
     out = path.with_suffix(".extxyz")
     total = len(read_columns(path).step)
-    with replacing(out, alone=True) as temporary, temporary.open("w") as file:
+    with replacing(out) as temporary, temporary.open("w") as file:
         for first in range(0, total, BLOCK):
             part, frames = read(path, slice(first, first + BLOCK)), []
             for k in range(len(part)):

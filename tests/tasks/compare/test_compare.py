@@ -68,8 +68,11 @@ def test_table_json_and_plot(runs: dict[str, Path], tmp_path: Path) -> None:
     text = report.table(found)
     assert "force MAE (meV/A)" in text and "energy drift, NVE, 2 x 0.03 ps" in text and "compiled" not in text
     # the dynamics is read back, not run again
-    again = compare(runs, *short, "--out", tmp_path / "out", "--json")
+    refused = compare(runs, *short, "--out", tmp_path / "out")
+    assert refused.exit_code == 2 and "the output file exists" in refused.stderr and "--overwrite" in refused.stderr
+    again = compare(runs, *short, "--out", tmp_path / "out", "--json", "--overwrite")
     assert [m["drift_error"] for m in json.loads(again.stdout)["models"]] == [a["drift_error"], b["drift_error"]]
+    (tmp_path / "out" / "comparison.json").unlink()  # as if the comparison had been interrupted
     other = compare(runs, *short, "--seed", 1, "--out", tmp_path / "out")
     assert other.exit_code == 2 and "other settings" in other.stderr
 

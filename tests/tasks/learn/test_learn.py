@@ -223,7 +223,7 @@ def test_time_that_is_up_is_said_and_can_be_added(tmp_path: Path) -> None:
     assert found.status == "not_certified" and "time is up" in found.missing[0]
     with pytest.raises(ConfigError, match="cannot change"):
         reopen(tmp_path / "short", {"temperature": 400.0})
-    with pytest.raises(RunError, match="not empty"):
+    with pytest.raises(RunError, match="holds another learn run"):
         begin(settings(), tmp_path / "short")
 
 
@@ -240,7 +240,7 @@ def test_audit_of_the_run_by_its_command_goes_on_counting(often: tuple[Path, Lea
     shutil.copytree(folder / "run", run)
     claim = {"error": 0.5, "share": 0.3, "false_halt_rate": 0.3}
     asked = AuditSettings(starts=(str(folder / "conformers.xyz"),), calculator=f"{NAME}:Springs", **claim)
-    first = audit_run(run, asked, executor=Here(f"{NAME}:Springs"))
+    first = audit_run(run, asked, executor=Here(f"{NAME}:Springs"), overwrite=True)
     assert found.certificate is not None and first.finding["attempt"] == found.certificate["try"] + 1
     assert first.finding["confidence"] == 1 - 0.05 / 2 ** first.finding["attempt"]
     assert first.labels["total"] == first.finding["draws"] >= 13
@@ -255,7 +255,9 @@ def test_audit_of_the_run_by_its_command_goes_on_counting(often: tuple[Path, Lea
 
     for error in (0.4, 0.4, 0.45):  # given up, gone on with and given up again, and one of another claim
         with pytest.raises(Killed):
-            audit_run(run, asked.changed(error=error), executor=Here(f"{NAME}:Springs"), progress=give_up)
+            audit_run(
+                run, asked.changed(error=error), executor=Here(f"{NAME}:Springs"), progress=give_up, overwrite=True
+            )
     made = json.loads((run / "audits.json").read_text())["tries"]
     assert [t["finding"] is not None for t in made] == [True] * len(tries) + [False, False]
 
@@ -263,7 +265,7 @@ def test_audit_of_the_run_by_its_command_goes_on_counting(often: tuple[Path, Lea
 def test_audits_that_cannot_be_had_are_refused(often: tuple[Path, Learned]) -> None:
     folder, _ = often
     with pytest.raises(ConfigError, match="no structures to start from"):
-        audit_run(folder / "run", AuditSettings())
+        audit_run(folder / "run", AuditSettings(), overwrite=True)
     with pytest.raises(UncertaintyError, match="no threshold to halt at|no halt threshold"):
         audit_run(folder / "models" / "0", AuditSettings(starts=(str(folder / "conformers.xyz"),)))
     with pytest.raises(UncertaintyError, match="not calibrated"):

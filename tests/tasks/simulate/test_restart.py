@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from equimd import files
 from equimd.cli.main import app
 from equimd.errors import ConfigError, RunError, UncertaintyError
 from equimd.md.simulation import RESTART_FILE
@@ -98,8 +99,11 @@ def test_killed_before_the_first_restart_file(settings: Callable[..., Simulation
     begun(settings(), tmp_path / "whole")
     begun(settings(), tmp_path / "killed")
     (tmp_path / "killed" / RESTART_FILE).unlink()
-    (tmp_path / "killed" / ".traj.h5.part").write_bytes(b"half a file")
+    left = tmp_path / "killed" / f".traj.h5.{files._HERE}-{2**22}-00.part"  # of a process that is gone
+    left.write_bytes(b"half a file")
+    files._swept.clear()  # another process
     gone_on(tmp_path / "killed")
+    assert not left.exists()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 

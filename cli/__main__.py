@@ -1,0 +1,26 @@
+"""Where ``equimd`` and ``python -m equimd.cli`` start: interrupts are seen to before anything large is imported."""
+
+from __future__ import annotations
+
+import sys
+
+from equimd.errors import EXIT_INTERRUPTED
+from equimd.interrupts import at_any_time, not_any_more
+
+
+def main() -> None:
+    """The command line, from the first moment to the last."""
+    at_any_time(EXIT_INTERRUPTED)
+    try:
+        from equimd.cli.main import app
+
+        app()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    finally:
+        not_any_more()
+
+
+if __name__ == "__main__":
+    main()

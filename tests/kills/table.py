@@ -1,0 +1,57 @@
+"""The table of docs/reliability.md, from benchmarks/results/reliability.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from equimd.benchmarks.results import Row, merge
+from tests.kills.harness import Trial
+
+FILE = "reliability.json"
+#: What each fault is, and what happens then.
+FAULTS = {
+    "SIGKILL": ("killed outright at a random moment", "gone on with, to the same result to the bit"),
+    "SIGINT": ("Ctrl-C at a random moment", "exit code 130 without a traceback, and the same result when gone on with"),
+    "SIGTERM": (
+        "SIGTERM at a random moment",
+        "exit code 130 without a traceback, and the same result when gone on with",
+    ),
+    "full": ("a disk with 20 to 400 kB free", "done, or exit code 1, nothing half written, gone on with elsewhere"),
+    "readonly": ("a folder that may not be written to", "exit code 2 before the work"),
+    "twice": ("two processes in one folder", "one is refused (exit code 2), or both end well"),
+    "fuzz": ("damaged and hostile inputs", "a result, or an error that says what is wrong"),
+}
+
+
+def save(trials: Iterable[Trial], folder: Path, command: str) -> None:
+    """Counts of trials, and of those that went as they should, into the results file."""
+    found: dict[tuple[str, str], list[bool]] = {}
+    for t in trials:
+        found.setdefault((t.fault, t.case), []).append(not t.wrong)
+    rows = []
+    for (fault, case), good in found.items():
+        kept: dict[str, Any] = {"command": command, "preset": "", "budget_s": None, "n_train": None, "seed": 0}
+        for metric, value in (("tried", len(good)), ("good", sum(good))):
+            rows.append(Row(f"faults/{fault}/{case}/all/{metric}", value, "count", **kept))
+    merge(folder / FILE, "reliability", rows, {})
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A line a fault: what was tried how often, what happened, and the command that repeats it."""
+    lines = ["| fault | of | tried | what happened | how often | again |", "|---|---|---|---|---|---|"]
+    rows = {row["name"]: row for row in results["rows"]}
+    for fault, (what, happened) in FAULTS.items():
+        named = [name.split("/")[2] for name in rows if name.startswith(f"faults/{fault}/") and name.endswith("/tried")]
+        if not named:
+            continue
+        count = {
+            metric: sum(int(rows[f"faults/{fault}/{case}/all/{metric}"]["value"]) for case in named)
+            for metric in ("tried", "good")
+        }
+        command = rows[f"faults/{fault}/{named[0]}/all/tried"]["command"]
+        lines.append(
+            f"| {what} | {', '.join(named)} | {count['tried']:,} | {happened} | {count['good']:,} | `{command}` |"
+        )
+    return "\n".join(lines) + "\n"
