@@ -64,6 +64,12 @@ class Lattice:
         """(3,) Angstrom, between opposite faces of the reduced cell; infinite along open directions."""
         return torch.where(self.pbc > 0, 1.0 / self._inverse.norm(dim=0), torch.inf)
 
+    @cached_property
+    def shortest(self) -> float:
+        """Angstrom, the shortest translation."""
+        lengths = self.shifts.norm(dim=1)
+        return float(lengths[lengths > 0].min())
+
     def nearest(self, delta: Tensor, reach: float = float("inf")) -> Tensor:
         """The shortest of the images of differences (..., 3) of positions, Angstrom.
 

@@ -79,6 +79,10 @@ class Limits(Shown):
             worst = int(torch.argmin(distance / radii))
             i, j, d = int(first[worst]), int(second[worst]), float(distance[worst])
             raise DataError(f"atoms {i} and {j} overlap: they are {d:.2f} Angstrom apart", where="start geometry")
+        if system.lattice is not None and (d := system.lattice.shortest) < CLOSE * 2.0 * float(radius.max()):
+            k = int(radius.argmax())
+            what = f"atom {k} overlaps with its own image: they are {d:.2f} Angstrom apart"
+            raise DataError(what, where="start geometry", hint="a cell in Angstrom")
         bonded = distance < BONDED * radii
         # the largest finite number, so that NaN and infinite distances fail the comparison too
         upper2 = torch.where(bonded, (FAR * radii).square(), torch.finfo(torch.float64).max)

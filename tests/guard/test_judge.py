@@ -123,6 +123,12 @@ def test_overlapping_start_is_refused() -> None:
         Limits.from_reference(System.build([6, 6]), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]]).double())
 
 
+def test_a_start_that_overlaps_with_its_image_is_refused() -> None:
+    system = System.build([13], cell=np.diag([0.4, 4.0, 0.0]), pbc=(True, True, False))  # in nm, say
+    with pytest.raises(DataError, match=r"atom 0 overlaps with its own image: they are 0\.40"):
+        Limits.from_reference(system, torch.zeros(1, 3).double())
+
+
 def test_components() -> None:
     labels = components(6, np.array([[0, 1], [4, 5], [1, 4]]))
     assert labels[0] == labels[1] == labels[4] == labels[5]

@@ -26,6 +26,7 @@ from equimd.tasks.audit.runs import Dynamics, evenly, guarded_runs
 from equimd.tasks.audit.settings import AskSettings, AuditSettings
 from equimd.tasks.audit.task import Audited, AuditPlan, audit, best_plan, plan_audit, start_rows
 from equimd.tasks.audit.tries import Tries
+from equimd.tasks.generate.sampling import unconstrained
 from equimd.uq.bounds import Trials, confidence_of, trials_needed
 
 FOLDER = "audits"
@@ -151,7 +152,7 @@ def _starts(known: Calibrated, settings: AuditSettings) -> Frames:
 
     if not settings.starts:
         raise ConfigError("no structures to start from", hint="--starts FILE, structures of an ordinary start of a run")
-    atoms = [a for name in settings.starts for a in read_structures(name)]
+    atoms = [unconstrained(a, name) for name in settings.starts for a in read_structures(name)]
     where = ", ".join(settings.starts)
     for k, a in enumerate(atoms):
         if not np.array_equal(a.numbers, atoms[0].numbers) or a.pbc.any():

@@ -48,7 +48,7 @@ def load_molecule(name: str) -> Atoms:
 def unconstrained(atoms: Atoms, where: str) -> Atoms:
     """The same atoms; refuses those of which some are to be held in place."""
     if atoms.constraints:
-        what = "holds atoms fixed (move_mask or another constraint), and sampling moves all atoms"
+        what = "holds atoms fixed (move_mask or another constraint), and here all atoms move"
         raise DataError(what, where=where, hint="the structure without its constraints")
     return atoms
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from equimd.errors import RunError
+from equimd.errors import DataError, RunError
 from equimd.guard.certificate import (
     CERTIFICATE_FILE,
     Certificate,
@@ -18,7 +19,9 @@ from equimd.guard.certificate import (
     save_certificate,
     words,
 )
+from equimd.tasks.audit import of_run
 from equimd.tasks.audit.runs import draws, evenly
+from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.audit.task import best_plan, plan_audit, start_rows
 
 CLAIM = Claim(0.1, 0.05, 0.1)
@@ -98,3 +101,9 @@ def test_draws_are_uniform_and_known_beforehand() -> None:
     np.testing.assert_array_equal(start_rows(range(7, 9), 5, 3), starts[7:9])
     assert evenly([0], 100, 4) == {0: [25, 50, 75, 100]}
     assert evenly([2], 3, 12) == {2: [1, 2, 3]}
+
+
+def test_starts_with_fixed_atoms_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "held.xyz").write_text("1\nProperties=species:S:1:pos:R:3:move_mask:L:1\nH 0 0 0 F\n")
+    with pytest.raises(DataError, match="holds atoms fixed"):
+        of_run._starts(cast(Any, None), AuditSettings(starts=(str(tmp_path / "held.xyz"),)))
