@@ -28,7 +28,7 @@ from tests.training.toy import toy_config, toy_file, toy_frames
 
 runner = CliRunner()
 SIGMA_KEYS = {
-    "energy_std_eV", "forces_std_eV_per_A", "atom_forces_std_eV_per_A", "score_eV_per_A", "flagged", "atom"
+    "energy_std_eV", "forces_std_eV_per_A", "atom_forces_std_eV_per_A", "score_eV_per_A", "screened", "flagged", "atom"
 }  # fmt: skip
 
 

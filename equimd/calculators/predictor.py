@@ -92,6 +92,7 @@ class Prediction(Shown):
                 "forces_std_eV_per_A": self.forces_std,
                 "atom_forces_std_eV_per_A": self.atom_forces_std,
                 "score_eV_per_A": self.score,
+                "screened": self.screened,
                 "flagged": self.flagged,
                 "atom": self.atom,
             }

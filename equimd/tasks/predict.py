@@ -77,7 +77,7 @@ def write_predictions(
     """Extended XYZ of the structures with predicted energies, forces and, of crystals, stress (eV, eV/Angstrom,
     eV/Angstrom^3), in ASE's usual places.
 
-    Of a calibrated run, also ``energy_std``, ``score``, ``flagged`` and ``atom`` of each structure, and the columns
+    Of a calibrated run, also ``energy_std``, ``score``, ``screened``, ``flagged`` and ``atom`` of each structure, and the columns
     ``forces_std`` (three an atom) and ``atom_forces_std``, as in :class:`Prediction`.
 
     Args:
@@ -105,6 +105,6 @@ def _labelled(atoms: Atoms, p: Prediction, keep_labels: bool) -> Atoms:
     labels = {"energy": p.energy, "forces": p.forces, "stress": p.stress}
     copy.calc = SinglePointCalculator(copy, **{k: v for k, v in labels.items() if v is not None})
     if p.forces_std is not None and p.atom_forces_std is not None:
-        copy.info |= {k: getattr(p, k) for k in ("energy_std", "score", "flagged", "atom")}
+        copy.info |= {k: getattr(p, k) for k in ("energy_std", "score", "screened", "flagged", "atom")}
         copy.arrays |= {"forces_std": p.forces_std, "atom_forces_std": p.atom_forces_std}
     return copy
