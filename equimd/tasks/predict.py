@@ -77,8 +77,8 @@ def write_predictions(
     """Extended XYZ of the structures with predicted energies, forces and, of crystals, stress (eV, eV/Angstrom,
     eV/Angstrom^3), in ASE's usual places.
 
-    Of a calibrated run, also ``energy_std``, ``score``, ``screened``, ``flagged`` and ``atom`` of each structure, and the columns
-    ``forces_std`` (three an atom) and ``atom_forces_std``, as in :class:`Prediction`.
+    Of a calibrated run, also ``energy_std``, ``score``, ``screened``, ``flagged`` and ``atom`` of each structure, and
+    the columns ``forces_std`` (three an atom) and ``atom_forces_std``, as in :class:`Prediction`.
 
     Args:
         keep_labels: keep the energies and forces the structures came with, as ``energy_ref`` and ``forces_ref``.
