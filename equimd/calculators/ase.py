@@ -16,7 +16,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.outputs import Properties
 
 from equimd.calculators.guarded import CalculatorGuard, OnExceed
-from equimd.calculators.predictor import Predictor, Wanted, evaluated, stress_of
+from equimd.calculators.predictor import Predictor, Wanted, evaluated, stress_of, unheard_state
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
@@ -346,7 +346,9 @@ class EquimdCalculator(Calculator):
 
     def _warn_unlike(self, numbers: np.ndarray) -> None:
         """Once of each composition that was not calibrated on."""
-        text = self.model.calibration.unlike(formula(numbers))
+        self._warn_once(self.model.calibration.unlike(formula(numbers)))
+
+    def _warn_once(self, text: str | None) -> None:
         if text and text not in self._warned:
             self._warned.add(text)
             warnings.warn(text, stacklevel=5)
@@ -360,6 +362,7 @@ class EquimdCalculator(Calculator):
             positions = torch.from_numpy(atoms.positions).to(self.model.device, potential.dtype)
             return replace(self._batch, positions=positions)
         frames = Frames.from_ase([atoms], where=WHERE).with_state(self.charge, self.spin, where=WHERE)
+        self._warn_once(unheard_state(potential, frames))
         self._batch = Batch.from_frames(frames, potential.cutoff, dtype=potential.dtype, device=self.model.device)
         return self._batch
 

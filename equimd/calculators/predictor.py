@@ -110,6 +110,19 @@ def stress_of(out: Evaluation, structure: int, cell: np.ndarray) -> np.ndarray:
     return full_3x3_to_voigt_6_stress(-virial / abs(np.linalg.det(cell)))
 
 
+def unheard_state(model: Model, frames: Frames) -> str | None:
+    """What to warn of where structures state what a model cannot know of."""
+    if model.sees_charge_spin:
+        return None
+    if len(np.unique(frames.charge_spin, axis=0)) > 1:
+        return "the structures differ in charge or spin, which this model does not see"
+    known = getattr(getattr(model, "config", None), "states", ())
+    if known == ((None, 0),) and (frames.charge.any() or (frames.spin > 1).any()):
+        q, m = min(frames.states, key=str)
+        return f"{in_words(q, m)}: the training frames state none, and the model answers for theirs"
+    return None
+
+
 class Predictor(Shown):
     """A trained model ready for use, and the calibration of its run.
 
@@ -274,7 +287,8 @@ class Predictor(Shown):
         """And the stress of those frames that are periodic in all directions, by row, if it is wanted."""
         if not len(frames):
             raise DataError("no structures to predict")
-        self._warn_of_charges(frames)
+        if text := unheard_state(self.potential, frames):
+            warnings.warn(text, stacklevel=4)
         energy = np.empty(len(frames))
         forces: np.ndarray | None = np.zeros(frames.positions.shape) if self.has_forces else None
         stresses: dict[int, np.ndarray] = {}
@@ -291,12 +305,3 @@ class Predictor(Shown):
                 block[real] = torch.cat(batch.unpad(out["forces"])).double().cpu().numpy()
                 forces[index] = block
         return energy, forces, stresses
-
-    def _warn_of_charges(self, frames: Frames) -> None:
-        if self.potential.sees_charge_spin:
-            return
-        if len(np.unique(frames.charge_spin, axis=0)) > 1:
-            warnings.warn("the structures differ in charge or spin, which this model does not see", stacklevel=3)
-        elif getattr(self.config, "states", ()) == ((None, 0),) and (frames.charge.any() or (frames.spin > 1).any()):
-            text = f"{in_words(*min(frames.states))}: the training frames state none, and the model answers for theirs"
-            warnings.warn(text, stacklevel=3)

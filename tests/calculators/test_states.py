@@ -148,8 +148,15 @@ def test_a_model_of_one_state_answers_for_it_alone(neutral: Path, tmp_path: Path
             model.predict(water(**info))
     unstated = tmp_path / "unstated"
     start(toy_config(toy_file(tmp_path / "a.xyz"), num_epochs=1), unstated).fit()
-    with pytest.warns(UserWarning, match="training frames state none"):
-        equimd.load(unstated).predict(water(charge=3))
+    silent, charged_water = equimd.load(unstated), water(charge=3)
+    calls = [
+        lambda: silent.predict(charged_water),
+        lambda: silent.calculator().get_property("energy", charged_water),
+        lambda: equimd.simulate(unstated, charged_water, steps=1, out=tmp_path / "md"),
+    ]
+    for call in calls:
+        with pytest.warns(UserWarning, match="charge 3: the training frames state none"):
+            call()
 
 
 def test_runs_without_a_record_of_states_answer_as_before(run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equimd.calculators import LoadedModel
+from equimd.calculators.predictor import unheard_state
 from equimd.chemistry import formula
 from equimd.data.batch import DENSE_MAX_ATOMS
 from equimd.data.dataset import ArrayDataset
@@ -113,7 +114,8 @@ def prepare(
         return _assemble(settings, start, model, sha256, _threads(settings, start), shown_run=shown.run)
     told = {"charge": settings.charge, "spin": settings.spin}
     start, structures = read_start(structures or shown.structure, settings.replicas, **told)
-    check_data(model.potential, ArrayDataset(Frames.from_ase(structures, where=shown.structure)))
+    frames = Frames.from_ase(structures, where=shown.structure)
+    check_data(model.potential, ArrayDataset(frames))
     if model.has_forces and settings.relax:
         start, warnings = relax(start, structures, model)
     else:
@@ -127,7 +129,8 @@ def prepare(
     session.notes.insert(0, note)
     if start.fixed is not None:
         session.notes.insert(0, f"{int(start.fixed.sum())} of {len(start.numbers)} atoms are held fixed")
-    session.warnings[:0] = warnings
+    unheard = unheard_state(model.potential, frames)
+    session.warnings[:0] = [unheard, *warnings] if unheard else warnings
     return session
 
 
