@@ -1,4 +1,4 @@
-"""Crystals and slabs by the command: bonds across boundaries, and slabs without a third vector, as predict takes them."""
+"""Crystals and slabs by the command: bonds across boundaries, and slabs without a third vector."""
 
 from __future__ import annotations
 
