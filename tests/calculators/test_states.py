@@ -85,9 +85,11 @@ def test_commands_ask_for_the_state_and_take_it(run: Path, tmp_path: Path) -> No
         assert told.exit_code == 2 and "--charge and --spin" in told.output, told.output
     for charge, spin in STATES:
         state = ["--charge", str(charge), "--spin", str(spin)]
-        told = CliRunner().invoke(app, ["predict", str(run), str(path), *state, "--out", str(tmp_path / "p.xyz")])
+        told = CliRunner().invoke(
+            app, ["predict", str(run), str(path), *state, "--out", str(tmp_path / f"p{charge}.xyz")]
+        )
         assert told.exit_code == 0, told.output
-        out = read(tmp_path / "p.xyz")
+        out = read(tmp_path / f"p{charge}.xyz")
         assert (out.info["charge"], out.info["spin"]) == (charge, spin)
         assert out.get_potential_energy() == pytest.approx(right[charge, spin], abs=1e-6)
         folder = tmp_path / f"md{charge}"
