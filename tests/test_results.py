@@ -12,6 +12,7 @@ from equimd.benchmarks import headline
 from equimd.benchmarks.accuracy import accuracy_tables
 from equimd.benchmarks.results import Row, merge
 from equimd.config import PRESETS
+from tests.kills import table as faults
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 ROW_KEYS = {"name", "value", "unit", "command", "preset", "budget_s", "n_train", "seed"}
@@ -51,6 +52,11 @@ def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
         quoted = quoted.replace(table, "")
     rest = readme[: begin.end()] + quoted + readme[end:]
     assert not FIGURE.search(rest), FIGURE.search(rest)
+
+
+def test_the_table_of_faults_is_the_results_file(root: Path) -> None:
+    found = json.loads((RESULTS / "reliability.json").read_text())
+    assert faults.markdown(found) in (root / "docs" / "reliability.md").read_text()
 
 
 def test_the_docs_quote_what_presets_take_and_reach(root: Path) -> None:

@@ -29,6 +29,7 @@ from equimd.units import KB
 
 RESTART_FILE, SUSPECTS_FILE = "restart.safetensors", "flagged.extxyz"
 KIND = "md-restart"
+COUNTS = ("count", "exact_count")  # of a score that now and then computes its exact value
 CHECK_EVERY = 10  # steps between two looks at the conserved quantity; also at what is saved, and at the last step
 #: An atom's share of the change of the conserved quantity that halts a run, in k T (of 300 K at least), and in k T a ps
 #: where that is more: the worst models drift by hundredths of it.
@@ -191,6 +192,9 @@ class Simulation:
             raise RunError("the trajectory has fewer frames than the restart file says", where=str(output.folder))
         simulation.suspects.load({k: v.cpu() for k, v in part.get("suspects", {}).items()}, meta["suspects"])
         simulation.reference = part.get("conserved", {"start": simulation.reference})["start"]
+        for name, value in zip(COUNTS, meta.get("scored", ()), strict=False):
+            if hasattr(simulation.judge.score, name):
+                setattr(simulation.judge.score, name, int(value))
         if "forces" in part and hasattr(forces, "load"):
             forces.load(part["forces"])
         return simulation
@@ -326,6 +330,7 @@ class Simulation:
             "settings": _settings(self.integrator, self.judge, self.output),
             "frames": [w.written for w in self.writers],
             "suspects": suspects_meta,
+            "scored": [getattr(self.judge.score, name, 0) for name in COUNTS],
             "numpy": np.__version__,
         }
         save_tensors(self.output.folder / RESTART_FILE, tensors, meta, KIND)

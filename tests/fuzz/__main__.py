@@ -17,11 +17,18 @@ def main() -> int:
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="try these only; may be repeated")
     parser.add_argument("--seconds", type=float, help="end after so long")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that are found")
+    parser.add_argument("--out", type=Path, help="folder of reliability.json, which takes the counts")
     options = parser.parse_args()
     found = fuzz(
         options.inputs, seed=options.seed, targets=options.target or (), seconds=options.seconds, keep=options.keep
     )
     print(found.table())
+    if options.out:
+        from tests.kills.table import save_counts
+
+        tried = {("fuzz", name): (sum(c.values()), c["read"] + c["refused"]) for name, c in found.counts.items()}
+        inputs = sum(total for total, _ in tried.values())
+        save_counts(tried, options.out, f"python -m tests.fuzz --inputs {inputs} --seed {options.seed}")
     for finding in found.findings:
         print(f"\n{finding.outcome}: --target {finding.target} --seed {finding.seed} --inputs 1  {finding.path or ''}")
         print(finding.text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,17 @@ def save(trials: Iterable[Trial], folder: Path, command: str) -> None:
     found: dict[tuple[str, str], list[bool]] = {}
     for t in trials:
         found.setdefault((t.fault, t.case), []).append(not t.wrong)
-    rows = []
-    for (fault, case), good in found.items():
-        kept: dict[str, Any] = {"command": command, "preset": "", "budget_s": None, "n_train": None, "seed": 0}
-        for metric, value in (("tried", len(good)), ("good", sum(good))):
-            rows.append(Row(f"faults/{fault}/{case}/all/{metric}", value, "count", **kept))
+    save_counts({key: (len(good), sum(good)) for key, good in found.items()}, folder, command)
+
+
+def save_counts(counts: Mapping[tuple[str, str], tuple[int, int]], folder: Path, command: str) -> None:
+    """How many were tried, and how many of them went well, by fault and case."""
+    kept: dict[str, Any] = {"command": command, "preset": "", "budget_s": None, "n_train": None, "seed": 0}
+    rows = [
+        Row(f"faults/{fault}/{case}/all/{metric}", value, "count", **kept)
+        for (fault, case), pair in counts.items()
+        for metric, value in zip(("tried", "good"), pair, strict=True)
+    ]
     merge(folder / FILE, "reliability", rows, {})
 
 

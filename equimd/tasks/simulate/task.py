@@ -105,7 +105,7 @@ def _summary(
 
 
 def _exact_share(session: Session) -> dict[str, float]:
-    """How often the screen left the decision to the exact covariance, in this session."""
+    """How often the screen left the decision to the exact covariance."""
     score = session.judge.score
     return {"exact_share": score.exact_count / score.count} if isinstance(score, StepScore) and score.count else {}
 
