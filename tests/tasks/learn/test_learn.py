@@ -309,4 +309,4 @@ def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest
     with pytest.raises(DataError, match="another molecule"):
         equimd.learn([molecule("H2O"), molecule("CH4")], out=tmp_path / "x")
     with pytest.raises(ConfigError, match="no structures to start from"):
-        equimd.audit(again)
+        equimd.audit(again, overwrite=True)
