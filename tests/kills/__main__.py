@@ -22,15 +22,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of reliability.json, which takes the counts")
     options = parser.parse_args()
     names, trials = tuple(options.case or ()), []
+    cases = "".join(f" --case {name}" for name in names)
     if options.kills:
         trials = kills(options.kills, seed=options.seed, names=names, seconds=options.seconds)
         if options.out:
-            save(trials, options.out, f"python -m tests.kills --kills {len(trials)}")
+            save(trials, options.out, f"python -m tests.kills --kills {len(trials)} --seed {options.seed}{cases}")
     if options.disks:
         others = faults(names)
         trials += others
         if options.out:
-            save(others, options.out, "python -m tests.kills --disks")
+            save(others, options.out, f"python -m tests.kills --disks{cases}")
     bad = [t for t in trials if t.wrong]
     for t in bad:
         print(f"{t.fault} of {t.case}, seed {t.seed}, {t.moment:.2f} s: {t.wrong}")
