@@ -56,7 +56,8 @@ def markdown(results: dict[str, Any]) -> str:
             metric: sum(int(rows[f"faults/{fault}/{case}/all/{metric}"]["value"]) for case in named)
             for metric in ("tried", "good")
         }
-        command = rows[f"faults/{fault}/{named[0]}/all/tried"]["command"]
+        made = dict.fromkeys(rows[f"faults/{fault}/{case}/all/tried"]["command"] for case in named)
+        command = "`, `".join(made)
         lines.append(
             f"| {what} | {', '.join(named)} | {count['tried']:,} | {happened} | {count['good']:,} | `{command}` |"
         )

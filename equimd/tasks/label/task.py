@@ -111,13 +111,12 @@ def _labels(
     data: Dataset, s: LabelSettings, work: Path, progress: Callable[[int, int], None] | None
 ) -> tuple[list[np.ndarray], list[np.ndarray], str]:
     """Energies and forces of each batch, NaN where the calculator failed, and the method in words."""
-    methods = _Methods(s.calculator)
     energies, forces, theory = [], [], ""
     for start in range(0, len(data), _BATCH):
         block = data.frames(np.arange(start, min(start + _BATCH, len(data))))
         path = work / f"{_key(block, s.calculator)}.npz"
         if not path.exists():
-            _label_batch(block, methods, path, start, s.keep_going)
+            _label_batch(block, _Methods(s.calculator), path, start, s.keep_going)
         with np.load(path, allow_pickle=False) as done:
             energies.append(done["energy"])
             forces.append(done["forces"])
