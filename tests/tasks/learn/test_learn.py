@@ -183,7 +183,7 @@ def test_interrupted_at_many_moments_it_ends_the_same(often: tuple[Path, Learned
     before, chosen = label_counts(Journal(other))["total"], reopen(other, {})
     executor, deaths, found = Here(), 0, None
     while found is None:
-        left = [20 + 30 * deaths]
+        left = [20 + 15 * deaths]
 
         def tick(*_: Any, left: list[int] = left) -> None:
             left[0] -= 1
