@@ -17,7 +17,6 @@ from equimd.registry import Registry
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-
 LARGEST = 2**63 - 1  # of what torch and NumPy take
 
 
@@ -392,10 +391,9 @@ def config_text(config: RunConfig | None = None, *, comments: bool = True) -> st
         if part != section:
             lines += [""] * bool(lines) + [f"# {titles[part]}"]
             section = part
-        value = (
-            yaml.safe_dump(values[key], default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-        )
-        entry = f"{key}: {value}"
+        text = yaml.safe_dump(values[key], default_flow_style=True, width=1000)
+        text = text.removesuffix("\n").removesuffix("\n...")
+        entry = f"{key}: {text}"
         if comments:
             entry = f"{entry:<40}  # {type(getattr(config, part)).model_fields[key].description}"
         lines.append(entry)
