@@ -241,8 +241,9 @@ def _fit(setup: Setup, run: Run, resume: bool, processes: Processes, progress: C
     note(f"run: {run.path}")
     trainer = Trainer(setup, run, resume=resume, progress=progress, processes=processes)
     note(trainer.describe())
-    t, m = setup.config.training, setup.model.config
-    if not resume and t.max_time is not None and t.max_time < SHORT_TRAINING and m.lmax > 1:
+    t, m = setup.config.training, setup.config.model
+    short = t.max_time is not None and t.max_time < SHORT_TRAINING
+    if not resume and not t.init and short and m.lmax > 1:
         note("such a short training gets farther with --preset small")
     ended = trainer.fit()
     if ended == "interrupted":

@@ -151,13 +151,14 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
     if shared := len(set(hashes["train"]) & set(hashes["val"])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
+    init, tested = config.training.init if run is None else None, list[str]()
     if test is not None:  # found after the training, it would be too late
         for block in iterate_blocks(test):
             elements = {int(z) for z in np.unique(block.numbers) if z}
             _check_known("test", elements, block.states, model_config, test.info.path)
-    if config.training.init and run is None:
-        measured = {"validation": hashes["val"]} | ({} if test is None else {"test": _hashes(test)})
-        warnings += leaks(Run.open(config.training.init), measured)
+            tested += block.content_hashes() if init else []
+    if init:
+        warnings += leaks(Run.open(init), {"validation": hashes["val"], "test": tested})
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
@@ -190,10 +191,6 @@ def check_weights(config: RunConfig) -> None:
             "a direct model trained on forces alone would never learn its energy",
             hint="--energy-weight 0.01, or conservative",
         )
-
-
-def _hashes(data: Dataset) -> list[str]:
-    return [digest for block in iterate_blocks(data) for digest in block.content_hashes()]
 
 
 def _new_split(config: RunConfig, data: Dataset, notes: list[str]) -> Split:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from equimd.files import plain
 from equimd.progress import Callback, counted_stages
 from equimd.shown import Shown
-from equimd.tasks.audit.of_run import audit_run
+from equimd.tasks.audit.of_run import AuditedRun, audit_run
 from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.keywords import run_of, settings_of, takes
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class AuditResult(Shown):
+class AuditResult(Shown, AuditedRun):
     """How an audit ended. One without a certificate is a result like any other, not an error.
 
     Attributes:
@@ -30,15 +30,6 @@ class AuditResult(Shown):
         labels: calls of the reference method by use.
         expected: the share of bad frames that the calibrated sigmas predicted.
     """
-
-    run: Path
-    status: str
-    missing: list[str]
-    certificate: dict[str, Any] | None
-    finding: dict[str, Any]
-    labels: dict[str, int]
-    expected: float
-    words: str = ""
 
     def table(self) -> str:
         """What was counted, in a few lines."""

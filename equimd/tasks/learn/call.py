@@ -16,6 +16,7 @@ from equimd.shown import Shown
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.learn import task
 from equimd.tasks.learn.settings import LearnSettings
+from equimd.tasks.learn.task import Learned
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,7 +28,7 @@ STAGE = "learn"
 
 
 @dataclass(frozen=True, repr=False)
-class LearnResult(Shown):
+class LearnResult(Shown, Learned):
     """How a learn run ended. One without a certificate is a result like any other, not an error.
 
     Attributes:
@@ -39,16 +40,6 @@ class LearnResult(Shown):
         seconds: of all sessions.
         run: the run folder of the calibrated model that is shipped; None if there is none yet.
     """
-
-    folder: Path
-    status: str
-    missing: list[str]
-    certificate: dict[str, Any] | None
-    labels: dict[str, int]
-    rounds: list[dict[str, Any]]
-    seconds: float
-    run: Path | None = None
-    words: str = ""
 
     def model(self) -> LoadedModel:
         """The model that is shipped.

@@ -89,11 +89,15 @@ def next_command(session: Session, folder: Path, run: str, *, halted: bool = Tru
 
 
 def _method(names: tuple[str, ...]) -> str:
-    """What labelled the training data, where they say so."""
+    """What labelled the training data, where they say so: stores alone do, whose frames need not be read for it."""
+    import h5py
+
     from equimd.data.given import BUNDLED, open_given
 
     if all(name.startswith(BUNDLED) for name in names):
         return "tblite"
+    if not all(name.startswith(BUNDLED) or h5py.is_hdf5(name) for name in names):
+        return METHOD
     try:
         known = {str(open_given(name).info.extra.get("calculator", "")) for name in names}
     except (EquimdError, OSError):
