@@ -185,6 +185,14 @@ def test_bad_molecules_and_calculators_are_refused(cluster: Path) -> None:
         sample(FAST.changed(molecule="CH3Cl", trajectories=1), cluster / "x.h5")
 
 
+def test_a_folder_of_the_same_name_does_not_hide_a_molecule(cluster: Path) -> None:
+    (cluster / "ethanol").mkdir()
+    assert load_molecule("ethanol").get_chemical_formula() == "C2H6O"
+    (cluster / "unobtainium").mkdir()
+    with pytest.raises(DataError, match="unobtainium"):
+        load_molecule("unobtainium")
+
+
 def test_relaxing_ends_at_a_minimum() -> None:
     pytest.importorskip("tblite")
     atoms = load_molecule("water")

@@ -25,22 +25,24 @@ if TYPE_CHECKING:
 def load_molecule(name: str) -> Atoms:
     """A molecule from a file ASE reads, or by a name ASE knows (its G2 set; common names of a few molecules).
 
+    A folder that happens to have the name of a molecule is not meant.
+
     Raises:
         DataError: neither such a file nor such a name.
     """
     from ase.build import molecule
 
     aliases = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methanol": "CH3OH", "ammonia": "NH3"}
-    if os.path.exists(name):
-        atoms = read_structures(name)[-1]
-    else:
-        try:
-            atoms = molecule(aliases.get(name.lower(), name))
-        except KeyError:
+    try:
+        named = None if os.path.isfile(name) else molecule(aliases.get(name.lower(), name))
+    except KeyError:
+        if not os.path.exists(name):
             raise DataError(
                 f"'{name}' is neither a file nor a molecule ASE knows",
                 hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
             ) from None
+        named = None
+    atoms = read_structures(name)[-1] if named is None else named
     atoms.calc = None
     return unconstrained(atoms, name)
 
