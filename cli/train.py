@@ -9,7 +9,7 @@ import typer
 
 from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.options import with_settings
-from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS, parse_config, read_config
+from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS
 
 _PRESET = typer.Option("--preset", help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}")
 
@@ -39,6 +39,7 @@ def train(
     """
     from equimd.cli.common import echo_json, log
     from equimd.progress import ProgressBar
+    from equimd.tasks.train import stated_settings
     from equimd.tasks.train import train as work
     from equimd.training.parallel import leads
 
@@ -51,12 +52,7 @@ def train(
             )
         done = work(resume=resume, progress=ProgressBar(), **options)
     else:
-        base = parse_config(read_config(config), where=str(config)) if config else None
-        if "init" in options and base is None:
-            from equimd.training.warm import inherited
-
-            options = {**inherited(options), **options}
-        settings = parse_config(options, base=base, where="command line")
+        settings = stated_settings(config, options, where="command line")
         done = work(settings=settings, out=out, overwrite=overwrite, progress=ProgressBar())
     if not leads():
         return

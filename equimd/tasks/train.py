@@ -152,16 +152,30 @@ def _follow(processes: Processes, resume: bool) -> TrainResult:
     return _result(trainer, trainer.fit())
 
 
+def stated_settings(
+    settings: RunConfig | str | Path | None, given: Mapping[str, Any], *, where: str | None = None
+) -> RunConfig:
+    """Settings that are given over those of a file or object; beneath a file's, those of the run it starts from.
+
+    Raises:
+        ConfigError, RunError: what is wrong with them, or with that run.
+    """
+    if isinstance(settings, RunConfig):  # which states every setting
+        return parse_config(given, where=where, base=settings)
+    stated = {} if settings is None else read_config(settings)
+    base = None if settings is None else parse_config(stated, where=str(settings))
+    if (stated := {**stated, **given}).get("init"):
+        given = {**inherited(stated), **given}
+    return parse_config(given, where=where, base=base)
+
+
 def _new(
     settings: RunConfig | str | Path | None, given: dict[str, Any], out: str | Path | None, overwrite: bool
 ) -> tuple[Setup, Run]:
     """A run folder for a new training, made only once data and settings are found good."""
-    if settings is not None and not isinstance(settings, RunConfig):
-        settings = parse_config(read_config(settings), where=str(settings))
-    if given.get("init") and settings is None:
-        given = {**inherited(given), **given}
-    frames = {k: _opened(given, k, settings) for k in DATA_KEYS if given_names(given.get(k)) is None}
-    config = parse_config({k: v for k, v in given.items() if k not in frames}, base=settings)
+    unnamed = [k for k in DATA_KEYS if given_names(given.get(k)) is None]
+    config = stated_settings(settings, {k: v for k, v in given.items() if k not in unnamed})
+    frames = {k: open_given(given[k], config.dataset.reading) for k in unnamed}
     folder = _folder(config, frames) if out is None else Path(out)
     reads = [name for k in DATA_KEYS for name in getattr(config.dataset, k) or ()]
     check_free(folder, overwrite, [*reads, *([config.training.init] if config.training.init else [])])
@@ -178,13 +192,6 @@ def _new(
     for part, hashes in setup.hashes.items():
         run.save_hashes(part, hashes)
     return setup, run
-
-
-def _opened(given: Mapping[str, Any], key: str, settings: RunConfig | None) -> Dataset:
-    """Frames that are given themselves, not by name."""
-    asked = {k: given[k] for k in ReadingSettings.model_fields if k in given}
-    beneath = None if settings is None else settings.dataset.reading
-    return open_given(given[key], ReadingSettings.parse(asked, base=beneath))
 
 
 def _reading_of_kept(config: RunConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from equimd.config import parse_config
 from equimd.data.frames import Frames
 from equimd.errors import ConfigError
 from equimd.run import Run
+from equimd.tasks.train import stated_settings
 from equimd.training.setup import Setup, complete, prepare
 from equimd.training.warm import FINE_RATE, inherited, test_hashes
 from tests.training.test_training import start
@@ -69,6 +70,13 @@ def test_settings_are_inherited_beneath_those_stated(first: Path) -> None:
     stated = inherited({"init": str(first), "loss": "l2mae", "num_epochs": 5, "lr": 1e-4})
     assert not stated.keys() & {"loss", "lr", "max_time", "num_epochs"}
     assert inherited({"init": str(first), "preset": "small"})["lr"] == FINE_RATE
+
+
+def test_a_file_of_settings_inherits_what_it_does_not_state(first: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text(f"init: {first}\nnum_epochs: 2\nloss: l2mae\n")
+    config = stated_settings(tmp_path / "more.yaml", {"seed": 5})
+    assert (config.training.loss, config.training.num_epochs, config.training.seed) == ("l2mae", 2, 5)
+    assert (config.training.energy_weight, config.training.lr) == (0.3, FINE_RATE)
 
 
 def test_without_known_frames_the_split_is_a_new_one(first: Path, tmp_path: Path) -> None:
