@@ -20,7 +20,7 @@ from typing import Any
 
 from equimd.benchmarks.suites import SUITES
 from equimd.errors import DataError
-from equimd.files import versions, write_atomic
+from equimd.files import locked, versions, write_atomic
 
 FEW = 4  # names of rows in the sentence about where they were made
 
@@ -59,23 +59,31 @@ def machine() -> dict[str, Any]:
 
 
 def merge(path: Path, suite: str, rows: Iterable[Row], data_sha256: dict[str, str]) -> dict[str, Any]:
-    """Put rows into a results file, replacing those of the same name; returns the whole file."""
-    old = json.loads(path.read_text()) if path.exists() else {"rows": [], "data_sha256": {}}
+    """Put rows into a results file, replacing those of the same name; returns the whole file.
+
+    Processes that measure side by side wait for each other: no row is lost.
+    """
+    with locked(path.parent, wait=True):
+        old = json.loads(path.read_text()) if path.exists() else {"rows": [], "data_sha256": {}}
+        merged = _merged(old, suite, rows, data_sha256)
+        write_atomic(path, _text(merged))
+    return merged
+
+
+def _merged(old: dict[str, Any], suite: str, rows: Iterable[Row], data_sha256: dict[str, str]) -> dict[str, Any]:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     here = {"machine": machine(), "versions": versions()}
     new = {r.name: {**asdict(r), "created": created} for r in rows}
     kept = [row for row in old["rows"] if row["name"] not in new]
     for row in kept:
         row |= {key: old[key] for key in here if key not in row and old.get(key, here[key]) != here[key]}
-    merged = {
+    return {
         "suite": suite,
         "created": created,
         **here,
         "data_sha256": {**old["data_sha256"], **data_sha256},
         "rows": sorted([*kept, *new.values()], key=lambda row: row["name"]),
     }
-    write_atomic(path, _text(merged))
-    return merged
 
 
 def _text(results: dict[str, Any]) -> str:

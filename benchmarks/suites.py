@@ -47,6 +47,7 @@ SUITES: Registry[Suite] = Registry(
             "equimd.benchmarks.detection.detection_suite:run",
             "equimd.benchmarks.detection.detection_suite:MOLECULES",
         ),
+        "learning": Suite("Labels against error: frames chosen in several ways, with cheap labels before or without."),
         "search": Suite("Settings of the model and of the training beside each other."),
     },
 )

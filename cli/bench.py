@@ -16,7 +16,18 @@ from equimd.registry import imported
 
 app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
 
-LISTS = ("--molecules", "--splits", "--variants", "--sizes", "--seeds", "--peers", "--threads", "--parts", "--runs")
+LISTS = (
+    "--molecules",
+    "--splits",
+    "--variants",
+    "--sizes",
+    "--seeds",
+    "--peers",
+    "--threads",
+    "--parts",
+    "--runs",
+    "--ways",
+)
 
 
 class _Command(TyperCommand):
@@ -203,6 +214,45 @@ def speed(
             options, threads=chosen, runs=speed_suite.parse_runs(_words(runs or "")), quick=quick, parts=_words(parts)
         )
     )
+
+
+@app.command(cls=_Command)
+def learning(
+    ways: Annotated[
+        str,
+        typer.Option(
+            help="random, logdet, sigma, ensemble-3; random-cheap, logdet-cheap: trained on from a model of a cheap "
+            "method's frames; logdet-difference: the difference to the cheap method is learned; all"
+        ),
+    ] = "all",
+    sizes: Annotated[str, typer.Option(help="labels of the trainings, ascending")] = "50,100,200",
+    budget: _Budget = "8m",
+    preset: _Preset = None,
+    seeds: _Seeds = "0,1,2",
+    out: _Out = RESULTS,
+    work: _Work = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Labels against error: frames chosen in several ways, with cheap labels before or without.
+
+    Ethanol's bundled frames at 300 and 1000 K are chosen from, those at 600 K only tested on. The first 25 are drawn at
+    random, the next chosen with the model of those before. Finished trainings are kept and interrupted ones resumed;
+    several processes, with ways or seeds of their own, fill the same table. GFN1-xTB, the cheap method, needs tblite.
+
+    Examples:
+
+        equimd bench learning --ways random logdet --sizes 50 100 --seeds 0 --budget 2m --out bench
+        equimd bench learning --overwrite
+    """
+    from equimd.benchmarks.learning import learning_suite
+    from equimd.benchmarks.learning.chains import FIRST, WAYS
+
+    options = _options(None, "", budget, "none", out, work, seeds, preset, results="learning.json", overwrite=overwrite)
+    chosen = tuple(WAYS) if ways == "all" else _words(ways)
+    counts = [int(n) if n.isdigit() else 0 for n in _words(sizes)]
+    if set(chosen) - set(WAYS) or not counts or counts != sorted({*counts, FIRST})[1:]:
+        raise typer.BadParameter(f"--ways {','.join(WAYS)}; --sizes 50,100,200, ascending and above {FIRST}")
+    _show(learning_suite.run(options, ways=chosen, sizes=counts))
 
 
 @app.command(cls=_Command)

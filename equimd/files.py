@@ -153,11 +153,11 @@ def _lives(number: int) -> bool:
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Let one process at a time work in a folder, which it makes if need be; where the file system knows no locks, any.
 
     Raises:
-        RunError: another process is at work there.
+        RunError: another process is at work there, and it is not to be waited for.
     """
     try:
         import fcntl
@@ -169,7 +169,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)  # of the folder itself: a crash leaves nothing behind
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             what = "another process is at work in this folder"
             raise RunError(what, where=str(folder), hint="wait until it has ended, or another folder") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,13 @@ def test_rows_are_merged_by_name(tmp_path: Path) -> None:
     assert {r["name"]: r["value"] for r in found["rows"]} == {"d/m/01/v/a": 1.0, "d/m/01/v/b": 3.0}
     assert found["data_sha256"] == {"x": "1", "y": "2"}
     assert json.loads(path.read_text()) == found
+
+
+def test_processes_that_measure_side_by_side_lose_no_row(tmp_path: Path) -> None:
+    def measure(who: str) -> None:
+        for k in range(20):
+            merge(tmp_path / "suite.json", "suite", [Row(f"d/m/01/{who}/{k}", 1.0, "1", "c", "p", 1.0, 1, 0)], {})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(measure, "abc"))
+    assert len(json.loads((tmp_path / "suite.json").read_text())["rows"]) == 3 * 20

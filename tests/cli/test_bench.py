@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from equimd.benchmarks.accuracy import accuracy_suite
+from equimd.benchmarks.learning import learning_suite
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.speed import speed_suite
 from equimd.cli import main
@@ -18,7 +19,7 @@ runner = CliRunner()
 
 def test_only_suites_that_are_there_are_listed() -> None:
     shown = runner.invoke(main.app, ["bench", "--help"]).output
-    for name in ("accuracy", "speed", "conservation", "calibration", "detection"):
+    for name in ("accuracy", "speed", "conservation", "calibration", "detection", "learning"):
         there = importlib.util.find_spec(f"equimd.benchmarks.{name}") is not None
         assert (f"  {name} " in shown) == there, name
     assert "  report " in shown
@@ -38,6 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Options
 
     monkeypatch.setattr(accuracy_suite, "run", run)
     monkeypatch.setattr(speed_suite, "run", run)
+    monkeypatch.setattr(learning_suite, "run", run)
     return found
 
 
@@ -74,6 +76,19 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
     }
 
 
+def test_learning_takes_ways_sizes_and_seeds(calls: list, tmp_path: Path) -> None:
+    args = ["bench", "learning", "--ways", "random", "logdet", "--sizes", "50", "80", "--seeds", "0", "2"]
+    result = runner.invoke(main.app, [*args, "--budget", "20s", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    options, more = calls[0]
+    assert options.seeds == (0, 2) and options.budget_s == 20.0
+    assert more == {"ways": ("random", "logdet"), "sizes": [50, 80]}
+    assert runner.invoke(main.app, ["bench", "learning", "--out", str(tmp_path)]).exit_code == 0
+    options, more = calls[1]
+    assert options.seeds == (0, 1, 2) and options.budget_s == 480.0
+    assert len(more["ways"]) == 7 and more["sizes"] == [50, 100, 200]
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -85,6 +100,9 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
         (["speed", "--peers", "schnetpack"], "make peers"),
         (["speed", "--peers", "vasp"], "unknown peer"),
         (["speed", "--parts", "all"], "--parts"),
+        (["learning", "--ways", "best"], "--ways random,logdet"),
+        (["learning", "--sizes", "100,50"], "ascending and above 25"),
+        (["learning", "--sizes", "25,50"], "ascending and above 25"),
         (["report", "--out", "nowhere"], "no results here"),
     ],
 )
@@ -94,7 +112,7 @@ def test_errors_of_use_exit_2(args: list[str], said: str, calls: list) -> None:
     assert said in result.stderr
 
 
-@pytest.mark.parametrize("suite", ["accuracy", "speed", "conservation", "report"])
+@pytest.mark.parametrize("suite", ["accuracy", "speed", "conservation", "learning", "report"])
 def test_results_are_not_replaced_unasked(suite: str, calls: list, tmp_path: Path) -> None:
     (tmp_path / ("report.md" if suite == "report" else f"{suite}.json")).write_text("results")
     result = runner.invoke(main.app, ["bench", suite, "--out", str(tmp_path)])

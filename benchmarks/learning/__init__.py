@@ -1,0 +1,1 @@
+"""Labels against error: frames chosen in several ways, with cheap labels before or without."""
