@@ -19,13 +19,14 @@ def parse(
     molecules: Sequence[str],
     seeds: Sequence[int],
     parts: Sequence[str],
+    budget: str = "45m",
     **more: Any,
 ) -> tuple[Options, dict[str, Any]]:
     """Options, and the suite's own settings by name.
 
     Args:
         about: docstring of the suite.
-        molecules, seeds, parts: their defaults.
+        molecules, seeds, parts, budget: their defaults.
         more: further settings and their defaults, of which the type is taken; of a tuple, any of its items.
     """
     text = (about or "").split("\n")[0]
@@ -35,7 +36,7 @@ def parse(
     parser = argparse.ArgumentParser(prog=name or None, description=text, formatter_class=form)
     parser.add_argument("--data", type=Path, help="folder of data files")
     parser.add_argument("--molecules", nargs="+", default=list(molecules), help="molecules of rMD17, acac, bundled")
-    parser.add_argument("--budget", default="45m", help="training time of a model, compilation included")
+    parser.add_argument("--budget", default=budget, help="training time of a model, compilation included")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help="of the trainings")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="what is measured")
     parser.add_argument("--out", type=Path, default=Path("benchmarks") / "results", help="folder of the results")

@@ -48,6 +48,7 @@ SUITES: Registry[Suite] = Registry(
             "equimd.benchmarks.detection.detection_suite:MOLECULES",
         ),
         "learning": Suite("Labels against error: frames chosen in several ways, with cheap labels before or without."),
+        "absorbing": Suite("Labels of halted frames absorbed at once by the readout, against retraining."),
         "search": Suite("Settings of the model and of the training beside each other."),
     },
 )

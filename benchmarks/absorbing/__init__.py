@@ -1,0 +1,1 @@
+"""Absorbing labels by the readout, against retraining."""
