@@ -89,14 +89,14 @@ def scores_of(start: learners.Start, frames: Frames) -> np.ndarray:
     return exact_scores(known.calibration.calibrated, known.predictions(frames))[0]
 
 
-def strict(start: learners.Start, quantile: float = 0.5) -> Plan:
-    """Halting where the bound of such a share of ordinary frames is."""
+def strict(start: learners.Start) -> Plan:
+    """Halting where the bound of half the ordinary frames is."""
     multiplier = start.calibrated(start.run).calibration.error.multiplier
-    return replace(PLAN, error=multiplier * float(np.quantile(scores_of(start, start.tests["300K"]), quantile)))
+    return replace(PLAN, error=multiplier * float(np.quantile(scores_of(start, start.tests["300K"]), 0.5)))
 
 
 def test_runs_stop_at_the_first_halt_and_go_on_from_the_last_good_frames(start: learners.Start) -> None:
-    known, plan = start.calibrated(start.run), strict(start, 0.7)
+    known, plan = start.calibrated(start.run), strict(start)
     runs = Runs.begin(start.starts, plan, 3)
     refused = runs.advance(known, plan, at_once=True)
     assert refused and 0 < runs.left.sum() < 2 * plan.steps
