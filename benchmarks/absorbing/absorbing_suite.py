@@ -26,8 +26,9 @@ from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, say
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, over_seeds, piece
 from equimd.benchmarks.results import made_by, merge
+from equimd.data import open_dataset
+from equimd.data.bundled import paths
 from equimd.data.dataset import ArrayDataset
-from equimd.data.frames import Frames
 from equimd.files import file_digest
 from equimd.run import Run
 from equimd.tasks.train import train
@@ -73,7 +74,7 @@ def bundled(options: Options, plan: Plan, seed: int) -> Start:
     """The first model: trained on some 300 K frames of bundled ethanol for the budget, if it is not there."""
     case = models.case(models.BUNDLED)
     held_out, rng = models.held_out(case, options, seed), np.random.default_rng(seed)
-    known, test = (_frames("ethanol-train"), held_out.tests["300K"].frames())
+    known, test = open_dataset(paths("ethanol-train")).frames(), held_out.tests["300K"].frames()
     order = rng.permutation(len(known))[: plan.n_train + plan.n_val]
     parts = known.take(order[: plan.n_train]), known.take(order[plan.n_train :])
     calibration = held_out.calibration.frames(np.sort(rng.permutation(len(held_out.calibration))[: plan.n_calibration]))
@@ -88,13 +89,6 @@ def bundled(options: Options, plan: Plan, seed: int) -> Start:
         train(ArrayDataset(parts[0]), **data, **budget, out=path, overwrite=True)
     starts, tests = test.take(rng.permutation(len(test))[: plan.replicas]), {"300K": test, "600K": hot}
     return Start(path, *parts, ArrayDataset(calibration), starts, tests, folder, seed)
-
-
-def _frames(name: str) -> Frames:
-    from equimd.data import open_dataset
-    from equimd.data.bundled import paths
-
-    return open_dataset(paths(name)).frames()
 
 
 def measured(start: Start, plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
@@ -122,8 +116,8 @@ def rows(found: Mapping[str, Mapping[int, Any]], plan: Plan, options: Options) -
             if not values or (mean := over_seeds(values)) is None:
                 continue
             row = f"bundled/ethanol/{plan.temperature:g}K/{name}/{metric}"
-            budget, first = options.budget_s, options.seeds[0]
-            yield MeasuredRow(row, mean.pop("value"), unit, command, said, budget, plan.n_train, first, **mean)
+            about = (unit, command, said, options.budget_s, plan.n_train, options.seeds[0])
+            yield MeasuredRow(row, mean.pop("value"), *about, **mean)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -158,8 +152,8 @@ def _cell(row: Mapping[str, Any] | None, form: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     plan = Plan()
-    own = {name: getattr(plan, name) for name in ("n_train", "steps", "error", "labels", "retrain_s")}
+    own = {name: getattr(plan, name) for name in ("n_train", "steps", "error", "labels", "minutes", "retrain_s")}
     shared: dict[str, Any] = {"molecules": (models.BUNDLED,), "seeds": (0,), "parts": tuple(LEARNERS)}
-    options, more = parse(__doc__, argv, **shared, budget="5m", preset="small", **own)
+    options, more = parse(__doc__, argv, **shared, budget="5m", preset="default", **own)
     options = replace(options, preset=more.pop("preset"))
     print(run(options, **more).read_text())

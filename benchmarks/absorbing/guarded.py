@@ -51,7 +51,7 @@ class Plan:
     spacing: int = 10
     retrain_s: float = 60.0
     judge_every: int = 100
-    n_train: int = 100
+    n_train: int = 200
     n_val: int = 20
     n_calibration: int = 200
     calculator: str = "gfn2"
@@ -101,7 +101,6 @@ class Runs:
         def note(s: Simulation) -> None:
             step = s.state.step
             history[step] = s.state.positions
-            history.pop(step - plan.neighbours * plan.spacing - 1, None)
             for k, steps in enumerate(left):
                 if s.state.active[k] and step <= steps and (plan.steps - steps + step) % plan.judge_every == 0:
                     self.taken.append((s.state.positions[k].numpy(), s.state.forces[k].numpy()))

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from equimd.benchmarks import kept, models
 from equimd.benchmarks.absorbing.guarded import Plan, Runs
 from equimd.benchmarks.absorbing.readout import ReadoutModel, absorb
 from equimd.benchmarks.options import say
 from equimd.data.dataset import ArrayDataset, Dataset
 from equimd.data.frames import Frames
+from equimd.data.system import System
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.train import train
@@ -146,10 +149,6 @@ def loop(name: str, start: Start, plan: Plan) -> dict[str, Any]:
 
 def judged(known: Calibrated, start: Start, plan: Plan) -> dict[str, Any]:
     """A model on its own: fresh runs without anybody's answer, and force errors on test frames, meV/Angstrom."""
-    import numpy as np
-
-    from equimd.data.system import System
-
     runs = Runs.begin(start.starts, plan, _seed(start, plan.passes))
     runs.advance(known, plan)
     out = {"fresh_complete": runs.complete, "fresh_bad_share": runs.bad_share(plan)}
