@@ -16,12 +16,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from equimd.errors import DataError, EquimdError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+D = TypeVar("D")
 
 TENSORS_VERSION = 1
 
@@ -239,6 +241,17 @@ def understood(path: str | Path, *more: type[Exception], hint: str | None = None
         reason = str(error).strip() or type(error).__name__
         what = f"cannot be read ({reason.splitlines()[0][:200]})"
         raise RunError(what, where=str(path), hint=hint) from None
+
+
+def typed(cls: type[D], values: Mapping[str, Any]) -> D:
+    """A dataclass from plain values, as JSON gives them back: each of its field's type.
+
+    Raises:
+        ValueError: one is missing, or of another type.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls).validate_python(dict(values))
 
 
 def check_version(found: object, newest: int, path: str | Path, what: str) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Volume of a cell over the product of its edges below which its vectors are not independent.
 FLAT = 1e-6
+#: Angstrom: nobody means a longer vector of a cell.
+LONGEST = 1e5
 
 
 def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -28,9 +30,10 @@ def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tupl
         pbc: (N, 3) bool, None where the file does not say.
 
     Raises:
-        DataError: not finite, periodic along a vector that is zero, or vectors that span no volume.
+        DataError: not finite, periodic along a vector that is zero, longer than any cell, or vectors that span no
+            volume.
     """
-    n = len(cell)
+    cell, n = np.asarray(cell, np.float64), len(cell)
     bad = ~np.isfinite(cell).all((1, 2))
     if bad.any():
         raise DataError("the cell is NaN or infinite", where=_frame(where, bad))
@@ -42,6 +45,10 @@ def periodic_cells(cell: np.ndarray, pbc: np.ndarray | None, where: str) -> tupl
             "periodic (pbc), but a vector of the cell along which it is, is absent or zero", where=_frame(where, bad),
             hint='three lattice vectors, such as Lattice="..." in extended XYZ, or pbc="F F F"',
         )  # fmt: skip
+    bad = (lengths > LONGEST).any(1)
+    if bad.any():
+        what = f"a vector of the cell is {lengths[bad].max():.3g} Angstrom long"
+        raise DataError(what, where=_frame(where, bad), hint="look at the cell and its unit")
     unit = cell / np.where(lengths > 0, lengths, 1.0)[..., None]
     volume = np.ones(n)
     whole = stated.all(1)

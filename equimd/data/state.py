@@ -137,7 +137,10 @@ def whole_number(name: str, value: Any, where: str) -> int:
     """
     spin = str(name).lower() in SPIN_KEYS
     least, most = (0, MAX_SPIN) if spin else (-MAX_CHARGE, MAX_CHARGE)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of lists
+        array = np.asarray(None)
     usable = array.size == 1 and array.dtype.kind in "iuf"
     number = float(array.reshape(-1)[0]) if usable else float("nan")
     if number.is_integer() and least <= number <= most:

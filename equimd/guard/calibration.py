@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
-from equimd.files import STRANGE, load_tensors, save_tensors, versions, write_atomic
+from equimd.files import STRANGE, load_tensors, save_tensors, typed, versions, write_atomic
 from equimd.guard.score import StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
@@ -236,18 +236,15 @@ def _read(path: Path, line: str) -> dict[str, Any]:
 def _build(values: Mapping[str, Any], layer: LastLayer) -> Calibration:
     forms = {name: Recalibration.from_json(values["recalibration"][name]) for name in ("energy", "forces")}
 
-    def threshold(name: str) -> dict[str, Any]:
-        return {**values[name], "interval": tuple(values[name]["interval"])}
-
     return Calibration(
         calibrated=Calibrated(layer, **forms),
         screen=Screen.from_json(values["screen"]),
-        levels=Levels(**values["levels"]),
-        state_point=StatePoint(**values["state_point"]),
+        levels=typed(Levels, values["levels"]),
+        state_point=typed(StatePoint, values["state_point"]),
         compositions=tuple(values["compositions"]),
         elements=tuple(values["elements"]),
-        flag=FlagThreshold(**threshold("flag")),
-        halt=None if values["halt"] is None else HaltThreshold(**threshold("halt")),
-        error=ErrorBound(**threshold("error")),
+        flag=typed(FlagThreshold, values["flag"]),
+        halt=None if values["halt"] is None else typed(HaltThreshold, values["halt"]),
+        error=typed(ErrorBound, values["error"]),
         **{name: values[name] for name in ("model_sha256", "data_sha256", "report", "created", "versions")},
     )

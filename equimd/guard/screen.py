@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from equimd.errors import UncertaintyError
+from equimd.files import typed
 from equimd.uq.posterior import LastLayer
 
 MIN_FRAMES = 20  # frames that a screen is fitted to, at least
@@ -92,8 +93,8 @@ class Screen:
 
         Raises:
             UncertaintyError: a value is missing.
+            ValueError: one is no number.
         """
-        try:
-            return cls(**{f.name: values[f.name] for f in fields(cls)})
-        except KeyError as error:
-            raise UncertaintyError(f"the saved screen lacks {error}", hint="calibrate again") from None
+        if missing := [f.name for f in fields(cls) if f.name not in values]:
+            raise UncertaintyError(f"the saved screen lacks '{missing[0]}'", hint="calibrate again")
+        return typed(cls, values)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from equimd.errors import UncertaintyError
+from equimd.files import typed
 from equimd.registry import Registry
 from equimd.uq.metrics import nll_terms
 from equimd.uq.resampling import bootstrap
@@ -136,14 +137,14 @@ class Recalibration:
 
         Raises:
             UncertaintyError: a form this version does not know.
+            ValueError: a value is missing, or of another type.
         """
         if values.get("form") not in FORMS:
             raise UncertaintyError(
                 f"unknown form of calibration '{values.get('form')}'",
                 hint="update equimd, or name the extension that brings it",
             )
-        numbers = {key: {int(z): float(x) for z, x in values[key].items()} for key in ("scale", "noise")}
-        return cls(**{**values, **numbers})
+        return typed(cls, values)
 
 
 @dataclass(frozen=True)

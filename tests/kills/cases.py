@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +94,11 @@ def _calibrated(folder: Path) -> Any:
 
 
 def _learned(folder: Path) -> Any:
-    stages = _json(folder / "out" / "journal.json")["stages"]
-    found = {name: {k: v for k, v in stage.items() if not k.endswith("seconds")} for name, stage in stages.items()}
-    return [found, *map(_frames, sorted((folder / "out" / "data").glob("*.h5")))]
+    out = folder / "out"
+    stages = _json(out / "journal.json")["stages"]
+    measured = ("seconds", "cost")  # by a clock
+    found = {name: {k: v for k, v in stage.items() if not k.endswith(measured)} for name, stage in stages.items()}
+    return [found, *map(_json, out.glob("certificate.json")), *map(_frames, sorted((out / "data").glob("*.h5")))]
 
 
 def _uncalibrated(folder: Path) -> None:
@@ -120,6 +125,24 @@ def _planned(folder: Path) -> None:
     short = {name: {**values, "num_epochs": 4} if "num_epochs" in values else values for name, values in PLAN.items()}
     stop = {"next-0": {"expected_bad": 0.1, "do": "stop", "why": "enough for a kill"}}
     (folder / "out" / "plan.json").write_text(json.dumps({"version": 1, "stages": {**short, **stop}}))
+
+
+@cache
+def _water() -> Path:
+    """A one-minute learn run of water, for its decisions."""
+    import equimd
+
+    made = Path(tempfile.mkdtemp(prefix="equimd-plan-")) / "out"
+    equimd.learn("water", run_length=200, share=0.2, max_time="1m", compile="off", out=made)
+    atexit.register(shutil.rmtree, made.parent)
+    return made
+
+
+def _planned_water(folder: Path) -> None:
+    """Water, with the decisions of a run that had a minute, and all the time it takes to be gone on with."""
+    (folder / "out").mkdir()
+    for name in ("learn.yaml", "conformers.xyz", "plan.json"):
+        shutil.copy(_water() / name, folder / "out")
 
 
 CASES = {
@@ -157,6 +180,7 @@ CASES = {
     ),
     "convert": Case("data convert bundled:ethanol --out out.h5", lambda folder: _frames(folder / "out.h5")),
     "learn": Case("learn --resume out", _learned, prepare=_planned),
+    "learn-water": Case("learn --resume out --max-time 3h", _learned, prepare=_planned_water),
 }
 
 

@@ -21,6 +21,10 @@ FAULTS = {
     "full": ("a disk with 20 to 400 kB free", "done, or exit code 1, nothing half written, gone on with elsewhere"),
     "readonly": ("a folder that may not be written to", "exit code 2 before the work"),
     "twice": ("two processes in one folder", "one is refused (exit code 2), or both end well"),
+    "cells": (
+        "skewed, left-handed and tiny cells drawn at random",
+        "energies, forces and stress as by all images, and guarded dynamics without a halt",
+    ),
     "fuzz": ("damaged and hostile inputs", "a result, or an error that says what is wrong"),
 }
 

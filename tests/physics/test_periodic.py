@@ -12,6 +12,7 @@ from equimd.data.frames import Frames
 from equimd.errors import ConfigError
 from tests.data.test_lattice import random_cell
 from tests.data.test_neighbors import images
+from tests.physics import random_cells
 
 CELL = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.3]])  # triclinic, each height below the cutoff of 3.5
 SCALED = np.array([[0.05, 0.1, 0.1], [0.5, 0.55, 0.45], [0.95, 0.6, 0.9]])
@@ -58,6 +59,11 @@ def test_random_cells_against_all_images(make_case, pbc) -> None:
         a, b = case.model(batch), case.model(replace(batch, edge_index=index, edge_shifts=shifts))
         for key in ("energy", "forces"):  # the shifts of the pairs are rounded to 1e-6 Angstrom
             case.same(a[key], b[key], 1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2], ids=list(random_cells.KINDS))
+def test_random_cells_against_all_images_and_in_dynamics(seed, tmp_path) -> None:
+    assert random_cells.tried(seed, tmp_path) == []
 
 
 @pytest.mark.parametrize("pbc", [ALL, SLAB, WIRE], ids=["crystal", "slab", "wire"])

@@ -99,7 +99,9 @@ class Start(Shown):
             np.array([meta["start"]["charge"], meta["start"]["spin"]]).astype(np.int32, casting="same_kind")
             plain: dict[str, Any] = {**meta["start"], "pbc": tuple(meta["start"]["pbc"])}
             tensors.setdefault("velocities", None)  # type: ignore[arg-type]
-            return cls(**{**tensors, **plain}), meta
+            found = cls(**{**tensors, **plain})
+            found.system()  # shapes belong together
+            return found, meta
 
 
 def read_start(
