@@ -70,6 +70,7 @@ class ForceField:
         judge: of what is computed here: put into the extras the "screen" (A,) of its score, eV/Angstrom, and, compiled,
             which frames are "sound" (A,), that is well within its limits.
         block: replicas at once in the dense layout; None: as many as the cache takes.
+        replicas: how many the blocks of a compiled call are chosen for; None: those of the first call.
         compile: ``off``: eager. ``on``: compiled, wherever possible. ``auto``: compiled if the cache has the artefact,
             or if ``steps`` are so many that compiling pays.
         steps: how many calls are to be expected; None for not known, that is few.
@@ -93,6 +94,7 @@ class ForceField:
         features: bool = False,
         judge: Judge | None = None,
         block: int | None = None,
+        replicas: int | None = None,
         compile: Compile = "auto",
         steps: int | None = None,
     ) -> None:
@@ -108,7 +110,7 @@ class ForceField:
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
         self.compile: Compile = compile
-        self.steps, self.block = steps, block
+        self.steps, self.block, self.replicas = steps, block, replicas
         self.compiled: bool | None = None
         self._compiled: CompiledForces | None = None
         self._template = self._structures(1, charge, spin)
@@ -160,7 +162,7 @@ class ForceField:
         """Decide how this and all later calls are computed."""
         n, width = self.system.n_atoms, self.model.pair_channels
         itemsize = torch.finfo(self.model.dtype).bits // 8
-        given, count = self.block, len(positions)
+        given, count = self.block, self.replicas or len(positions)
         self.block = given or compiled_block_size(count, n, width, itemsize, torch.get_num_threads())
         if self.compile != "off" and self.device.type == "cpu" and isinstance(self.model, CompilableModel):
             wanted = self.model, self._batch(self.block), self.decision, self.limits

@@ -214,3 +214,16 @@ def test_blocks_leave_few_places_empty() -> None:
     assert compiled_block_size(32, 9, 3 * 128, 4) == 4
     assert compiled_block_size(9, 9, 3 * 128, 4) in (1, 2)
     assert compiled_block_size(32, 21, 3 * 128, 4) == 1
+
+
+def test_portions_of_a_task_share_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their size; else the last one would be compiled for again."""
+    built = list[int]()
+    monkeypatch.setattr("equimd.forces.forcefield.load", lambda model, batch, *_: built.append(batch.num_structures))
+    monkeypatch.setattr("equimd.forces.forcefield.build", lambda *_: None)
+    model = potential("float64")
+    for count in (24, 17, 3):
+        ForceField(model, SYSTEM, compile="on", replicas=24)._begin(torch.zeros(count, SYSTEM.n_atoms, 3))
+    assert len(built) == 3 and len(set(built)) == 1
+    ForceField(model, SYSTEM, compile="on")._begin(torch.zeros(1, SYSTEM.n_atoms, 3))
+    assert built[-1] == 1 < built[0]

@@ -190,7 +190,9 @@ def _simulation(
     asked = (None, None) if watch is None else (watch.decision, watch.threshold)
     judge = Judge.of(model, system, *asked, limits=limits, **state)
     compile: Compile = "on" if dynamics.compile else "off"
-    forces = ForceField(model, system, judge=judge, compile=compile, steps=dynamics.steps, **state)
+    forces = ForceField(  # portions of all sizes share a compiled potential
+        model, system, judge=judge, compile=compile, steps=dynamics.steps, replicas=PORTION, **state
+    )
     numbers = tuple(int(r) for r in replicas)
     velocities = maxwell_boltzmann(
         system, positions, dynamics.temperature, seed=dynamics.seed, replicas=numbers, bath=True
