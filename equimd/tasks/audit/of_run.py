@@ -12,7 +12,7 @@ import numpy as np
 
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.data.readers.structures import read_structures
+from equimd.data.given import structures_of
 from equimd.errors import ConfigError, DataError, UncertaintyError
 from equimd.files import check_output, locked
 from equimd.guard.certificate import CERTIFICATE_FILE, Certificate, Claim, Finding, save_certificate
@@ -152,7 +152,8 @@ def _starts(known: Calibrated, settings: AuditSettings) -> Frames:
 
     if not settings.starts:
         raise ConfigError("no structures to start from", hint="--starts FILE, structures of an ordinary start of a run")
-    atoms = [unconstrained(a, name) for name in settings.starts for a in read_structures(name)]
+    state = {"charge": settings.charge, "spin": settings.spin}
+    atoms = [unconstrained(a, name) for name in settings.starts for a in structures_of(name, **state)]
     where = ", ".join(settings.starts)
     for k, a in enumerate(atoms):
         if not np.array_equal(a.numbers, atoms[0].numbers) or a.pbc.any():

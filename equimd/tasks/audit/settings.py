@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from equimd.config import Files, Seconds, Settings
+from equimd.config import Files, Seconds, Settings, StateSettings
 from equimd.errors import ConfigError
 
 
@@ -44,7 +44,7 @@ class ClaimSettings(Settings):
     false_halt_rate: float = Field(0.1, gt=0, lt=1, description="probability that an ordinary run is halted, at most")
 
 
-class AuditSettings(ClaimSettings, AskSettings):
+class AuditSettings(StateSettings, ClaimSettings, AskSettings):
     """A claim about a calibrated run, and what its audit may cost. The dynamics is that of the calibration."""
 
     starts: Files = Field((), description="structures that runs start from, each from one of them drawn at random")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FLAG_RATE = 0.05  # of flags: a rate of 1 % would take more than a hundred labelled frames
 #: Labelled frames of a calibration, one a run.
 FRAMES = needed(FLAG_RATE) + 2 * MIN_FRAMES
-DRAW_STEPS = 2000  # of the runs that they are drawn from, at most: starts are equilibrated already
+DRAW_STEPS = 1000  # of the runs that they are drawn from, at most: starts are equilibrated already
 MOST_RUNS = 4  # times as many runs as frames, at most
 COMPILE_FROM = 1500.0  # seconds of all the time, from which compiling the potential pays back
 STAGE = "calibration"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from ase.io import read, write
 
 from equimd.errors import DataError, RunError
 from equimd.guard.certificate import (
@@ -19,10 +21,12 @@ from equimd.guard.certificate import (
     save_certificate,
     words,
 )
+from equimd.run import Run
 from equimd.tasks.audit import of_run
 from equimd.tasks.audit.runs import draws, evenly
 from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.audit.task import best_plan, plan_audit, start_rows
+from tests.golden.saved import SAVED
 
 CLAIM = Claim(0.1, 0.05, 0.1)
 FINDING = Finding(1, 0.975, 72, 0, 0.0499, 72, 2, 0.0968, largest=0.08)
@@ -107,3 +111,16 @@ def test_starts_with_fixed_atoms_are_refused(tmp_path: Path) -> None:
     (tmp_path / "held.xyz").write_text("1\nProperties=species:S:1:pos:R:3:move_mask:L:1\nH 0 0 0 F\n")
     with pytest.raises(DataError, match="holds atoms fixed"):
         of_run._starts(cast(Any, None), AuditSettings(starts=(str(tmp_path / "held.xyz"),)))
+
+
+def test_the_state_of_starts_that_state_none_is_told(tmp_path: Path) -> None:
+    atoms = read(SAVED / "ion.start.xyz")
+    atoms.info.clear()
+    write(tmp_path / "ion.xyz", atoms)
+    model, _ = Run.open(SAVED / "charged").load_model()
+    known = cast(Any, SimpleNamespace(model=model, calibration=SimpleNamespace(unlike=lambda _: None)))
+    frames = of_run._starts(known, AuditSettings(starts=(str(tmp_path / "ion.xyz"),), charge=1, spin=2))
+    assert (frames.charge.tolist(), frames.spin.tolist()) == ([1], [2])
+    write(tmp_path / "ion.xyz", read(SAVED / "ion.start.xyz"))
+    with pytest.raises(DataError, match="charge 0 is told for all, and 1 is stated here"):
+        of_run._starts(known, AuditSettings(starts=(str(tmp_path / "ion.xyz"),), charge=0))
