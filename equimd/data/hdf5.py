@@ -9,6 +9,8 @@ files, or name objects of another kind than its format says.
 from __future__ import annotations
 
 import io
+import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from equimd.errors import DataError
 if TYPE_CHECKING:
     import h5py
 
+#: A global heap begins so; they are looked at in so many bytes of a file.
+HEAP, HEAPS_WITHIN = b"GCOL\x01\0\0\0", 256 << 20
 DAMAGED = "the file is truncated or damaged: write or fetch it again"
 #: Deflate packs a thousandfold at most: an array that claims more than twice that of its whole file does not exist.
 MAX_RATIO, SMALL = 2000, 1 << 20
@@ -40,10 +44,39 @@ def open_hdf5(path: Path) -> h5py.File:
     import h5py
 
     regular_file(path)
+    if not _heaps_end(path):
+        raise DataError("not a readable HDF5 file (a heap of texts has no end)", where=str(path), hint=DAMAGED)
     try:
         return h5py.File(path, "r")
     except ERRORS as error:
         raise DataError(f"not a readable HDF5 file ({reason(error)})", where=str(path), hint=DAMAGED) from error
+
+
+def _heaps_end(path: Path) -> bool:
+    """Whether the global heaps, which hold texts of any length, consist of objects that follow each other to their end.
+    HDF5 goes round for ever in one that does not (file format specification, III.E)."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return True
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            lengths = data[14 if data[8:9] in (b"\0", b"\1") else 10 : 16][:1]  # bytes of one, of the superblock
+            at = data.find(HEAP, 0, HEAPS_WITHIN) if lengths == b"\x08" else -1
+            while at >= 0:
+                end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+                if end <= len(data) and not _objects_end(data, at + 16, end):
+                    return False
+                at = data.find(HEAP, at + 1, HEAPS_WITHIN)
+    return True
+
+
+def _objects_end(data: mmap.mmap, at: int, end: int) -> bool:
+    while at + 16 <= end:
+        index, size = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
+        length = size if index == 0 else 16 + -(-size // 8) * 8  # object 0 is the rest, which is free
+        if length < 16 or at + length > end:
+            return False
+        at += length
+    return True
 
 
 class _Disk:

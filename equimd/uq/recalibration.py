@@ -144,7 +144,10 @@ class Recalibration:
                 f"unknown form of calibration '{values.get('form')}'",
                 hint="update equimd, or name the extension that brings it",
             )
-        return typed(cls, values)
+        found = typed(cls, values)
+        if not all(0 in table and set(table) <= set(range(256)) for table in (found.scale, found.noise)):
+            raise UncertaintyError("a calibration without its scale or noise", hint="calibrate again")
+        return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ import pytest
 from tests.fuzz.harness import GOOD, Worker, _new, fuzz
 from tests.fuzz.targets import TARGETS, Target
 
-FOUND = (("ase", 5669), ("deepmd", 7392), ("deepmd", 13229), ("run", 7445), ("run", 15102), ("aselmdb", 10406))
+FOUND = (
+    ("ase", 5669),
+    ("deepmd", 7392),
+    ("deepmd", 13229),
+    ("run", 7445),
+    ("run", 15102),
+    ("aselmdb", 10406),
+    ("run", 109942),
+    ("store", 118440),
+)
 
 
 @pytest.mark.slow
@@ -24,7 +33,8 @@ def test_spoiled_inputs_are_read_or_refused() -> None:
 
 def test_what_was_found_once_is_refused(tmp_path: Path) -> None:
     """Inputs that ended in a traceback or without an end: half-precision cells, cells of 1e18 Angstrom, lists of lists
-    in the place of a charge, two periodic directions, a number of a calibration that is none."""
+    in the place of a charge, two periodic directions, a number of a calibration that is none or absent, and texts of
+    HDF5 that have no end."""
     worker, made = Worker(), dict[str, Path]()
     try:
         for name, seed in FOUND:
