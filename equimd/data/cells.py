@@ -80,14 +80,12 @@ def nearest_images(delta: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.n
     rows = np.flatnonzero(pbc.any(1))
     if not len(rows):
         return delta
-    import torch
-
     from equimd.data.lattice import Lattice
 
     keys = np.concatenate([cell[rows].reshape(-1, 9), pbc[rows]], 1)
     kinds, which = np.unique(keys, axis=0, return_inverse=True)
     for k, kind in enumerate(kinds):
         of_kind = rows[which.reshape(-1) == k]
-        lattice = Lattice.of(torch.from_numpy(kind[:9].reshape(3, 3)), tuple(kind[9:] > 0))
-        delta[of_kind] = lattice.nearest(torch.from_numpy(delta[of_kind])).numpy()
+        lattice = Lattice.of(kind[:9].reshape(3, 3), tuple(kind[9:] > 0))
+        delta[of_kind] = lattice.nearest(delta[of_kind])
     return delta

@@ -91,7 +91,7 @@ class System(Shown):
     @cached_property
     def lattice(self) -> Lattice | None:
         """What nearest images are found with; None for an open molecule."""
-        return None if self.cell is None else Lattice.of(self.cell, self.pbc)
+        return None if self.cell is None else Lattice.of(self.cell.cpu().numpy(), self.pbc)
 
     def free(self, vectors: Tensor) -> Tensor:
         """Vectors (..., n, 3), those of fixed atoms zero."""

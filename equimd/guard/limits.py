@@ -73,7 +73,8 @@ class Limits(Shown):
         first, second = torch.triu_indices(n, n, 1, device=device)
         radius = torch.tensor(covalent_radii[system.numbers.cpu().numpy()], device=device)
         radii = radius[first] + radius[second]
-        distance = pair_vectors(system, positions[None], first, second, reach=_reach(radii)).norm(dim=-1)[0]
+        squared = _squared(system, positions[None], (first.cpu().numpy(), second.cpu().numpy()), _reach(radii))
+        distance = radii.new_tensor(squared[0]).sqrt()
         overlap = distance < CLOSE * radii
         if bool(overlap.any()):
             worst = int(torch.argmin(distance / radii))
@@ -92,17 +93,6 @@ class Limits(Shown):
         return cls(first, second, radii, (CLOSE * radii).square(), upper2, bonds, lengths, molecules, system)
 
 
-def pair_vectors(
-    system: System, positions: Tensor, first: Tensor, second: Tensor, *, reach: float = float("inf")
-) -> Tensor:
-    """(..., P, 3) vectors from atom ``first`` to ``second``, of the nearest image in periodic cells.
-
-    ``reach``: Angstrom, as far as they must be exact.
-    """
-    delta = positions.index_select(-2, second) - positions.index_select(-2, first)
-    return delta if system.lattice is None else system.lattice.nearest(delta, reach)
-
-
 def _reach(radii: Tensor) -> float:
     return FAR * float(radii.max()) if len(radii) else 0.0
 
@@ -112,13 +102,15 @@ def squared_distances(limits: Limits, positions: Tensor, *, exact: bool = False)
 
     In periodic cells only contacts (``FAR``) are exact, and others longer than those, unless all are to be ``exact``.
     """
-    if limits.system.cell is not None:
-        reach = float("inf") if exact else limits.reach
-        vectors = pair_vectors(limits.system, positions, limits.first, limits.second, reach=reach)
-        return vectors.square().sum(-1).cpu().numpy()
+    return _squared(limits.system, positions, limits.pairs, float("inf") if exact else limits.reach)
+
+
+def _squared(system: System, positions: Tensor, pairs: tuple[np.ndarray, np.ndarray], reach: float) -> np.ndarray:
+    """(A, P) Angstrom^2, by the nearest image in periodic cells, exact as far as ``reach``."""
     x = positions.detach().cpu().numpy()
-    first, second = limits.pairs
-    delta = x.take(first, 1) - x.take(second, 1)
+    delta = x.take(pairs[0], 1) - x.take(pairs[1], 1)
+    if system.lattice is not None:
+        delta = system.lattice.nearest(delta, reach)
     return np.einsum("apk,apk->ap", delta, delta)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from equimd.data.lattice import Lattice
 from equimd.errors import DataError
@@ -55,7 +54,7 @@ def _distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, lattice: Lattice | N
     """(..., P) Angstrom, between atoms i and j of positions (..., n, 3)."""
     delta = x[..., i, :] - x[..., j, :]
     if lattice is not None:
-        delta = lattice.nearest(torch.from_numpy(delta).to(lattice.cell)).cpu().numpy()
+        delta = lattice.nearest(delta)
     return np.asarray(np.linalg.norm(delta, axis=-1))
 
 

@@ -178,7 +178,7 @@ def _append(path: Path, system: System, frames: Sequence[Frame], start: int, uni
             put(observables[f"{name}/value"], [f.observables[name] for f in frames])
         if system.lattice is not None and system.cell is not None:
             box = particles["box/edges/value"]
-            edges = box[0] if start else system.lattice.standard(system.cell)[0]
+            edges = box[0] if start else system.lattice.standard(system.cell.cpu().numpy())[0]
             put(box, np.broadcast_to(edges, (len(frames), 3, 3)))
 
 
@@ -226,7 +226,7 @@ def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, s
     box.attrs["boundary"] = ["periodic" if p else "none" for p in system.pbc]
     if system.lattice is not None and system.cell is not None:
         element(box, "edges", (3, 3), np.float64, UNITS["position"])
-        _, rotation = system.lattice.standard(system.cell)
+        _, rotation = system.lattice.standard(system.cell.cpu().numpy())
         if (rotation != np.eye(3)).any():
             box["rotation"] = rotation
 
