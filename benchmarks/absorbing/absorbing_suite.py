@@ -130,8 +130,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = ["| | " + " | ".join(names) + " |", "|" + " --- |" * (1 + len(names))]
     for metric, title, _, form in METRICS:
         cells = [_cell(found[name].get(metric), form) for name in names]
-        if any(cell != "-" for cell in cells):
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     row = next(iter(found[names[0]].values()))
     notes = (
         f"Bundled ethanol at 600 K; {row['n_train']} frames of 300 K to begin with; {row['preset']}. Few: at most "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -48,16 +47,6 @@ class Start:
         settings = CalibrationSettings(false_alarm_rate=FLAG_RATE, halt=False, seed=self.seed)
         found = kept.calibrations(run, self.calibration, settings, self.folder / "calibrated")[0]
         return Calibrated(models.load_model(run), found, models.weights_sha256(run))
-
-
-class Learner(Protocol):
-    """A model that learns from labels. ``at_once``: whether at each halt, or when all runs have halted."""
-
-    known: Calibrated
-    at_once: bool
-
-    def learn(self, new: Frames) -> None:
-        """Take further labels into the model."""
 
 
 class Absorbing:
@@ -110,7 +99,8 @@ class Retraining:
         self.known = self.start.calibrated(self.run)
 
 
-LEARNERS: dict[str, Callable[[Start, Plan], Learner]] = {"absorb": Absorbing, "retrain": Retraining}
+#: Ways to learn: ``known`` is the model of the moment; ``at_once``: at each halt, else when all runs have halted.
+LEARNERS: dict[str, type[Absorbing | Retraining]] = {"absorb": Absorbing, "retrain": Retraining}
 
 
 def loop(name: str, start: Start, plan: Plan) -> dict[str, Any]:

@@ -52,10 +52,6 @@ class ReadoutModel(DifferentiableModel):
         self.eval().requires_grad_(False)
 
     @property
-    def description(self) -> str:
-        return f"{self.base.description}, readout of all layers"
-
-    @property
     def sees_charge_spin(self) -> bool:
         return self.base.sees_charge_spin
 
