@@ -41,8 +41,10 @@ METRICS = (
     ("halts", "halts", "1", "{:.0f}"),
     ("passes", "passes", "1", "{:.1f}"),
     ("complete", "runs complete in the last pass", "1", "{:.1f}"),
+    ("done", "steps done in it", "1", "{:.0%}"),
     ("bad_share", "bad frames in the last pass", "1", "{:.1%}"),
     ("fresh_complete", "fresh runs that the last model completes without a halt", "1", "{:.1f}"),
+    ("fresh_done", "steps of fresh runs until they halt", "1", "{:.1%}"),
     ("fresh_bad_share", "bad frames of these", "1", "{:.1%}"),
     ("forces_mae_300K", "force MAE, 300 K (meV/A)", "meV/A", "{:.1f}"),
     ("forces_mae_600K", "force MAE, 600 K (meV/A)", "meV/A", "{:.1f}"),
@@ -85,7 +87,7 @@ def bundled(options: Options, plan: Plan, seed: int) -> Start:
     if not (path.exists() and Run.open(path).info.get("status") == "completed"):
         say(f"training on {plan.n_train} frames, seed {seed}")
         data: dict[str, Any] = {"val_data": ArrayDataset(parts[1]), "splits": (1.0, 0.0, 0.0)}
-        budget = {"preset": options.preset, "max_time": options.budget_s, "threads": 1, "seed": seed}
+        budget = {"preset": options.preset, "max_time": options.budget_s, "threads": 1, "compile": "off", "seed": seed}
         train(ArrayDataset(parts[0]), **data, **budget, out=path, overwrite=True)
     starts, tests = test.take(rng.permutation(len(test))[: plan.replicas]), {"300K": test, "600K": hot}
     return Start(path, *parts, ArrayDataset(calibration), starts, tests, folder, seed)
@@ -105,33 +107,34 @@ def rows(found: Mapping[str, Mapping[int, Any]], plan: Plan, options: Options) -
     """The figures, means over seeds."""
     said = (
         f"{options.preset}, {options.budget_s / 60:g} min; {plan.replicas} runs of {plan.steps} steps, halted where "
-        f"the bound exceeds {plan.error:g} eV/A, beyond which a frame is bad; at most {plan.labels} labels, "
+        f"the bound exceeds the error beyond which a frame is bad; at most {plan.labels} labels, "
         f"{plan.minutes:g} min, {plan.passes} passes; {plan.retrain_s:g} s a warm start"
     )
     seeds = " ".join(map(str, options.seeds))
-    command = f"python -m equimd.benchmarks.absorbing --budget {options.budget_s / 60:g}m --seeds {seeds}"
+    command = f"python -m equimd.benchmarks.absorbing --error {plan.error:g} --minutes {plan.minutes:g} --seeds {seeds}"
     for name, of_seed in found.items():
         for metric, _, unit, _ in METRICS:
             values = {seed: (v[metric], None) for seed, v in of_seed.items() if metric in v}
             if not values or (mean := over_seeds(values)) is None:
                 continue
-            row = f"bundled/ethanol/{plan.temperature:g}K/{name}/{metric}"
+            row = f"bundled/ethanol/{plan.temperature:g}K-{1e3 * plan.error:.0f}meV/{name}/{metric}"
             about = (unit, command, said, options.budget_s, plan.n_train, options.seeds[0])
             yield MeasuredRow(row, mean.pop("value"), *about, **mean)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A table, a column a way to answer halts."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    """A table, a column an error and a way to answer halts."""
+    found: dict[tuple[float, str], dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
-        *_, name, metric = row["name"].split("/")
-        found.setdefault(name, {})[metric] = row
-    names = [name for name in ("start", *LEARNERS) if name in found]
-    lines = ["| | " + " | ".join(names) + " |", "|" + " --- |" * (1 + len(names))]
+        *_, point, name, metric = row["name"].split("/")
+        found.setdefault((1e-3 * float(point.split("-")[1].removesuffix("meV")), name), {})[metric] = row
+    order = sorted(found, key=lambda key: (key[0], ("start", *LEARNERS).index(key[1])))
+    head = [f"{name}, {error:g} eV/A" for error, name in order]
+    lines = ["| | " + " | ".join(head) + " |", "|" + " --- |" * (1 + len(head))]
     for metric, title, _, form in METRICS:
-        cells = [_cell(found[name].get(metric), form) for name in names]
+        cells = [_cell(found[key].get(metric), form) for key in order]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    row = next(iter(found[names[0]].values()))
+    row = next(iter(found[order[0]].values()))
     notes = (
         f"Bundled ethanol at 600 K; {row['n_train']} frames of 300 K to begin with; {row['preset']}. Few: at most "
         f"{Plan.share:.0%}. Minutes of labels, runs and learning on one core, without judging. "
@@ -153,6 +156,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = Plan()
     own = {name: getattr(plan, name) for name in ("n_train", "steps", "error", "labels", "minutes", "retrain_s")}
     shared: dict[str, Any] = {"molecules": (models.BUNDLED,), "seeds": (0,), "parts": tuple(LEARNERS)}
-    options, more = parse(__doc__, argv, **shared, budget="5m", preset="default", **own)
+    options, more = parse(__doc__, argv, **shared, budget="5m", preset="small", **own)
     options = replace(options, preset=more.pop("preset"))
     print(run(options, **more).read_text())

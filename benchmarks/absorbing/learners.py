@@ -93,6 +93,7 @@ class Retraining:
             init=str(self.run),
             max_time=self.plan.retrain_s,
             threads=1,
+            compile="off",
             out=out,
             overwrite=True,
         ).run
@@ -111,8 +112,7 @@ def loop(name: str, start: Start, plan: Plan) -> dict[str, Any]:
     """
     learner = LEARNERS[name](start, plan)
     labels = halts = passes = 0
-    seconds, share = 0.0, None
-    complete, reached = 0, False
+    seconds, share, complete, done, reached = 0.0, None, 0, 0.0, False
 
     def spent() -> bool:
         return labels >= plan.labels or seconds >= 60 * plan.minutes
@@ -129,19 +129,21 @@ def loop(name: str, start: Start, plan: Plan) -> dict[str, Any]:
             halts, seconds = halts + len(refused), seconds + time.monotonic() - began
             say(f"  {name}: {labels} labels, {seconds / 60:.1f} min, {int(runs.left.sum())} steps to go")
         passes, complete, share = passes + 1, runs.complete, runs.bad_share(plan)
+        done = 1 - float(runs.left.mean()) / plan.steps
         reached = complete == plan.replicas and share is not None and share <= plan.share
         say(f"  {name}, pass {passes}: {complete} complete, bad frames {share}")
         if halts == before:
             break
     counts = {"labels": labels, "halts": halts, "passes": passes, "minutes": seconds / 60, "reached": reached}
-    return {**counts, "complete": complete, "bad_share": share, **judged(learner.known, start, plan)}
+    return {**counts, "complete": complete, "done": done, "bad_share": share, **judged(learner.known, start, plan)}
 
 
 def judged(known: Calibrated, start: Start, plan: Plan) -> dict[str, Any]:
     """A model on its own: fresh runs without anybody's answer, and force errors on test frames, meV/Angstrom."""
     runs = Runs.begin(start.starts, plan, _seed(start, plan.passes))
     runs.advance(known, plan)
-    out = {"fresh_complete": runs.complete, "fresh_bad_share": runs.bad_share(plan)}
+    done = 1 - float(runs.left.mean()) / plan.steps
+    out = {"fresh_complete": runs.complete, "fresh_done": done, "fresh_bad_share": runs.bad_share(plan)}
     for split, frames in start.tests.items():
         found = models.predicted(known.model, System.build(frames.numbers[0]), frames.positions)
         out[f"forces_mae_{split}"] = 1e3 * float(np.abs(found - frames.forces).mean())

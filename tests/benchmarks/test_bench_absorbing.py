@@ -134,6 +134,6 @@ def test_what_is_measured_is_kept_and_tabled(start: learners.Start, monkeypatch:
     found = {name: {0: values} for name, values in suite.measured(start, plan, ("absorb",)).items()}
     monkeypatch.setattr(suite, "loop", None)  # what is finished is not made again
     assert suite.measured(start, plan, ("absorb",))["absorb"] == found["absorb"][0]
-    options = Options((), out=start.folder / "out", preset="default", budget_s=300.0)
+    options = Options((), out=start.folder / "out", preset="small", budget_s=300.0)
     text = suite.markdown(merge(options.out / "absorbing.json", "absorbing", suite.rows(found, plan, options), {}))
-    assert "| | start | absorb |" in text and "| labels | - | 0 |" in text and "1000 eV/A" in text
+    assert "| | start, 1000 eV/A | absorb, 1000 eV/A |" in text and "| labels | - | 0 |" in text
