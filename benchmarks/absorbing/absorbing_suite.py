@@ -138,7 +138,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     notes = (
         f"Bundled ethanol at 600 K; {row['n_train']} frames of 300 K to begin with; {row['preset']}. Few: at most "
         f"{Plan.share:.0%}. Minutes of labels, runs and learning on one core, without judging. "
-        f"Means over {len(row['per_seed'])} seed(s), each in brackets."
+        f"Seeds of the first model: {', '.join(row['per_seed'])}."
     )
     end = made_by(results, "python -m equimd.benchmarks.absorbing")
     return "\n".join(["# Absorbing labels at once", "", *lines, "", notes, "", end, ""])
