@@ -20,6 +20,7 @@ FOUND = (
     ("aselmdb", 10406),
     ("run", 109942),
     ("store", 118440),
+    ("ase", 311234),
 )
 
 
@@ -33,8 +34,8 @@ def test_spoiled_inputs_are_read_or_refused() -> None:
 
 def test_what_was_found_once_is_refused(tmp_path: Path) -> None:
     """Inputs that ended in a traceback or without an end: half-precision cells, cells of 1e18 Angstrom, lists of lists
-    in the place of a charge, two periodic directions, a number of a calibration that is none or absent, and texts of
-    HDF5 that have no end."""
+    in the place of a charge, two periodic directions, a number of a calibration that is none or absent, texts of
+    HDF5 that have no end, and more atoms than lines."""
     worker, made = Worker(), dict[str, Path]()
     try:
         for name, seed in FOUND:

@@ -29,6 +29,7 @@ _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PickleTrajector
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 #: What one packed byte may become: more is a file made to fill the memory.
 _MAX_RATIO = 1200
+_LAMMPS_ATOMS = re.compile(r"^ITEM: NUMBER OF ATOMS\s*?\n\s*([0-9]{1,4000})", re.MULTILINE)
 #: Text formats: what starts a frame. A reader that finds fewer frames than these has stopped early.
 _FRAME_STARTS = {
     "vasp-xdatcar": r"^\s*(?:Direct|Cartesian) configuration=", "vasp-out": r"TOTAL-FORCE \(eV",
@@ -120,6 +121,8 @@ def _by_ase(path: Path, name: str, data: bytes) -> Images:
     started = _frames_begun(kind, text)
     if reader.single and started > 1:
         raise _stops_early(1, kind, started, where)
+    if kind == "lammps-dump-text":
+        _enough_lines(text, where)
     source: Any = str(path)
     if reader.acceptsfd:
         source = io.BytesIO(data) if reader.isbinary else io.StringIO(text)
@@ -131,6 +134,14 @@ def _by_ase(path: Path, name: str, data: bytes) -> Images:
     if started > max(len(images), 1):
         raise _stops_early(len(images), kind, started, where)
     return Images(images, f"ase-{path.suffix.lstrip('.') or 'file'}")
+
+
+def _enough_lines(text: str, where: str) -> None:
+    """Refuse a LAMMPS dump that says more atoms than it has lines: ASE would go on to look for them."""
+    most, lines = max(map(int, _LAMMPS_ATOMS.findall(text)), default=0), text.count("\n")
+    if most > lines:
+        what = f"says {most} atoms, and has {lines} lines"
+        raise DataError(what, where=where, hint="the file is truncated or damaged")
 
 
 def _stops_early(read: int, kind: str, started: int, where: str) -> DataError:
