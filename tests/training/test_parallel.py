@@ -80,7 +80,7 @@ def run_together(folder: Path, size: int) -> None:
             root = Path(__file__).parents[2]
             started.append(subprocess.Popen(command, env={**os.environ, **values}, cwd=root, stderr=subprocess.PIPE))
         for process in started:
-            _, err = process.communicate(timeout=300)
+            _, err = process.communicate(timeout=1200)
             assert process.returncode == 0, err.decode()
     finally:
         for process in started:

@@ -176,7 +176,7 @@ class Meeting:
     """Where threads sum their tensors; torch's tracing is not made for threads, so that one at a time runs."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=300))
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=1200))
     brought: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wait(self) -> None:
