@@ -139,6 +139,11 @@ class Run(Shown):
         write_atomic(self.path / CONFIG_FILE, config_text(config, comments=False))
 
     @property
+    def trained(self) -> bool:
+        """Whether a training has got so far that there is something to go on from."""
+        return self.checkpoint.is_file() or (self.path / MODEL_FILE).exists()
+
+    @property
     def checkpoint(self) -> Path:
         """Where the latest checkpoint stands."""
         return self.path / CHECKPOINT_FILE

@@ -131,24 +131,24 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     with launched() as processes:
         if not processes.first:
-            return _follow(processes, resume is not None)
+            return _follow(processes)
         made = None
         try:
             made = _new(settings, given, out, overwrite) if resume is None else _resumed(resume, settings, given, out)
         finally:
             processes.broadcast(str(made[1].path) if made else None)
         with locked(made[1].path):
-            return _fit(*made, resume is not None, processes, progress)
+            return _fit(*made, processes, progress)
 
 
-def _follow(processes: Processes, resume: bool) -> TrainResult:
+def _follow(processes: Processes) -> TrainResult:
     """Train as another process of a run that the first one made; what there is to say, that one says."""
     path = processes.broadcast(None)
     if path is None:
         raise SystemExit(0)  # the first one has said why
     logging.getLogger("equimd").setLevel(logging.WARNING)
     run = Run.open(path)
-    trainer = Trainer(prepare(run.config, run=run), run, resume=resume, processes=processes)
+    trainer = Trainer(prepare(run.config, run=run), run, resume=run.trained, processes=processes)
     return _result(trainer, trainer.fit())
 
 
@@ -188,10 +188,15 @@ def _new(
     run = Run.create(folder, config, {"data": setup.description()}, overwrite=overwrite)
     for key, data in frames.items():
         write_frames(run.path / f"{key}.h5", data, source=data.info.path)
+    return _kept(setup, run), run
+
+
+def _kept(setup: Setup, run: Run) -> Setup:
+    """The setup, its split kept in the run."""
     setup.split.save(run.path / SPLIT_FILE)
     for part, hashes in setup.hashes.items():
         run.save_hashes(part, hashes)
-    return setup, run
+    return setup
 
 
 def _reading_of_kept(config: RunConfig) -> dict[str, Any]:
@@ -236,16 +241,19 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     config = parse_config(given, base=run.config, where="--resume")
     if given:
         run.save_config(config)
-    return prepare(config, run=run), run
+    if run.trained:
+        return prepare(config, run=run), run
+    return _kept(prepare(config), run), run  # stopped before its first checkpoint: from the beginning
 
 
-def _fit(setup: Setup, run: Run, resume: bool, processes: Processes, progress: Callback | None) -> TrainResult:
+def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None) -> TrainResult:
     """Train, then test."""
     for text in setup.notes:
         note(text)
     for text in setup.warnings:
         warn(text)
     note(f"run: {run.path}")
+    resume = run.trained
     trainer = Trainer(setup, run, resume=resume, progress=progress, processes=processes)
     note(trainer.describe())
     t, m = setup.config.training, setup.config.model

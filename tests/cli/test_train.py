@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,17 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path: Path, water:
     assert json.loads((tmp_path / "whole/test.json").read_text()) == json.loads(
         (tmp_path / "killed/test.json").read_text()
     )
+    # before its first checkpoint, and before its split was written, too
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("run.json", "config.yaml"):
+        shutil.copy(tmp_path / "killed" / name, begun)
+    assert runner.invoke(app, ["train", "--resume", str(begun)]).exit_code == 0
+    a, b = (load_tensors(tmp_path / r / "last.safetensors", "model")[0] for r in ("whole", "begun"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    # one that was trained and has lost its checkpoint is not begun again
+    shutil.rmtree(begun / "checkpoint")
+    assert runner.invoke(app, ["train", "--resume", str(begun)]).exit_code == 2
 
 
 def _step(checkpoint: Path) -> int:
