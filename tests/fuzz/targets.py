@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,8 @@ def _change_hdf5(path: Path, rng: random.Random) -> None:
             elif how == 2:
                 file.attrs[rng.choice(sorted(file.attrs) or ["units"])] = rng.choice((-1, "x", 1e300, [1, 2], True, 99))
             elif how == 3 and isinstance(item, h5py.Group):
+                with suppress(KeyError):  # of an earlier change
+                    del item["again"]
                 item["again"] = rng.choice((h5py.SoftLink("/"), h5py.ExternalLink("/dev/zero", "/"), item))
             elif isinstance(item, h5py.Dataset):
                 value = _spoil_array(np.asarray(item[()]), rng)
