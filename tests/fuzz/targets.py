@@ -234,7 +234,7 @@ def _spoil_array(array: np.ndarray, rng: random.Random) -> Any:
     if array.size and array.dtype.kind in "fiu":
         out = np.array(array, np.float64 if array.dtype.kind == "f" else array.dtype)
         flat, at = out.reshape(-1), rng.randrange(array.size)
-        values = (np.nan, np.inf, -1.0, 1e300, 0.0) if array.dtype.kind == "f" else (0, 1, 127, 200)
+        values = (np.nan, np.inf, -1.0, 1e300, 0.0) if array.dtype.kind == "f" else (0, 1, 127, 100)
         flat[at:] = rng.choice(values) if how == 6 else flat[at:]
         flat[at] = rng.choice(values)
         return out
