@@ -108,7 +108,8 @@ def _with_structure(change: Callable[[Path, random.Random], None], share: float 
         source = rng.choice(valid)
         path = folder / source.name
         shutil.copy(source, path)
-        change(path, rng)
+        with suppress(OSError, ValueError):  # a name that is taken by an earlier change
+            change(path, rng)
         if rng.random() < 0.1:
             path.write_bytes(spoil(path.read_bytes(), rng, [path.read_bytes()]))
         return path
