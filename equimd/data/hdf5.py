@@ -8,9 +8,9 @@ files, or name objects of another kind than its format says.
 
 from __future__ import annotations
 
+import functools
 import io
 import mmap
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +44,8 @@ def open_hdf5(path: Path) -> h5py.File:
     import h5py
 
     regular_file(path)
-    if not _heaps_end(path):
+    found = path.stat()
+    if not _heaps_end(path, found.st_ino, found.st_size, found.st_mtime_ns):
         raise DataError("not a readable HDF5 file (a heap of texts has no end)", where=str(path), hint=DAMAGED)
     try:
         return h5py.File(path, "r")
@@ -52,20 +53,21 @@ def open_hdf5(path: Path) -> h5py.File:
         raise DataError(f"not a readable HDF5 file ({reason(error)})", where=str(path), hint=DAMAGED) from error
 
 
-def _heaps_end(path: Path) -> bool:
+@functools.lru_cache(maxsize=256)
+def _heaps_end(path: Path, inode: int, size: int, changed: int) -> bool:
     """Whether the global heaps, which hold texts of any length, consist of objects that follow each other to their end.
-    HDF5 goes round for ever in one that does not (file format specification, III.E)."""
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return True
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            lengths = data[14 if data[8:9] in (b"\0", b"\1") else 10 : 16][:1]  # bytes of one, of the superblock
-            at = data.find(HEAP, 0, HEAPS_WITHIN) if lengths == b"\x08" else -1
-            while at >= 0:
-                end = at + int.from_bytes(data[at + 8 : at + 16], "little")
-                if end <= len(data) and not _objects_end(data, at + 16, end):
-                    return False
-                at = data.find(HEAP, at + 1, HEAPS_WITHIN)
+    HDF5 goes round for ever in one that does not (file format specification, III.E). A file is looked through once,
+    however often it is opened: it is the same as long as ``inode``, ``size`` and time of change are."""
+    if not size:
+        return True
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        of_lengths = 14 if data[8:9] in (b"\0", b"\1") else 10  # where the superblock says how many bytes one has
+        at = data.find(HEAP, 0, HEAPS_WITHIN) if data[of_lengths : of_lengths + 1] == b"\x08" else -1
+        while at >= 0:
+            end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+            if end <= len(data) and not _objects_end(data, at + 16, end):
+                return False
+            at = data.find(HEAP, at + 1, HEAPS_WITHIN)
     return True
 
 

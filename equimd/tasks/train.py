@@ -27,7 +27,7 @@ from equimd.tasks.evaluate.measure import finish_run, table
 from equimd.tasks.keywords import takes
 from equimd.training.loop import Trainer
 from equimd.training.parallel import Processes, launched
-from equimd.training.setup import RESUMABLE, SPLIT_FILE, Setup, complete, prepare
+from equimd.training.setup import RESUMABLE, Setup, complete, prepare
 from equimd.training.warm import inherited
 
 if TYPE_CHECKING:
@@ -188,15 +188,8 @@ def _new(
     run = Run.create(folder, config, {"data": setup.description()}, overwrite=overwrite)
     for key, data in frames.items():
         write_frames(run.path / f"{key}.h5", data, source=data.info.path)
-    return _kept(setup, run), run
-
-
-def _kept(setup: Setup, run: Run) -> Setup:
-    """The setup, its split kept in the run."""
-    setup.split.save(run.path / SPLIT_FILE)
-    for part, hashes in setup.hashes.items():
-        run.save_hashes(part, hashes)
-    return setup
+    setup.keep(run)
+    return setup, run
 
 
 def _reading_of_kept(config: RunConfig) -> dict[str, Any]:
@@ -243,7 +236,9 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
         run.save_config(config)
     if run.trained:
         return prepare(config, run=run), run
-    return _kept(prepare(config), run), run  # stopped before its first checkpoint: from the beginning
+    setup = prepare(config)  # stopped before its first checkpoint: from the beginning
+    setup.keep(run)
+    return setup, run
 
 
 def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None) -> TrainResult:

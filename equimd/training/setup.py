@@ -64,6 +64,12 @@ class Setup:
         text = json.dumps([settings, model, self.hashes], sort_keys=True)
         return sha256_of([text])
 
+    def keep(self, run: Run) -> None:
+        """Write the split and the hashes of its frames into a run, which can then be gone on with."""
+        self.split.save(run.path / SPLIT_FILE)
+        for part, hashes in self.hashes.items():
+            run.save_hashes(part, hashes)
+
     def description(self) -> dict[str, Any]:
         """What the frames are, for run.json: files, counts, units, and one hash over all frames of each part."""
         c = self.config.dataset

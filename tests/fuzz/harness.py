@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import select
@@ -115,14 +116,19 @@ def fuzz(
         targets: of ``TARGETS``; all by default.
         keep: folder that takes the inputs that were found.
     """
-    names, out, worker = list(targets) or list(TARGETS), Results(), Worker()
-    began = None
+    chosen = itertools.islice(seeds(seed, list(targets) or list(TARGETS)), inputs)
+    return each(list(chosen), seconds=seconds, keep=keep)
+
+
+def each(chosen: Sequence[tuple[str, int]], *, seconds: float | None = None, keep: Path | None = None) -> Results:
+    """Try the inputs of these targets and seeds, or as many as fit into ``seconds``."""
+    out, worker, began = Results(), Worker(), None
     with tempfile.TemporaryDirectory(prefix="equimd-fuzz-") as folder:
         work = Path(folder)
-        made = {name: TARGETS[name].valid(_new(work / f"valid-{name}")) for name in names}
+        made = {name: TARGETS[name].valid(_new(work / f"valid-{name}")) for name in dict(chosen)}
         try:
-            for k, (name, number) in enumerate(seeds(seed, names)):
-                if k >= inputs or (began is not None and seconds is not None and time.monotonic() - began > seconds):
+            for name, number in chosen:
+                if began is not None and seconds is not None and time.monotonic() - began > seconds:
                     break
                 path = TARGETS[name].spoil(made[name], random.Random(number), _new(work / "input"))
                 found = worker.try_(name, path)

@@ -11,7 +11,6 @@ import torch
 from equimd.data.frames import Frames
 from equimd.errors import ConfigError
 from tests.data.test_lattice import random_cell
-from tests.data.test_neighbors import images
 from tests.physics import random_cells
 
 CELL = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.3]])  # triclinic, each height below the cutoff of 3.5
@@ -53,10 +52,8 @@ def test_random_cells_against_all_images(make_case, pbc) -> None:
         cell, positions = random_cell(rng), rng.uniform(0.0, 3.0, (n, 3))
         frames = Frames.build(rng.choice([1, 6, 8], (1, n)), positions[None], cell=cell[None], pbc=flags[None])
         batch = case.batch(frames)
-        pairs = sorted(images(positions, cell, flags, case.model.config.cutoff))
-        index = torch.tensor([p[:2] for p in pairs], dtype=torch.int64).reshape(-1, 2).T
-        shifts = 1e-6 * torch.tensor([p[2] for p in pairs], dtype=torch.float64).reshape(-1, 3)
-        a, b = case.model(batch), case.model(replace(batch, edge_index=index, edge_shifts=shifts))
+        every = random_cells.by_all_images(batch, positions, cell, flags, case.model.config.cutoff)
+        a, b = case.model(batch), case.model(every)
         for key in ("energy", "forces"):  # the shifts of the pairs are rounded to 1e-6 Angstrom
             case.same(a[key], b[key], 1e-4)
 

@@ -35,9 +35,7 @@ def start(config: RunConfig, out: Path) -> Trainer:
     """A new training, as the command makes it."""
     setup = prepare(complete(config))
     run = Run.create(out, setup.config, {"data": setup.description()})
-    setup.split.save(run.path / SPLIT_FILE)
-    for part, hashes in setup.hashes.items():
-        run.save_hashes(part, hashes)
+    setup.keep(run)
     return Trainer(setup, run)
 
 

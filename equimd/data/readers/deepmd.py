@@ -98,7 +98,7 @@ def _array(folder: Path, name: str, width: int, frames: int | None = None) -> np
     rows = array.reshape(len(array), -1) if array.ndim and len(array) else np.zeros((0, 0))
     if rows.shape[1] != width or frames not in (None, len(rows)):
         raise DataError(f"has shape {array.shape}, expected ({frames or 'frames'}, {width})", where=str(path))
-    return rows.astype(np.float64)
+    return rows
 
 
 def _integers(path: Path) -> np.ndarray:

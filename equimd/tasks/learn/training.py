@@ -17,7 +17,7 @@ from equimd.progress import Progress
 from equimd.run import Run
 from equimd.tasks.learn.work import TimeIsUpError, Work
 from equimd.training.loop import Trainer
-from equimd.training.setup import SPLIT_FILE, Setup, complete, prepare, set_threads
+from equimd.training.setup import Setup, complete, prepare, set_threads
 from equimd.training.warm import FINE_RATE
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -113,9 +113,7 @@ def _seconds_per_epoch(setup: Setup, config: RunConfig) -> float:
 def _run_in(path: Path, config: RunConfig, setup: Setup) -> Run:
     """A run folder ready to train in."""
     run = Run.create(path, config, {"data": setup.description()})
-    setup.split.save(run.path / SPLIT_FILE)
-    for part, hashes in setup.hashes.items():
-        run.save_hashes(part, hashes)
+    setup.keep(run)
     return run
 
 
