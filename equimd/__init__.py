@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from equimd.tasks.learn.call import LearnResult, learn
     from equimd.tasks.learn.settings import LearnSettings
     from equimd.tasks.predict import predict
+    from equimd.tasks.report.call import ReportResult, report
+    from equimd.tasks.report.settings import ReportSettings
     from equimd.tasks.simulate.call import SimulationResult, simulate
     from equimd.tasks.simulate.settings import SimulationSettings
     from equimd.tasks.train import TrainResult, train
@@ -53,6 +55,7 @@ _HOME = {
     "compare": "tasks.compare.call",
     "generate": "tasks.generate.call",
     "label": "tasks.label.task",
+    "report": "tasks.report.call",
     "load": "calculators",
     "LoadedModel": "calculators",
     "Prediction": "calculators",
@@ -68,6 +71,7 @@ _HOME = {
     "ComparisonResult": "tasks.compare.call",
     "GenerationResult": "tasks.generate.task",
     "LabelResult": "tasks.label.task",
+    "ReportResult": "tasks.report.call",
     "LearnSettings": "tasks.learn.settings",
     "AuditSettings": "tasks.audit.settings",
     "CalibrationSettings": "tasks.calibrate.settings",
@@ -75,15 +79,17 @@ _HOME = {
     "EvaluationSettings": "tasks.evaluate.settings",
     "GenerationSettings": "tasks.generate.settings",
     "LabelSettings": "tasks.label.settings",
+    "ReportSettings": "tasks.report.settings",
 }
 _MODULES = ("config", "data", "errors", "units")
 
 __all__ = [
     "AuditResult", "AuditSettings", "CalibrationResult", "CalibrationSettings", "ComparisonResult", "EquimdCalculator",
     "EvaluationResult", "EvaluationSettings", "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings",
-    "LearnResult", "LearnSettings", "LoadedModel", "Prediction", "Progress", "ProgressBar", "SimulationResult",
-    "SimulationSettings", "TrainResult", "audit", "calibrate", "compare", "config", "data", "errors", "evaluate",
-    "generate", "label", "learn", "load", "predict", "simulate", "train", "units",
+    "LearnResult", "LearnSettings", "LoadedModel", "Prediction", "Progress", "ProgressBar", "ReportResult",
+    "ReportSettings", "SimulationResult", "SimulationSettings", "TrainResult", "audit", "calibrate", "compare",
+    "config", "data", "errors", "evaluate", "generate", "label", "learn", "load", "predict", "report", "simulate",
+    "train", "units",
 ]  # fmt: skip
 
 

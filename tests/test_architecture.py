@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
     ("tasks.audit", "tasks.compare", "tasks.train"),
     ("tasks.learn",),
+    ("tasks.report",),
     ("benchmarks",),
     ("cli",),
 )

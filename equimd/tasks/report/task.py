@@ -1,0 +1,56 @@
+"""From folders to a page: what kind each is, and its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from equimd.errors import RunError
+from equimd.run import RUN_FILE, Run
+from equimd.tasks.report.of_run import run_part
+from equimd.tasks.report.page import Page
+from equimd.tasks.report.settings import ReportSettings
+
+#: What tells a kind of folder: a file that it holds.
+KINDS = {RUN_FILE: "run"}
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A folder, and what it is."""
+
+    path: Path
+    kind: str
+
+
+def recognised(path: str | Path) -> Reported:
+    """What a folder is.
+
+    Raises:
+        RunError: there is no such folder, or it is none that has a report.
+    """
+    folder = Path(path)
+    hint = "a folder that equimd train, simulate, learn or compare wrote (--out)"
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise RunError(what, where=str(path), hint=hint)
+    for name, kind in KINDS.items():
+        if (folder / name).is_file():
+            return Reported(folder, kind)
+    raise RunError("is no folder that has a report", where=str(path), hint=hint)
+
+
+def build(folders: Sequence[Reported], settings: ReportSettings, told: Callable[[str], None]) -> Page:
+    """The page of some folders, in order.
+
+    Args:
+        told: what is computed, before it is.
+
+    Raises:
+        RunError: a folder cannot be read.
+    """
+    page = Page()
+    for each in folders:
+        page.parts.append((f"Run {each.path.name}", run_part(page, Run.open(each.path), settings, told)))
+    return page
