@@ -10,6 +10,7 @@ from equimd.data.lattice import Lattice
 from equimd.errors import DataError
 
 BOND_TOLERANCE = 0.5  # Angstrom; Fu et al. 2022, "Forces are not Enough"
+LIGHT_CM_PER_FS = 2.99792458e-5  # speed of light
 MAX_BINS_BYTES = 1 << 26  # distances computed at once
 
 
@@ -90,6 +91,46 @@ def velocity_autocorrelation(
     if not correlation[0] > 0:
         raise DataError("all velocities are zero", where="velocity autocorrelation")
     return correlation / correlation[0]
+
+
+def vibrational_spectrum(time: np.ndarray, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vibrational density of states: the cosine transform of the velocity autocorrelation, under a Hann window.
+
+    Args:
+        time: (T,) lags from 0 in equal steps, fs. correlation: (T,) C(t).
+
+    Returns:
+        Wavenumbers from 0 to that of half a period a step, 1/cm, and densities, cm, of positive parts that integrate
+        to 1. Vibrations that are faster than that appear folded back below it.
+
+    Raises:
+        DataError: fewer than four lags, or steps that are not equal.
+    """
+    t, c = np.asarray(time, np.float64), np.asarray(correlation, np.float64)
+    if t.shape != c.shape or t.ndim != 1 or len(t) < 4 or not np.isfinite(c).all():
+        raise DataError(f"{len(np.atleast_1d(c))} lags: a spectrum needs four or more finite ones", where="spectrum")
+    if not (t[1] > t[0] and np.allclose(np.diff(t), t[1] - t[0])):
+        raise DataError("the lags are not in equal steps", where="spectrum")
+    windowed = c * np.cos(0.5 * np.pi * np.arange(len(t)) / len(t)) ** 2
+    padded = 8 * (1 << (len(t) - 1).bit_length())
+    even = np.zeros(padded)  # C(-t) = C(t): the transform is real
+    even[: len(t)], even[padded - len(t) + 1 :] = windowed, windowed[:0:-1]
+    density = np.fft.rfft(even).real
+    wavenumber = np.fft.rfftfreq(padded, t[1] - t[0]) / LIGHT_CM_PER_FS
+    return wavenumber, density / max(float(np.clip(density, 0, None).sum()) * wavenumber[1], 1e-300)
+
+
+def dihedrals(positions: np.ndarray, quartets: np.ndarray) -> np.ndarray:
+    """(..., k) torsion angles in degrees, -180 to 180, 0 where the outer atoms are on one side (IUPAC).
+
+    Args:
+        positions: (..., n, 3) Angstrom, not wrapped into a cell. quartets: (k, 4) indices of atoms in a chain.
+    """
+    x, q = np.asarray(positions, np.float64), np.asarray(quartets, np.int64).reshape(-1, 4)
+    first, middle, last = (x[..., q[:, k + 1], :] - x[..., q[:, k], :] for k in range(3))
+    left, right = np.cross(first, middle), np.cross(middle, last)
+    sine = (np.cross(left, right) * middle).sum(-1) / np.linalg.norm(middle, axis=-1)
+    return np.degrees(np.arctan2(sine, (left * right).sum(-1)))
 
 
 class Drift(NamedTuple):

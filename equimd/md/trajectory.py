@@ -266,8 +266,9 @@ def read_columns(path: str | Path) -> Columns:
         return Columns(particles["position/step"][...], particles["position/time"][...], values)
 
 
-def read(path: str | Path, frames: slice = slice(None)) -> Trajectory:
-    """Frames of a file written by :class:`TrajectoryWriter`; ``frames`` selects, such as ``slice(0, None, 10)``.
+def read(path: str | Path, frames: slice | np.ndarray = slice(None)) -> Trajectory:
+    """Frames of a file written by :class:`TrajectoryWriter`; ``frames`` selects, such as ``slice(0, None, 10)``, or
+    rows in rising order.
 
     Raises:
         DataError: missing, damaged, or not such a file.

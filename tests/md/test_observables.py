@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from equimd.errors import DataError
-from equimd.md.observables import bond_stability, distance_distribution, linear_drift, velocity_autocorrelation
+from equimd.md.observables import (
+    bond_stability,
+    dihedrals,
+    distance_distribution,
+    linear_drift,
+    velocity_autocorrelation,
+    vibrational_spectrum,
+)
+from tests.dihedrals import dihedral
 
 
 def test_distances_of_a_rigid_triangle() -> None:
@@ -34,6 +42,32 @@ def test_autocorrelation_of_an_oscillator() -> None:
     v = np.cos(0.2 * t[:, None, None, None] + phases)
     c = velocity_autocorrelation(v, n_lags=200)
     np.testing.assert_allclose(c, np.cos(0.2 * t[:200]), atol=0.02)
+
+
+def test_spectrum_has_the_wavenumbers_and_weights_of_its_oscillators() -> None:
+    time = 1.5 * np.arange(600)
+    fast, slow = (np.cos(2 * np.pi * 2.99792458e-5 * k * time) for k in (3000.0, 1000.0))
+    wavenumber, density = vibrational_spectrum(time, 0.75 * fast + 0.25 * slow)
+    above = wavenumber > 2000
+    assert wavenumber[above][density[above].argmax()] == pytest.approx(3000, abs=5)
+    assert wavenumber[~above][density[~above].argmax()] == pytest.approx(1000, abs=5)
+    shares = [np.clip(density[part], 0, None).sum() * wavenumber[1] for part in (above, ~above)]
+    assert sum(shares) == pytest.approx(1) and shares[0] == pytest.approx(0.75, abs=0.01)
+    assert wavenumber[-1] == pytest.approx(0.5 / 1.5 / 2.99792458e-5)
+    with pytest.raises(DataError, match="four or more"):
+        vibrational_spectrum(time[:3], fast[:3])
+    with pytest.raises(DataError, match="equal steps"):
+        vibrational_spectrum(time**2, fast)
+
+
+def test_dihedrals_of_random_chains() -> None:
+    x = np.random.default_rng(3).normal(size=(50, 6, 3))
+    quartets = np.array([[0, 1, 2, 3], [5, 3, 1, 0]])
+    found = dihedrals(x, quartets)
+    for k, quartet in enumerate(quartets):
+        assert found[:, k] == pytest.approx(dihedral(x, quartet), abs=1e-9)
+    trans = np.array([[1.0, 1, 0], [0, 1, 0], [0, 0, 0], [-1, 0, 0]])
+    assert abs(dihedrals(trans, quartets[:1])) == pytest.approx(180)
 
 
 def test_autocorrelation_equals_the_double_sum_and_weighs_atoms() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from equimd.errors import RunError
 from equimd.run import RUN_FILE, Run
 from equimd.tasks.report.of_run import run_part
+from equimd.tasks.report.of_simulation import simulation_part
 from equimd.tasks.report.page import Page
 from equimd.tasks.report.settings import ReportSettings
+from equimd.tasks.simulate.start import START_FILE
 
 #: What tells a kind of folder: a file that it holds.
-KINDS = {RUN_FILE: "run"}
+KINDS = {RUN_FILE: "run", START_FILE: "simulation"}
 
 
 @dataclass(frozen=True)
@@ -52,5 +54,9 @@ def build(folders: Sequence[Reported], settings: ReportSettings, told: Callable[
     """
     page = Page()
     for each in folders:
-        page.parts.append((f"Run {each.path.name}", run_part(page, Run.open(each.path), settings, told)))
+        name = each.path.resolve().name
+        if each.kind == "run":
+            page.parts.append((f"Run {name}", run_part(page, Run.open(each.path), settings, told)))
+        else:
+            page.parts.append((f"Simulation {name}", simulation_part(page, each.path, settings, told)))
     return page

@@ -6,7 +6,6 @@ by a zero byte, from the browser's file descriptor 4 and to its descriptor 3.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -136,7 +135,12 @@ class Browser:
             button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
-    def picture(self, path: Path) -> None:
-        """The whole page as PNG."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True, format="png", fromSurface=True)
-        path.write_bytes(base64.b64decode(found["data"]))
+    def drag(self, start: list[float], end: list[float]) -> None:
+        """A drag of the mouse between two points of the window."""
+        middle = [0.5 * (a + b) for a, b in zip(start, end, strict=True)]
+        for kind, (x, y), button in (
+            ("mouseMoved", start, "none"), ("mousePressed", start, "left"), ("mouseMoved", middle, "left"),
+            ("mouseMoved", end, "left"), ("mouseReleased", end, "left"),
+        ):  # fmt: skip
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+            self.value("new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")

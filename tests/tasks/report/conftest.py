@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,22 @@ def _among_them(kept: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.chdir(kept)
     with quick_layers():
         yield
+
+
+@pytest.fixture(scope="session")
+def watched(kept: Path) -> Path:
+    """A simulation of three replicas that flags and, in ``halted``, one that halts; both in ``kept``."""
+    import equimd
+
+    common = {"save_every": 5, "compile": "off", "threads": 1}
+    with pytest.MonkeyPatch.context() as patch, quick_layers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.chdir(kept)
+        patch.setattr("equimd.tasks.simulate.plot.simulation", lambda *_, **__: None)
+        start = "water.start.xyz"
+        equimd.simulate(
+            "direct", start, temperature=1500, steps=40, uq_threshold="0.1eV/A", on_exceed="flag", replicas=3,
+            out="flagged", **common,
+        )  # fmt: skip
+        equimd.simulate("direct", start, temperature=1500, steps=60, uq_threshold="0.148eV/A", out="halted", **common)
+    return kept

@@ -21,8 +21,7 @@ function padded([low, high], axis) {
   if (axis.from !== undefined) low = Math.min(axis.from, low);
   if (axis.to !== undefined) high = Math.max(axis.to, high);
   const more = 0.04 * (high - low || Math.abs(high) || 1);
-  return [axis.from !== undefined && low === axis.from ? low : low - more,
-          axis.to !== undefined && high === axis.to ? high : high + more];
+  return [low === axis.from ? low : low - more, high === axis.to ? high + more / 2 : high + more];
 }
 
 function shown(value) {

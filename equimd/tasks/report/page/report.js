@@ -35,7 +35,6 @@
     const replica = Number(select.value), id = select.dataset.view;
     if (views.has(id)) views.get(id).choose(replica);
     plots.forEach((p) => { if (p.spec.replicas === id) { p.replica = replica; p.redraw(); } });
-    document.querySelectorAll(`.events[data-view="${id}"] button`).forEach((b) => { b.hidden = Number(b.dataset.replica) !== replica && !b.dataset.always; });
   }
 
   document.querySelectorAll("select.replica").forEach((select) => {

@@ -69,7 +69,7 @@ class View {
     this.stage.querySelector("canvas").setAttribute("aria-hidden", "true");
     this.show(this.frame);
     this.viewer.zoomTo();
-    this.viewer.zoom(0.9);
+    this.viewer.zoom(1.6);
     this.viewer.render();
   }
 
