@@ -28,8 +28,9 @@ def _time(mode: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda m: f"{m['step_ms'][mode]:.3g}" if mode in m["step_ms"] else "-"
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """One line a measure, one column a model."""
+def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The names of the models, then a measure a row: its name, and what each model has. Measures that none has are left
+    out."""
     replicas = len(found["models"][0]["replicas"])
     runs = f"{replicas} x {found['time_ps']:g} ps"
     where = "of the data" if found["data"] else "of the run"
@@ -47,14 +48,19 @@ def table(found: Mapping[str, Any]) -> str:
         ("stable, mean of replicas (ps)", _number("stable_ps", ".4g")),
         ("unstable replicas", lambda m: f"{m['n_unstable']} of {len(m['replicas'])}"),
     ]
-    rows = [("", [str(m["name"]) for m in found["models"]])]
-    rows += [(title, [show(m) for m in found["models"]]) for title, show in lines]
-    rows = [row for k, row in enumerate(rows) if k == 0 or any(cell != "-" for cell in row[1])]
-    first = max(len(title) for title, _ in rows)
-    widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(found["models"]))]
+    cells = [(title, [show(m) for m in found["models"]]) for title, show in lines]
+    head = ("", [str(m["name"]) for m in found["models"]])
+    return [head, *(row for row in cells if any(cell != "-" for cell in row[1]))]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """One line a measure, one column a model."""
+    lines = rows(found)
+    first = max(len(title) for title, _ in lines)
+    widths = [max(len(cells[k]) for _, cells in lines) for k in range(len(found["models"]))]
     return "\n".join(
         f"{title:<{first}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-        for title, cells in rows
+        for title, cells in lines
     )
 
 

@@ -17,11 +17,12 @@ from equimd.data.frames import Frames
 from equimd.data.readers.structures import read_structures
 from equimd.data.state import read_state
 from equimd.errors import ConfigError, RunError
-from equimd.files import check_output, check_writable, locked, new_folder, write_atomic
-from equimd.guard.certificate import save_certificate
+from equimd.files import check_output, check_writable, locked, new_folder, understood, write_atomic
+from equimd.guard.certificate import load_certificate, save_certificate
+from equimd.guard.certificate import words as certificate_words
 from equimd.labels.pool import Executor
 from equimd.progress import duration
-from equimd.run import Run, free_name
+from equimd.run import RUN_FILE, Run, free_name
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import make_executor
 from equimd.tasks.audit.tries import Tries
@@ -29,7 +30,7 @@ from equimd.tasks.learn import rounds
 from equimd.tasks.learn.calibrating import calibrate_model, draw_calibration
 from equimd.tasks.learn.cheap import make_cheap, start_frames
 from equimd.tasks.learn.exploring import explore, next_batch
-from equimd.tasks.learn.journal import Journal
+from equimd.tasks.learn.journal import JOURNAL_FILE, Journal
 from equimd.tasks.learn.molecules import conformers, given_conformers
 from equimd.tasks.learn.report import PLOT_FILE, draw, rows, settings_text, table_head, table_row
 from equimd.tasks.learn.settings import LearnSettings
@@ -176,6 +177,42 @@ def interrupted(folder: Path) -> Learned:
     journal = Journal(folder)
     told = (label_counts(journal), rows(journal), round(journal.seconds, 1))
     return Learned(folder, "interrupted", ["it was interrupted"], None, *told)
+
+
+def standing(folder: Path) -> Learned:
+    """Where a learn run stands, read from its folder: as it ended, or ``interrupted`` where it is not at an end.
+
+    Raises:
+        RunError: not such a folder, or damaged. ConfigError: its settings are none.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise RunError("is not a learn run", where=str(folder), hint="the folder given by --out")
+    settings, journal = LearnSettings.parse(read_config(path), where=str(path)), Journal(folder)
+    run, certificate = folder / RUN_FOLDER, None
+    if (run / RUN_FILE).is_file():
+        certificate = load_certificate(run, Run.open(run).load_model()[1]["sha256"])
+    with understood(folder / JOURNAL_FILE):
+        told = (label_counts(journal), rows(journal), round(journal.seconds, 1), run if run.is_dir() else None)
+        status, missing = _reached(journal, settings.max_time)
+    if certificate is not None:
+        return Learned(folder, "certified", [], certificate, *told, words=certificate_words(certificate))
+    return Learned(folder, status, missing, None, *told)
+
+
+def _reached(journal: Journal, max_time: float) -> tuple[str, list[str]]:
+    """Status of a run without a certificate, and what is missing: as decided, else how far it is."""
+    audits = [r for name, r in journal.results.items() if name.startswith("audit-")]
+    number = sum(name.startswith("train-") and name != "train-cheap" for name in journal.results) - 1
+    after, before = journal.decision(f"after-audit-{number}"), journal.decision(f"next-{number}")
+    if after.get("do") == "stop":
+        return "not_certified", [*(audits[-1]["missing"] if audits else []), str(after["why"])]
+    if before.get("do") == "stop":
+        return "not_certified", [str(before["why"])]
+    if journal.seconds >= max_time:
+        return "not_certified", ["the time is up in the middle of a stage"]
+    last = list(journal.results)[-1:] or ["none"]
+    return "interrupted", [f"it is not at an end: the last stage that was finished is {last[0]}"]
 
 
 def _loop(work: Work, molecules: list[Any]) -> Learned:

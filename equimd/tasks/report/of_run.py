@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +147,7 @@ def _status(info: Mapping[str, Any]) -> str:
     return found
 
 
-def errors_table(runs: list[tuple[str, Mapping[str, Any]]]) -> str:
+def errors_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Errors of one run, or of several side by side."""
     lines = [
         ("frames", "n_frames"), ("energy MAE (meV)", "energy_mae_meV"), ("energy RMSE (meV)", "energy_rmse_meV"),

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from equimd.errors import RunError
 from equimd.run import RUN_FILE, Run
+from equimd.tasks.compare.task import JSON_FILE
+from equimd.tasks.learn.task import SETTINGS_FILE
+from equimd.tasks.report.of_comparison import comparison_part, runs_side_by_side
+from equimd.tasks.report.of_learn import learn_part
 from equimd.tasks.report.of_run import run_part
 from equimd.tasks.report.of_simulation import simulation_part
 from equimd.tasks.report.page import Page
@@ -15,7 +19,8 @@ from equimd.tasks.report.settings import ReportSettings
 from equimd.tasks.simulate.start import START_FILE
 
 #: What tells a kind of folder: a file that it holds.
-KINDS = {RUN_FILE: "run", START_FILE: "simulation"}
+KINDS = {RUN_FILE: "run", START_FILE: "simulation", SETTINGS_FILE: "learn", JSON_FILE: "comparison"}
+TITLES = {"run": "Run", "simulation": "Simulation", "learn": "Learn run", "comparison": "Comparison"}
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,20 @@ def build(folders: Sequence[Reported], settings: ReportSettings, told: Callable[
         RunError: a folder cannot be read.
     """
     page = Page()
+    runs = {each.path.resolve(): Run.open(each.path) for each in folders if each.kind == "run"}
+    if len(runs) > 1:
+        page.parts.append(("Runs side by side", runs_side_by_side(page, list(runs.values()), settings)))
     for each in folders:
-        name = each.path.resolve().name
-        if each.kind == "run":
-            page.parts.append((f"Run {name}", run_part(page, Run.open(each.path), settings, told)))
-        else:
-            page.parts.append((f"Simulation {name}", simulation_part(page, each.path, settings, told)))
+        title = f"{TITLES[each.kind]} {each.path.resolve().name}"
+        page.parts.append((title, _part(page, each, settings, told)))
     return page
+
+
+def _part(page: Page, each: Reported, settings: ReportSettings, told: Callable[[str], None]) -> str:
+    if each.kind == "run":
+        return run_part(page, Run.open(each.path), settings, told)
+    if each.kind == "simulation":
+        return simulation_part(page, each.path, settings, told)
+    if each.kind == "learn":
+        return learn_part(page, each.path, settings, told)
+    return comparison_part(page, each.path)

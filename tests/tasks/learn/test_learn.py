@@ -31,9 +31,10 @@ from equimd.tasks.learn import rounds
 from equimd.tasks.learn.journal import JOURNAL_FILE, PLAN_FILE, Journal
 from equimd.tasks.learn.molecules import conformers
 from equimd.tasks.learn.settings import LearnSettings
-from equimd.tasks.learn.task import Learned, begin, learn, reopen
+from equimd.tasks.learn.task import Learned, begin, learn, reopen, standing
 from equimd.tasks.learn.work import Work, label_counts
 from tests.labels.methods import Springs
+from tests.tasks.report.reading import PageReader
 from tests.training.toy import SMALL, toy_file, toy_frames
 
 NAME = __name__
@@ -310,3 +311,37 @@ def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest
         equimd.learn([molecule("H2O"), molecule("CH4")], out=tmp_path / "x")
     with pytest.raises(ConfigError, match="no structures to start from"):
         equimd.audit(again, overwrite=True)
+
+
+def test_where_a_folder_stands(often: tuple[Path, Learned], tmp_path: Path) -> None:
+    folder, found = often
+    read = standing(folder)
+    for name in ("folder", "status", "missing", "certificate", "labels", "rounds", "run", "words"):
+        assert getattr(read, name) == getattr(found, name), name
+    back_to("coverage-0", folder, tmp_path / "half")
+    half = standing(tmp_path / "half")
+    assert half.status == "interrupted" and "coverage-0" in half.missing[0] and half.run is None
+    assert len(half.rounds) == 1 and half.rounds[0]["coverage_90"] == found.rounds[0]["coverage_90"]
+    plan = json.loads((tmp_path / "half" / PLAN_FILE).read_text())
+    plan["stages"]["next-0"] = {"do": "stop", "why": "2 labels are left, an audit takes 13"}
+    (tmp_path / "half" / PLAN_FILE).write_text(json.dumps(plan))
+    assert standing(tmp_path / "half").missing == ["2 labels are left, an audit takes 13"]
+    with pytest.raises(RunError, match="is not a learn run"):
+        standing(tmp_path)
+
+
+def test_report(often: tuple[Path, Learned], tmp_path: Path) -> None:
+    folder, found = often
+    equimd.report(folder, out=tmp_path / "learn.html")
+    page = PageReader(tmp_path / "learn.html")
+    for heading in ("What was reached", "Rounds", "The run that is shipped", "Learning curves", "Thresholds"):
+        assert heading in page.headings
+    assert page.words.count(found.words) == 2 and str(found.labels["total"]) in page.words  # again with the run
+    assert page.layers("Bad frames expected")[0]["x"] == [row["train_labels"] for row in found.rounds]
+    back_to("coverage-0", folder, tmp_path / "half")
+    told = equimd.report(tmp_path / "half", out=tmp_path / "half.html")
+    assert "No certificate: it is not at an end" in PageReader(tmp_path / "half.html").words
+    assert told.left_out == ("The run that is shipped: no model has been calibrated yet",)
+    (tmp_path / "half" / JOURNAL_FILE).write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        equimd.report(tmp_path / "half", out=tmp_path / "broken.html")
