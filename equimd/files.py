@@ -254,6 +254,17 @@ def typed(cls: type[D], values: Mapping[str, Any]) -> D:
     return TypeAdapter(cls).validate_python(dict(values))
 
 
+def strictly(cls: type[D], values: Mapping[str, Any]) -> D:
+    """The same without conversions, so that what a dictionary in it holds can be used as it is: "1" is no number.
+
+    Raises:
+        ValueError: a value is missing, or of another type.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls).validate_json(json.dumps(dict(values)), strict=True)
+
+
 def check_version(found: object, newest: int, path: str | Path, what: str) -> None:
     """Raise RunError for a format version that is none, or newer than ``newest``."""
     if not isinstance(found, int) or found > newest:

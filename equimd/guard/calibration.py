@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
-from equimd.files import STRANGE, load_tensors, save_tensors, typed, versions, write_atomic
+from equimd.files import STRANGE, load_tensors, save_tensors, strictly, typed, versions, write_atomic
 from equimd.guard.score import StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
@@ -100,10 +100,11 @@ class Calibration(Shown):
         heat = "no stated temperature" if point.temperature_K is None else f"{point.temperature_K:g} K"
         friction = "" if point.friction_per_fs is None else f", {point.friction_per_fs:g}/fs"
         found["for"] = f"{', '.join(self.compositions)} at {heat}, {point.ensemble}{friction}, {point.dt_fs:g} fs"
-        if forces := self.report.get("forces"):
-            on = self.report["reported_on"]
+        forces, on = self.report.get("forces") or {}, self.report.get("reported_on")
+        zms, covered = forces.get("zms"), forces.get("coverage_95")
+        if on and zms is not None and covered is not None:
             found["quality"] = (
-                f"forces ZMS {forces['zms']:.3g}, {100 * forces['coverage_95']:.3g} % of errors where 95 % should be, "
+                f"forces ZMS {zms:.3g}, {100 * covered:.3g} % of errors where 95 % should be, "
                 f"on {on['n']} {on['frames']} frames"
             )
         return found
@@ -233,18 +234,57 @@ def _read(path: Path, line: str) -> dict[str, Any]:
     return values
 
 
+@dataclass
+class _Told:
+    """What a calibration is told of, beside its numbers."""
+
+    compositions: tuple[str, ...]
+    elements: tuple[int, ...]
+    model_sha256: str
+    data_sha256: dict[str, str]
+    created: str
+    versions: dict[str, str]
+
+
+@dataclass
+class _Forces:
+    zms: float | None = None
+    coverage_95: float | None = None
+
+
+@dataclass
+class _On:
+    n: int
+    frames: str
+
+
+@dataclass
+class _Dynamics:
+    maxima: list[float] | None = None
+
+
+@dataclass
+class _Reported:
+    """What is read again of a report."""
+
+    data: list[str] | None = None
+    forces: _Forces | None = None
+    reported_on: _On | None = None
+    dynamics: _Dynamics | None = None
+
+
 def _build(values: Mapping[str, Any], layer: LastLayer) -> Calibration:
     forms = {name: Recalibration.from_json(values["recalibration"][name]) for name in ("energy", "forces")}
-
+    strictly(_Reported, values["report"])
+    told = strictly(_Told, values)
     return Calibration(
         calibrated=Calibrated(layer, **forms),
         screen=Screen.from_json(values["screen"]),
         levels=typed(Levels, values["levels"]),
         state_point=typed(StatePoint, values["state_point"]),
-        compositions=tuple(values["compositions"]),
-        elements=tuple(values["elements"]),
         flag=typed(FlagThreshold, values["flag"]),
         halt=None if values["halt"] is None else typed(HaltThreshold, values["halt"]),
         error=typed(ErrorBound, values["error"]),
-        **{name: values[name] for name in ("model_sha256", "data_sha256", "report", "created", "versions")},
+        report=values["report"],
+        **vars(told),
     )

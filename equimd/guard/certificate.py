@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import STRANGE, write_atomic
+from equimd.files import STRANGE, strictly, write_atomic
 
 CERTIFICATE_FILE = "certificate.json"
+#: How the file names what the classes name otherwise.
+KEYS = {
+    "error": "error_eV_per_A", "attempt": "try", "draws": "draws_passed", "runs": "audited_runs",
+    "failed": "draws_failed", "largest": "largest_error_eV_per_A",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class _Threshold:
+    value: float
+    action: str
+
+
+@dataclass(frozen=True)
 class Certificate:
     """A claim that an audit has shown, and of what: the keys of certificate.json, but ``claim`` and ``finding``.
 
@@ -104,26 +115,20 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        f = self.finding
         rest = {k: v for k, v in asdict(self).items() if k not in ("claim", "finding")}
-        return {
-            "error_eV_per_A": self.claim.error,
-            "share": self.claim.share,
-            "share_bound": f.share_bound,
-            "confidence": f.confidence,
-            "try": f.attempt,
-            "audited_runs": f.runs,
-            "draws_passed": f.draws,
-            "bad": f.bad,
-            "false_halt_rate": self.claim.false_halt_rate,
-            "halts": f.halts,
-            "halts_bound": f.halts_bound,
-            "further_runs": f.further_runs,
-            "further_halts": f.further_halts,
-            "draws_failed": f.failed,
-            "largest_error_eV_per_A": f.largest,
-            **rest,
-        }
+        told = {**asdict(self.claim), **asdict(self.finding)}
+        return {**{KEYS.get(name, name): value for name, value in told.items()}, **rest}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Certificate:
+        """Undo :meth:`to_json`.
+
+        Raises:
+            ValueError, KeyError: a value is missing, or of another type.
+        """
+        strictly(_Threshold, values["threshold"])
+        parts = {part: {f.name: values[KEYS.get(f.name, f.name)] for f in fields(part)} for part in (Claim, Finding)}
+        return strictly(cls, {**values, "claim": parts[Claim], "finding": parts[Finding]})
 
     @property
     def words(self) -> str:
@@ -171,7 +176,7 @@ def load_certificate(folder: str | Path, model_sha256: str) -> dict[str, Any] | 
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found) if found["model_sha256"] == model_sha256 else None
+        return Certificate.from_json(found).to_json() if found["model_sha256"] == model_sha256 else None
     except (OSError, *STRANGE) as error:
         what = f"the certificate cannot be read ({error})"
         raise RunError(what, where=str(path), hint="audit the run again") from None

@@ -20,6 +20,7 @@ FOUND = (
     ("run", 109942),
     ("store", 118440),
     ("ase", 311234),
+    ("run", 516416),
 )
 
 
@@ -33,8 +34,8 @@ def test_spoiled_inputs_are_read_or_refused() -> None:
 
 def test_what_was_found_once_is_refused() -> None:
     """Inputs that ended in a traceback or without an end: half-precision cells, cells of 1e18 Angstrom, lists of lists
-    in the place of a charge, two periodic directions, a number of a calibration that is none or absent, texts of
-    HDF5 that have no end, and more atoms than lines."""
+    in the place of a charge, two periodic directions, a number of a calibration that is none or absent, or a
+    list in the place of a formula, texts of HDF5 that have no end, and more atoms than lines."""
     found = each(FOUND)
     assert not found.findings, found.table() + "".join(f"\n{f}" for f in found.findings)
     assert sum(sum(counts.values()) for counts in found.counts.values()) == len(FOUND)

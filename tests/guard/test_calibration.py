@@ -93,6 +93,18 @@ def test_damage_is_found(made, tmp_path) -> None:
     with pytest.raises(UncertaintyError, match="incomplete"):
         load_calibration(tmp_path, "abc")
     made.save(tmp_path)
+    kept = json.loads((folder / "calibration.json").read_text())
+    for key in ("compositions", "elements", "data_sha256", "created", "versions", "report", "state_point", "levels"):
+        for value in ([["C2H6O"]], 1.5):
+            edit(tmp_path, **{key: value})
+            with pytest.raises(UncertaintyError, match="incomplete"):
+                load_calibration(tmp_path, "abc")
+        edit(tmp_path, **{key: kept[key]})
+    for part in ({"forces": {"zms": "1", "coverage_95": 0.9}}, {"data": [1]}, {"dynamics": {"maxima": ["x"]}}):
+        edit(tmp_path, report={**kept["report"], **part})
+        with pytest.raises(UncertaintyError, match="incomplete"):
+            load_calibration(tmp_path, "abc")
+    made.save(tmp_path)
     content = bytearray((folder / "posterior.safetensors").read_bytes())
     content[-5] ^= 1
     (folder / "posterior.safetensors").write_bytes(content)

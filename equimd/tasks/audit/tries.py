@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import STRANGE, write_json
+from equimd.files import STRANGE, check_version, strictly, write_json
 from equimd.guard.certificate import Finding
 from equimd.tasks.audit.task import AuditPlan
 
 TRIES_FILE = "audits.json"
 VERSION = 1
+
+
+@dataclass
+class _Try:
+    attempt: int
+    asked: dict[str, Any]
+    plan: AuditPlan | None
+    finding: Finding | None
 
 
 @dataclass
@@ -40,9 +48,8 @@ class Tries:
             return cls(folder, [])
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            if found["version"] > VERSION:
-                raise RunError(f"is of version {found['version']}", where=str(path), hint="update equimd")
-            return cls(folder, list(found["tries"]))
+            check_version(found["version"], VERSION, path, "the tries")
+            return cls(folder, [asdict(strictly(_Try, each)) for each in found["tries"]])
         except (OSError, *STRANGE) as error:
             raise RunError(f"the tries cannot be read ({error})", where=str(path)) from None
 

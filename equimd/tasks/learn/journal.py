@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import RunError
-from equimd.files import STRANGE, write_atomic
+from equimd.files import STRANGE, check_version, write_atomic
 
 PLAN_FILE, JOURNAL_FILE = "plan.json", "journal.json"
 VERSION = 1
@@ -92,6 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         version, stages = values["version"], values["stages"]
     except (OSError, *STRANGE) as error:
         raise RunError(f"cannot be read ({error})", where=str(path), hint="a copy of it, or a new --out") from None
-    if not isinstance(version, int) or version > VERSION or not isinstance(stages, dict):
-        raise RunError(f"is of format version {version}", where=str(path), hint="update equimd")
-    return values
+    check_version(version, VERSION, path, "the notes")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise RunError("does not hold the notes of a learn run", where=str(path), hint="a copy of it, or a new --out")
+    return dict(values)

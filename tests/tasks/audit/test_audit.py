@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,9 @@ from equimd.run import Run
 from equimd.tasks.audit import of_run
 from equimd.tasks.audit.runs import draws, evenly
 from equimd.tasks.audit.settings import AuditSettings
-from equimd.tasks.audit.task import best_plan, plan_audit, start_rows
+from equimd.tasks.audit.task import AuditPlan, best_plan, plan_audit, start_rows
+from equimd.tasks.audit.tries import TRIES_FILE, Tries
+from equimd.uq.bounds import Trials
 from tests.golden.saved import SAVED
 
 CLAIM = Claim(0.1, 0.05, 0.1)
@@ -90,9 +93,27 @@ def test_it_is_kept_with_its_model(tmp_path: Path) -> None:
     save_certificate(tmp_path, certificate())
     assert load_certificate(tmp_path, "abc") == certificate().to_json()
     assert load_certificate(tmp_path, "other weights") is None
-    (tmp_path / CERTIFICATE_FILE).write_text("{")
-    with pytest.raises(RunError, match="certificate"):
-        load_certificate(tmp_path, "abc")
+    kept = certificate().to_json()
+    spoiled = [{**kept, key: [[1]]} for key in kept if key != "model_sha256"]
+    spoiled.append({**kept, "threshold": {"value": "0.06", "action": "halt"}})
+    spoiled += [{k: v for k, v in kept.items() if k != key} for key in ("try", "bad", "starts")]
+    for text in ("{", "[]", *map(json.dumps, spoiled)):
+        (tmp_path / CERTIFICATE_FILE).write_text(text)
+        with pytest.raises(RunError, match="certificate"):
+            load_certificate(tmp_path, "abc")
+
+
+def test_tries_that_cannot_be_counted_are_said(tmp_path: Path) -> None:
+    tries = Tries.of(tmp_path)
+    tries.begin({"error": 0.1}, AuditPlan(1, Trials(72, 0, 0.05, 0.975), Trials(72, 2, 0.1, 0.975)))
+    tries.finish(FINDING)
+    again = Tries.of(tmp_path)
+    assert again.made == tries.made and again.next == 2
+    (kept,) = tries.made
+    for made in ("x", [1], [{**kept, "finding": 1}], [{**kept, "attempt": "1"}], [{**kept, "plan": {"draws": 3}}]):
+        (tmp_path / TRIES_FILE).write_text(json.dumps({"version": 1, "tries": made}))
+        with pytest.raises(RunError, match="tries cannot be read"):
+            Tries.of(tmp_path)
 
 
 def test_draws_are_uniform_and_known_beforehand() -> None:

@@ -50,7 +50,11 @@ def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
 
 
 def test_damaged_notes_are_said(tmp_path: Path) -> None:
-    for text, what in (("{", "cannot be read"), ('{"version": 99, "stages": {}}', "version 99")):
+    for text, what in (
+        ("{", "cannot be read"),
+        ('{"version": 99, "stages": {}}', "version 99"),
+        ('{"version": 1, "stages": {"seed": 3}}', "does not hold"),
+    ):
         (tmp_path / JOURNAL_FILE).write_text(text)
         with pytest.raises(RunError, match=what):
             Journal(tmp_path)
