@@ -69,6 +69,49 @@ def _spoil_setting(text: str, rng: random.Random) -> str:
     return "\n".join(out)
 
 
+def notes(folder: Path) -> list[Path]:
+    """What audits and learn leave beside a model."""
+    from equimd.guard.certificate import save_certificate
+    from equimd.tasks.audit.tries import Tries
+    from equimd.tasks.learn.journal import Journal
+    from tests.tasks.audit.test_audit import FINDING, PLAN, certificate
+
+    save_certificate(folder, certificate())
+    tries = Tries.of(folder)
+    tries.begin({"error": 0.1}, PLAN)
+    tries.finish(FINDING)
+    journal = Journal(folder)
+    journal.decide("train-0", lambda: {"num_epochs": 4})
+    journal.once("train-0", lambda: {"val_forces_mae": 0.1})
+    return sorted(folder.iterdir())
+
+
+def spoil_notes(valid: list[Path], rng: random.Random, folder: Path) -> Path:
+    """Its values, or any of its bytes."""
+    source = rng.choice(valid)
+    path, data = folder / source.name, source.read_bytes()
+    if rng.random() < 0.8:
+        path.write_text(json.dumps(spoil_value(json.loads(data), rng)))
+    else:
+        path.write_bytes(spoil(data, rng, [data]))
+    return path
+
+
+def read_notes(path: Path) -> None:
+    """As a simulation, an audit, or a learn run that goes on would."""
+    from equimd.guard.certificate import load_certificate, words
+    from equimd.tasks.audit.tries import Tries
+    from equimd.tasks.learn.journal import Journal
+    from equimd.tasks.learn.work import label_counts
+
+    if found := load_certificate(path.parent, "abc"):
+        words(found)
+    Tries.of(path.parent).open({"error": 0.1})
+    journal = Journal(path.parent)
+    label_counts(journal)
+    journal.decision("train-0")
+
+
 def open_folder(path: Path) -> None:
     """Everything that is read of a run, or of a simulation that goes on."""
     with quick_layers():

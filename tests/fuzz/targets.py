@@ -442,6 +442,7 @@ TARGETS: dict[str, Target] = {
     "database": Target(_databases, _with_structure(_change_database), read_data),
     "deepmd": Target(_deepmd, _spoil_deepmd, read_data),
     "run": Target(runs.folders, runs.spoil_folder, runs.open_folder),
+    "notes": Target(runs.notes, runs.spoil_notes, runs.read_notes),
     "settings": Target(runs.settings_files, runs.spoil_settings, runs.read_settings),
     "options": Target(lambda folder: [], runs.words, runs.call),
 }

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from equimd.errors import RunError
-from equimd.files import STRANGE, check_version, write_atomic
+from equimd.files import STRANGE, check_version, strictly, write_atomic
 
 PLAN_FILE, JOURNAL_FILE = "plan.json", "journal.json"
 VERSION = 1
@@ -84,15 +85,29 @@ class Journal:
         write_atomic(self.folder / name, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
+@dataclass
+class _Notes:
+    version: int
+    stages: dict[str, dict[str, Any]]
+    seconds: float = 0.0
+
+
+@dataclass
+class _Labels:
+    use: Literal["train", "calibrate", "audit", "given"]
+    labelled: int
+    failed: int
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"version": VERSION, "stages": {}}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        version, stages = values["version"], values["stages"]
+        check_version(values["version"], VERSION, path, "the notes")
+        for stage in strictly(_Notes, values).stages.values():
+            if "labelled" in stage:
+                strictly(_Labels, stage)
     except (OSError, *STRANGE) as error:
         raise RunError(f"cannot be read ({error})", where=str(path), hint="a copy of it, or a new --out") from None
-    check_version(version, VERSION, path, "the notes")
-    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
-        raise RunError("does not hold the notes of a learn run", where=str(path), hint="a copy of it, or a new --out")
     return dict(values)

@@ -34,6 +34,8 @@ from tests.golden.saved import SAVED
 CLAIM = Claim(0.1, 0.05, 0.1)
 FINDING = Finding(1, 0.975, 72, 0, 0.0499, 72, 2, 0.0968, largest=0.08)
 
+PLAN = AuditPlan(1, Trials(72, 0, 0.05, 0.975), Trials(72, 2, 0.1, 0.975))
+
 
 def certificate() -> Certificate:
     return Certificate(
@@ -105,7 +107,7 @@ def test_it_is_kept_with_its_model(tmp_path: Path) -> None:
 
 def test_tries_that_cannot_be_counted_are_said(tmp_path: Path) -> None:
     tries = Tries.of(tmp_path)
-    tries.begin({"error": 0.1}, AuditPlan(1, Trials(72, 0, 0.05, 0.975), Trials(72, 2, 0.1, 0.975)))
+    tries.begin({"error": 0.1}, PLAN)
     tries.finish(FINDING)
     again = Tries.of(tmp_path)
     assert again.made == tries.made and again.next == 2

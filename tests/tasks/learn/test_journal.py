@@ -53,7 +53,9 @@ def test_damaged_notes_are_said(tmp_path: Path) -> None:
     for text, what in (
         ("{", "cannot be read"),
         ('{"version": 99, "stages": {}}', "version 99"),
-        ('{"version": 1, "stages": {"seed": 3}}', "does not hold"),
+        ('{"version": 1, "stages": {"seed": 3}}', "cannot be read"),
+        ('{"version": 1, "stages": {}, "seconds": null}', "cannot be read"),
+        ('{"version": 1, "stages": {"seed": {"labelled": 1, "failed": 0, "use": "x"}}}', "cannot be read"),
     ):
         (tmp_path / JOURNAL_FILE).write_text(text)
         with pytest.raises(RunError, match=what):
