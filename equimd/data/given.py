@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -29,7 +30,8 @@ GivenStructures: TypeAlias = Union[str, Path, "Atoms", Sequence["Atoms"]]
 
 def part_name(name: str, part: str) -> str:
     """A whole bundled set means the part of it that is made for the purpose: ``bundled:ethanol`` its calibration."""
-    return f"{name}-{part}" if name.startswith(BUNDLED) and "-" not in name else name
+    whole, at, frames = name.partition("@")
+    return f"{whole}-{part}{at}{frames}" if name.startswith(BUNDLED) and "-" not in whole else name
 
 
 def given_names(given: GivenData | None) -> tuple[str, ...] | None:
@@ -69,7 +71,7 @@ def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part
     if names is None:
         return stated(_of_atoms(given, options), **state)
     found = [part_name(n, part) if part else n for n in names]
-    found = [f"{n[:-4]}-validation" if n.startswith(BUNDLED) and n.endswith("-val") else n for n in found]
+    found = [re.sub("-val(?=@|$)", "-validation", n) if n.startswith(BUNDLED) else n for n in found]
     return open_dataset(found, **state, **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_SELECTION = re.compile(r"(.+)@(-?\d{1,15}|(?:-?\d{1,15})?:(?:-?\d{1,15})?(?::(?:-?\d{1,15})?)?)")
 _KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
 }  # fmt: skip
@@ -39,6 +41,39 @@ def existing(path: str | Path) -> Path:
         kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
         raise DataError(f"is {kind}, not a file or folder", where=str(path), hint="write the data to a file first")
     return found
+
+
+def selection(name: str | Path) -> tuple[str, slice | None]:
+    """A name and the frames of it that are meant: ``md/traj.h5@-1``, ``data.h5@::10``, counted from 0 as in Python.
+
+    A file that is called so is meant whole.
+
+    Raises:
+        DataError: steps of 0.
+    """
+    text = str(name)
+    if (found := _SELECTION.fullmatch(text)) is None or os.path.lexists(text):
+        return text, None
+    path, at = found.groups()
+    if ":" not in at:
+        return path, slice(int(at), int(at) + 1 or None)
+    parts = [int(part) if part else None for part in at.split(":")]
+    if parts[2:] == [0]:
+        raise DataError("frames in steps of 0", where=text, hint="such as @::10")
+    return path, slice(*parts)
+
+
+def selected(chosen: slice, count: int, where: str) -> range:
+    """The rows of ``count`` frames that a selection means.
+
+    Raises:
+        DataError: none of them.
+    """
+    rows = range(count)[chosen]
+    if not rows:
+        what = f"has {count} frame{'s' * (count != 1)}, and none of them is meant"
+        raise DataError(what, where=where, hint="frames are counted from 0; the last one is @-1")
+    return rows
 
 
 def regular_file(path: str | Path) -> Path:

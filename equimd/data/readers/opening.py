@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from equimd.data.dataset import ConcatDataset, Dataset, stated
-from equimd.data.paths import decode, existing
+from equimd.data.dataset import ConcatDataset, Dataset, Subset, stated
+from equimd.data.paths import decode, existing, selected, selection
 from equimd.data.readers.npz import Labels
 from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import DataError
@@ -15,8 +15,8 @@ from equimd.registry import Registry, imported
 
 _BUNDLED = "bundled:"
 _SUPPORTED = (
-    "npz (MD17, MD22, rMD17), .aselmdb, QM9, equimd's HDF5 store, DeePMD's npy folders, ASE and SchNetPack databases, "
-    "extended XYZ and what ASE reads"
+    "npz (MD17, MD22, rMD17), .aselmdb, QM9, equimd's HDF5 stores and trajectories, DeePMD's npy folders, ASE and "
+    "SchNetPack databases, extended XYZ and what ASE reads"
 )
 _XYZ = (".xyz", ".extxyz")
 
@@ -39,7 +39,7 @@ def open_dataset(
 
     Args:
         paths: a file, a folder (OMol25 shards, QM9 molecules, DeePMD systems, xyz files), ``bundled:NAME``, or a list
-            of these.
+            of these; with frames of it, such as ``md/traj.h5@::10``, if not all are meant.
         labels: which labels of an rMD17 file, the original ones (``md17``) are there too; ``none`` reads no labels.
         energy_unit, length_unit: what the numbers in the file are in, where it does not say; forces are in
             energy_unit/length_unit. Never needed for files that state their units.
@@ -62,9 +62,18 @@ def open_dataset(
     if not given:
         raise DataError("no data given", hint=f"give one or more of: {_SUPPORTED}")
     options = ReadOptions(labels, energy_unit, length_unit, force_unit, energy_key, forces_key, mask_fixed, check_units)
-    parts = [part for name in given for path in resolve(name) for part in _open_one(path, options)]
-    parts = [stated(part, charge, spin) for part in parts]
+    parts = [stated(part, charge, spin) for name in given for part in _open_some(name, options)]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+
+def _open_some(name: str | Path, options: ReadOptions) -> list[Dataset]:
+    """What one name means: all the files of it, or some of their frames."""
+    path, chosen = selection(name)
+    parts = [part for each in resolve(path) for part in _open_one(each, options)]
+    if chosen is None:
+        return parts
+    joined = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    return [Subset(joined, selected(chosen, len(joined), path))]
 
 
 def resolve(path: str | Path) -> list[Path]:
@@ -139,9 +148,10 @@ def xyz_files(folder: Path) -> list[Path]:
 
 
 def _detect_hdf5(path: Path) -> str:
+    from equimd.data.readers.h5md import is_trajectory
     from equimd.data.store import is_store
 
-    return "store" if is_store(path) else "hdf5"
+    return "store" if is_store(path) else "h5md" if is_trajectory(path) else "hdf5"
 
 
 def _is_qm9(head: bytes) -> bool:
@@ -217,6 +227,7 @@ READERS: Registry[Reader] = Registry(
         "npz": Reader("equimd.data.readers.npz:read_npz"),
         "qm9": Reader("equimd.data.readers.qm9:read_qm9"),
         "hdf5": Reader("equimd.data.readers.hdf5:read_hdf5"),
+        "h5md": Reader("equimd.data.readers.h5md:read_h5md"),
         "deepmd": Reader("equimd.data.readers.deepmd:read_deepmd"),
         "asedb": Reader("equimd.data.readers.asedb:read_asedb"),
         "ase": Reader("equimd.data.readers.atoms:read_atoms"),

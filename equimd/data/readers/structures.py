@@ -1,26 +1,36 @@
-"""The structures of a file, as ASE reads them: what to predict, or where to start from."""
+"""The structures of a file: what to predict, or where to start from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equimd.data.paths import existing, selected, selection
 from equimd.data.readers.images import read_images
+from equimd.data.readers.opening import detect, open_dataset
 from equimd.errors import DataError
 from equimd.units import LENGTH_UNITS
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: Formats that are read as data sets.
+DATA = ("npz", "hdf5", "h5md", "store", "aselmdb", "deepmd")
+
 
 def read_structures(path: str | Path) -> list[Atoms]:
-    """All structures of a file, xyz or any format ASE reads, in Angstrom.
+    """The structures of a file, in Angstrom: xyz, any format ASE reads, or a data set or trajectory; all of them, or
+    those named as in ``md/traj.h5@-1``.
 
     Raises:
         DataError: the file is missing, not understood, cut off or empty, or holds dummy atoms, positions that are not
             finite, or a cell without volume.
     """
-    found = read_images(Path(path))
+    name, chosen = selection(path)
+    file = existing(name)
+    if detect(file) in DATA:
+        return open_dataset(path, labels="none").frames().to_ase()
+    found = read_images(file)
     factor = LENGTH_UNITS[found.length_unit or "Angstrom"]
     for atoms in found.images:
         if factor != 1.0:
@@ -28,4 +38,4 @@ def read_structures(path: str | Path) -> list[Atoms]:
             atoms.positions *= factor
     if not found.images:
         raise DataError("no structures in it", where=str(path))
-    return found.images
+    return found.images if chosen is None else [found.images[k] for k in selected(chosen, len(found.images), name)]
