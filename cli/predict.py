@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @with_settings(InferenceSettings)
 def predict(
     run: Run,
-    structures: Annotated[Path, typer.Argument(help="file of structures: xyz, extxyz, or anything ASE reads")],
+    structures: Annotated[Path, typer.Argument(help="xyz, data set, trajectory ...; or some frames: FILE@-1")],
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,27 +29,33 @@ def one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def run_in_processes(
-    function: Callable[..., Result],
-    tasks: Mapping[Key, tuple[Any, ...]],
-    workers: int,
-    finished: Callable[[Key, Result], None],
-) -> None:
-    """``finished(key, function(*arguments))`` for every task, as they end.
-
-    Whatever is raised, here or in a worker, ends it; tasks that have not begun are dropped.
-
-    Args:
-        function: importable by name from its module; so are its arguments' types.
-    """
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """So many processes, started as they are needed; all of them are ended when an exception is raised."""
     spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), spawning, leave_to_parent) as pool:
-        waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
+    with one_thread(), ProcessPoolExecutor(count, spawning, leave_to_parent) as pool:
         try:
-            for future in as_completed(waiting):
-                finished(waiting[future], future.result())
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()  # what it is at may take long, and is made again
             raise
+
+
+def run_all(
+    pool: Executor,
+    function: Callable[..., Result],
+    tasks: Mapping[Key, tuple[Any, ...]],
+    finished: Callable[[Key, Result], None],
+) -> None:
+    """``finished(key, function(*arguments))`` for every task, as they end.
+
+    Whatever is raised, here or in a process, ends it.
+
+    Args:
+        function: importable by name from its module; so are its arguments' types.
+    """
+    waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
+    for future in as_completed(waiting):
+        finished(waiting[future], future.result())

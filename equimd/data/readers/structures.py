@@ -28,7 +28,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
     """
     name, chosen = selection(path)
     file = existing(name)
-    if detect(file) in DATA:
+    if _kind(file) in DATA:
         return open_dataset(path, labels="none").frames().to_ase()
     found = read_images(file)
     factor = LENGTH_UNITS[found.length_unit or "Angstrom"]
@@ -39,3 +39,13 @@ def read_structures(path: str | Path) -> list[Atoms]:
     if not found.images:
         raise DataError("no structures in it", where=str(path))
     return found.images if chosen is None else [found.images[k] for k in selected(chosen, len(found.images), name)]
+
+
+def _kind(path: Path) -> str:
+    """The format; of a folder that holds no data, the one of a file, whose reader then says that it is none."""
+    try:
+        return detect(path)
+    except DataError:
+        if path.is_dir():
+            return "ase"
+        raise

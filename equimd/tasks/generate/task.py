@@ -22,7 +22,7 @@ from equimd.shown import Shown
 from equimd.tasks.generate.sampling import load_molecule
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.trajectory import Trajectory, load_trajectory, run_trajectory, save_trajectory
-from equimd.workers import run_in_processes
+from equimd.workers import processes, run_all
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -94,7 +94,8 @@ def run_trajectories(
             save_trajectory(paths[k], run_trajectory(config, atoms, k, tick))
     elif todo:
         tasks = {k: (config, atoms, k, paths[k]) for k in todo}
-        run_in_processes(_worker, tasks, jobs, lambda k, _: tick(config.frames_of(k)))
+        with processes(min(jobs, len(tasks))) as pool:
+            run_all(pool, _worker, tasks, lambda k, _: tick(config.frames_of(k)))
     return [load_trajectory(p) for p in paths]
 
 

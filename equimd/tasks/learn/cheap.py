@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.generate.torsions import torsions
 from equimd.tasks.generate.trajectory import load_trajectory, run_trajectory, save_trajectory
 from equimd.tasks.learn.work import CHEAP_FOLDER, Work
-from equimd.workers import run_in_processes
+from equimd.workers import processes, run_all
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,8 +42,12 @@ STAGE = "cheap"
 
 def make_cheap(work: Work, molecules: list[Atoms]) -> dict[str, Any]:
     """The frames as ``cheap/frames.h5``: {frames, theory, starts, conformers}; ``starts`` are rows of it."""
-    plan = work.journal.decide(STAGE, lambda: _plan(work, molecules))
-    return work.journal.once(STAGE, lambda: _make(work, molecules, plan))
+    if (done := work.journal.result(STAGE)) is not None:
+        return done
+    jobs = _jobs(work)
+    with processes(jobs) if jobs > 1 else nullcontext() as pool:  # the same ones time the steps and make them
+        plan = work.journal.decide(STAGE, lambda: _plan(work, molecules, jobs, pool))
+        return work.journal.once(STAGE, lambda: _make(work, molecules, plan, pool))
 
 
 def cheap_frames(work: Work) -> Path:
@@ -49,11 +55,11 @@ def cheap_frames(work: Work) -> Path:
     return work.folder / CHEAP_FOLDER / "frames.h5"
 
 
-def _plan(work: Work, molecules: list[Atoms]) -> dict[str, Any]:
+def _plan(work: Work, molecules: list[Atoms], jobs: int, pool: Executor | None) -> dict[str, Any]:
     """How many frames the share of the time gives, from some steps of the method, in processes as they are used."""
-    s, jobs, measured = work.settings, _jobs(work), list[tuple[float, bool]]()
+    s, measured = work.settings, list[tuple[float, bool]]()
     probe = (str(s.cheap_method), molecules[0], s.charge, s.spin, s.temperature)
-    _each(probe_steps, dict.fromkeys(range(jobs), probe), jobs, lambda _, found: measured.append(found))
+    _each(pool, probe_steps, dict.fromkeys(range(jobs), probe), lambda _, found: measured.append(found))
     per_step = float(np.mean([seconds for seconds, _ in measured]))
     count = max(TRAJECTORIES, len(molecules))
     steps = SHARE * work.left * jobs / per_step - 2 * count * EQUILIBRATION / STEP
@@ -62,10 +68,10 @@ def _plan(work: Work, molecules: list[Atoms]) -> dict[str, Any]:
     return {"frames": frames, "trajectories": 2 * count, "turned": measured[0][1]}
 
 
-def _each(function: Any, tasks: dict[int, tuple[Any, ...]], jobs: int, finished: Any) -> None:
-    """In processes side by side; a single job in this one."""
-    if jobs > 1:
-        run_in_processes(function, tasks, jobs, finished)
+def _each(pool: Executor | None, function: Any, tasks: dict[int, tuple[Any, ...]], finished: Any) -> None:
+    """In processes side by side, or in this one."""
+    if pool is not None:
+        run_all(pool, function, tasks, finished)
         return
     for key, arguments in tasks.items():
         finished(key, function(*arguments))
@@ -92,7 +98,7 @@ def make_one(config: GenerationSettings, atoms: Atoms, index: int, path: Path) -
     save_trajectory(path, run_trajectory(config, atoms, index))
 
 
-def _make(work: Work, molecules: list[Atoms], plan: dict[str, Any]) -> dict[str, Any]:
+def _make(work: Work, molecules: list[Atoms], plan: dict[str, Any], pool: Executor | None) -> dict[str, Any]:
     folder = work.folder / CHEAP_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{k:03d}.npz" for k in range(plan["trajectories"])]
@@ -106,7 +112,7 @@ def _make(work: Work, molecules: list[Atoms], plan: dict[str, Any]) -> dict[str,
         work.check_time()
 
     if missing:
-        _each(make_one, missing, _jobs(work), finished)
+        _each(pool, make_one, missing, finished)
     found = [load_trajectory(path) for path in paths]
     blocks, owner = [], []
     for k, t in enumerate(found):

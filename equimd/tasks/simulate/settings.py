@@ -48,7 +48,7 @@ class SimulationSettings(EnsembleSettings):
     """Every setting of a simulation and its default."""
 
     run: str = Field("", description="run folder of the model")
-    structure: str = Field("", description="start geometry: xyz, extxyz, or anything ASE reads")
+    structure: str = Field("", description="start geometry: xyz, data set, trajectory ...; or a frame: FILE@-1")
     ensemble: EnsembleName = Field(
         DEFAULT, description="constant temperature with noise or without, or constant energy"
     )
