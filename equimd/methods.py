@@ -45,19 +45,11 @@ class XtbMethod:
     """
 
     def __init__(self, atoms: Atoms, hamiltonian: str, charge: int, spin: int) -> None:
-        try:
-            # OpenMP reads its number of threads when tblite is loaded: more than one slow small molecules down
-            with nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread():
-                from tblite.interface import Calculator
-        except ImportError as error:
-            raise ConfigError(
-                "GFN-xTB needs tblite, which is not installed",
-                hint="pip install 'equimd[label]', or another --calculator",
-            ) from error
+        make = _tblite()
         self.theory = hamiltonian
         periodic = bool(np.any(atoms.pbc))
         try:
-            self._calc = Calculator(
+            self._calc = make(
                 hamiltonian,
                 atoms.numbers,
                 atoms.positions / BOHR,
@@ -89,6 +81,19 @@ class XtbMethod:
             ) from error
         self._last = result
         return float(result.get("energy")) * HARTREE, -result.get("gradient") * (HARTREE / BOHR)
+
+
+def _tblite() -> Any:
+    try:
+        # OpenMP reads its number of threads when tblite is loaded: more than one slow small molecules down
+        with nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread():
+            from tblite.interface import Calculator
+    except ImportError as error:
+        raise ConfigError(
+            "GFN-xTB needs tblite, which is not installed",
+            hint="pip install 'equimd[label]', or another --calculator",
+        ) from error
+    return Calculator
 
 
 class AseMethod:
@@ -130,15 +135,20 @@ def make_method(name: str, atoms: Atoms, charge: int = 0, spin: int = 0) -> Meth
     return AseMethod(atoms, _ase_calculator(key))
 
 
-def check_method(name: str) -> None:
+def check_method(name: str, option: str = "--calculator") -> None:
     """Whether the method ``name`` can be made at all, before any structure is read or computed.
+
+    Args:
+        option: that names it, for messages.
 
     Raises:
         ConfigError: no such method, not a calculator of ASE's, or one that lacks its program or its arguments.
     """
     key = name.strip()
-    if key.lower() not in _XTB:
-        _ase_calculator(key)
+    try:
+        _tblite() if key.lower() in _XTB else _ase_calculator(key)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=option, hint=error.hint) from error
 
 
 _HINT = "tblite, gfn1, emt, or module:Class for an ASE calculator that can be made without arguments"

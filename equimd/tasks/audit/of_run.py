@@ -19,6 +19,7 @@ from equimd.guard.certificate import CERTIFICATE_FILE, Certificate, Claim, Findi
 from equimd.labels.cluster import Cluster
 from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
+from equimd.methods import check_method
 from equimd.model.interface import check_data
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
@@ -85,6 +86,8 @@ def audit_run(
         ConfigError, DataError: no starts, or starts of another molecule.
     """
     check_output(folder / CERTIFICATE_FILE, overwrite, option="")
+    if settings.executor == "local" and executor is None:
+        check_method(settings.calculator)
     with locked(folder):
         return _audit_run(folder, settings, executor, progress)
 

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equimd.data.paths import selection
 from equimd.data.readers.structures import read_structures
 from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.md.integrators import Langevin
 from equimd.md.state import initial_state, maxwell_boltzmann
 from equimd.methods import Method
+from equimd.notices import note
 from equimd.units import ACCELERATION, KB
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def load_molecule(name: str) -> Atoms:
-    """A molecule from a file ASE reads, or by a name ASE knows (its G2 set; common names of a few molecules).
+    """A molecule from a file, or by a name ASE knows (its G2 set; common names of a few molecules).
 
-    A folder that happens to have the name of a molecule is not meant.
+    Of several structures in a file the last one is taken, which is said. A folder that happens to have the name of a
+    molecule is not meant.
 
     Raises:
         DataError: neither such a file nor such a name.
@@ -34,7 +37,7 @@ def load_molecule(name: str) -> Atoms:
 
     aliases = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methanol": "CH3OH", "ammonia": "NH3"}
     try:
-        named = None if os.path.isfile(name) else molecule(aliases.get(name.lower(), name))
+        named = None if os.path.isfile(selection(name)[0]) else molecule(aliases.get(name.lower(), name))
     except KeyError:
         if not os.path.exists(name):
             raise DataError(
@@ -42,7 +45,10 @@ def load_molecule(name: str) -> Atoms:
                 hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
             ) from None
         named = None
-    atoms = read_structures(name)[-1] if named is None else named
+    found = read_structures(name) if named is None else [named]
+    if len(found) > 1:
+        note(f"{name}: the last of its {len(found)} structures is taken")
+    atoms = found[-1]
     atoms.calc = None
     return unconstrained(atoms, name)
 

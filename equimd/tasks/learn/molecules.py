@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from equimd.data.paths import selection
+from equimd.data.readers.structures import read_structures
 from equimd.errors import ConfigError, DataError
-from equimd.tasks.generate.sampling import load_molecule
+from equimd.tasks.generate.sampling import load_molecule, unconstrained
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -18,20 +20,23 @@ DISTINCT = 0.5  # Angstrom RMSD between conformers of the same molecule
 def conformers(molecule: str, *, seed: int = 0, count: int = CONFORMERS) -> list[Atoms]:
     """Start structures of one open molecule, with charge and multiplicity in ``info`` where SMILES or a file say so.
 
-    A file or a name gives one; the name of a molecule is not read as SMILES (CO is carbon monoxide). SMILES give up to
-    ``count`` conformers, by ETKDG (Riniker and Landrum, J. Chem. Inf. Model. 55, 2562 (2015)) and relaxed by MMFF94,
-    the lowest first.
+    A file gives those it holds, a name one; the name of a molecule is not read as SMILES (CO is carbon monoxide).
+    SMILES give up to ``count`` conformers, by ETKDG (Riniker and Landrum, J. Chem. Inf. Model. 55, 2562 (2015)) and
+    relaxed by MMFF94, the lowest first.
 
     Raises:
-        DataError: neither a file, a name, nor SMILES; fewer than two atoms; periodic.
+        DataError: neither a file, a name, nor SMILES; fewer than two atoms; periodic; a file of different molecules, or
+            of more than ``count`` structures.
         ConfigError: SMILES, and rdkit is not installed.
     """
+    if (file := Path(selection(molecule)[0])).is_file():
+        return _of_file(molecule, count)
     try:
         found = [load_molecule(molecule)]
-        if len(found[0]) == 1 and not Path(molecule).is_file():
+        if len(found[0]) == 1:
             found = _from_smiles(molecule, seed, count) or found  # C is methane: atoms have no forces to learn
     except DataError as error:
-        if Path(molecule).is_file() or not _like_smiles(molecule):
+        if file.exists() or not _like_smiles(molecule):
             raise
         found = _from_smiles(molecule, seed, count)
         if not found:
@@ -41,7 +46,18 @@ def conformers(molecule: str, *, seed: int = 0, count: int = CONFORMERS) -> list
     return _checked(found, molecule)
 
 
-def given_conformers(atoms: list[Atoms]) -> list[Atoms]:
+def _of_file(name: str, count: int) -> list[Atoms]:
+    found = [unconstrained(atoms, name) for atoms in read_structures(name)]
+    if len(found) > count:
+        what = f"holds {len(found)} structures, and a learn run starts from {count} conformers at most"
+        path, _ = selection(name)
+        raise DataError(what, where=name, hint=f"some of them: {path}@-1, or {path}@:{count}")
+    for atoms in found:
+        atoms.calc = None
+    return given_conformers(found, name)
+
+
+def given_conformers(atoms: list[Atoms], where: str = "structures") -> list[Atoms]:
     """Start structures that are given themselves.
 
     Raises:
@@ -49,8 +65,9 @@ def given_conformers(atoms: list[Atoms]) -> list[Atoms]:
     """
     for k, each in enumerate(atoms):
         if list(each.numbers) != list(atoms[0].numbers):
-            raise DataError("is of another molecule or atom order than the first", where=f"structure {k}")
-    return _checked([each.copy() for each in atoms], "structures")
+            place = f"{where}, structure {k}" if where != "structures" else f"structure {k}"
+            raise DataError("is of another molecule or atom order than the first", where=place)
+    return _checked([each.copy() for each in atoms], where)
 
 
 def _checked(found: list[Atoms], where: str) -> list[Atoms]:

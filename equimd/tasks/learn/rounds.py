@@ -14,7 +14,7 @@ from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
-from equimd.errors import DataError
+from equimd.errors import ConfigError, DataError
 from equimd.guard.certificate import Certificate, Claim, Finding
 from equimd.guard.score import exact_scores
 from equimd.labels.label import Label
@@ -25,6 +25,7 @@ from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
 from equimd.tasks.learn.calibrating import FRAMES, dynamics
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, informative
+from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.training import changes, in_words, train_model
 from equimd.tasks.learn.work import Work
 from equimd.uq.bounds import Trials, confidence_of, trials_needed
@@ -48,6 +49,22 @@ def claim_of(work: Work) -> Claim:
     """What is to be certified."""
     s = work.settings
     return Claim(s.error, s.share, s.false_halt_rate)
+
+
+def check_labels(settings: LearnSettings, conformers: int) -> None:
+    """Refuse fewer labels than the shortest way to a certificate takes.
+
+    Raises:
+        ConfigError: how many that are, and for what.
+    """
+    audit_, train_ = trials_needed(0, settings.share, confidence_of(1)), conformers + FEWEST_SEED
+    if settings.labels < (least := train_ + FRAMES + audit_):
+        raise ConfigError(
+            f"a certificate takes {least} labels at least: {train_} to train on, {FRAMES} to calibrate with, {audit_} "
+            f"to audit, not {settings.labels}",
+            where="labels",
+            hint="more --labels, or a larger --share of bad frames, which takes fewer to audit",
+        )
 
 
 def first_labels(work: Work, molecules: list[Atoms]) -> dict[str, Any]:

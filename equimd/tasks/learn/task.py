@@ -14,13 +14,17 @@ import torch
 
 from equimd.config import read_config
 from equimd.data.frames import Frames
+from equimd.data.given import absolute
+from equimd.data.paths import selection
+from equimd.data.readers.opening import resolve
 from equimd.data.readers.structures import read_structures
 from equimd.data.state import read_state
-from equimd.errors import ConfigError, RunError
+from equimd.errors import ConfigError, DataError, RunError
 from equimd.files import check_output, check_writable, locked, new_folder, understood, write_atomic
 from equimd.guard.certificate import load_certificate, save_certificate
 from equimd.guard.certificate import words as certificate_words
 from equimd.labels.pool import Executor
+from equimd.methods import check_method
 from equimd.progress import duration
 from equimd.run import RUN_FILE, Run, free_name
 from equimd.tasks.audit.expected import Calibrated
@@ -79,19 +83,29 @@ def begin(settings: LearnSettings, folder: Path, atoms: list[Atoms] | None = Non
         overwrite: replace another run that the folder holds.
 
     Raises:
-        ConfigError: no molecule. DataError: it cannot be read. RunError: the folder holds something.
+        ConfigError: no molecule, no such method, or fewer labels than a certificate takes.
+        DataError: the molecule or the data cannot be read. RunError: the folder holds something.
     """
     if not settings.molecule:
         raise ConfigError("no molecule", hint="equimd learn ethanol, a structure file, or SMILES")
     reads = (settings.molecule, *settings.data)
     resume = f"equimd learn --resume {folder}"
     check_output(folder, overwrite, made=("learn run", SETTINGS_FILE), resume=resume, reads=reads)
+    for name in settings.data:
+        resolve(selection(name)[0])
+    if settings.executor == "local":
+        check_method(settings.calculator)
+    if settings.cheap_method is not None:
+        check_method(settings.cheap_method, "--cheap")
     molecules = conformers(settings.molecule, seed=settings.seed) if atoms is None else given_conformers(atoms)
-    state = read_state(molecules[0].info, where=settings.molecule)
+    rounds.check_labels(settings, len(molecules))
+    state, *others = (read_state(each.info, where=settings.molecule) for each in molecules)
+    if any(other != state for other in others):
+        raise DataError("its structures differ in charge or multiplicity", where=settings.molecule)
     settings = settings.changed(
         charge=settings.charge or state.charge,
         spin=settings.spin or state.spin,
-        data=tuple(str(Path(name).absolute()) for name in settings.data),
+        data=absolute(settings.data),
         preset=settings.size,  # more time later on does not change the model
     )
     new_folder(folder)

@@ -69,6 +69,13 @@ class Often(Springs):
             raise SCFError("not converged")
 
 
+class Never(Springs):
+    """A reference that fails on every frame."""
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+        raise SCFError("not converged")
+
+
 class Here:
     """Labels in this process, so that no test waits for others to start; counts its calls."""
 
@@ -229,9 +236,23 @@ def test_time_that_is_up_is_said_and_can_be_added(tmp_path: Path) -> None:
 
 
 def test_a_method_that_always_fails_is_said_at_once(tmp_path: Path) -> None:
-    chosen = start(tmp_path / "broken", calculator="nowhere:Nothing")
+    name = f"{NAME}:Never"
+    chosen = start(tmp_path / "broken", calculator=name)
     with pytest.raises(DataError, match="failed on all of 1 frames"):
-        learn(tmp_path / "broken", chosen, executor=Here("nowhere:Nothing"))
+        learn(tmp_path / "broken", chosen, executor=Here(name))
+
+
+def test_what_cannot_end_well_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    for options, words in (
+        ({"calculator": "nowhere:Nothing"}, "^--calculator: cannot import"),
+        ({"cheap": "gfn3"}, "^--cheap: unknown calculator 'gfn3'"),
+        ({"data": ("absent.xyz",)}, "no such file"),
+        ({"data": ("absent.h5@-1",)}, "no such file"),
+        ({"labels": 10}, r"a certificate takes \d+ labels at least: 21 to train on.*not 10"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=words):
+            begin(settings(**options), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_audit_of_the_run_by_its_command_goes_on_counting(often: tuple[Path, Learned], tmp_path: Path) -> None:

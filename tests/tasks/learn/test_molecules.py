@@ -21,6 +21,21 @@ def test_names_and_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(water.positions, molecule("H2O").positions, atol=1e-6)
 
 
+def test_several_structures_of_a_file_are_conformers(tmp_path: Path) -> None:
+    path, moved = tmp_path / "several.xyz", [molecule("H2O") for _ in range(10)]
+    for k, atoms in enumerate(moved):
+        atoms.positions[0, 0] += 0.01 * k
+    write(path, moved[:3])
+    assert [round(100 * a.positions[0, 0]) for a in conformers(str(path))] == [0, 1, 2]
+    assert [round(100 * a.positions[0, 0]) for a in conformers(f"{path}@-1")] == [2]
+    write(path, [*moved[:2], molecule("NH3")])
+    with pytest.raises(DataError, match="structure 2: is of another molecule"):
+        conformers(str(path))
+    write(path, moved)
+    with pytest.raises(DataError, match="holds 10 structures.*8 conformers at most"):
+        conformers(str(path))
+
+
 def test_smiles_give_conformers() -> None:
     pytest.importorskip("rdkit")
     found = conformers("CCC(C)O", seed=1)
