@@ -212,6 +212,23 @@ def _npz(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def _trajectories(folder: Path) -> list[Path]:
+    from equimd.data.system import System
+    from equimd.md.trajectory import Frame, TrajectoryWriter
+
+    cell = np.array([[0.0, 9.0, 1.0], [8.0, 0.0, 0.0], [0.0, 3.0, 10.0]])
+    for name, system in (
+        ("a.h5", System.build([8, 1, 1])),
+        ("b.h5", System.build([8, 1, 1], cell=cell, pbc=(True, True, True))),
+    ):
+        writer = TrajectoryWriter(folder / name, system)
+        x = np.arange(9.0).reshape(3, 3)
+        for step in range(4):
+            writer.append(Frame(step, 0.5 * step, x + 0.1 * step, 0 * x, x, {"potential_energy": 0.1 * step}))
+        writer.flush()
+    return sorted(folder.iterdir())
+
+
 def _spoil_array(array: np.ndarray, rng: random.Random) -> Any:
     """An array of another shape, type or content."""
     how = rng.randrange(9)
@@ -438,6 +455,7 @@ TARGETS: dict[str, Target] = {
     "npz": Target(_npz, _with_structure(_change_npz), read_data),
     "hdf5": Target(_hdf5, _with_structure(_change_hdf5), read_data),
     "store": Target(_stores, _with_structure(_change_hdf5), read_data),
+    "trajectory": Target(_trajectories, _with_structure(_change_hdf5), read_structures),
     "aselmdb": Target(_lmdb, _with_structure(_change_lmdb), read_data),
     "database": Target(_databases, _with_structure(_change_database), read_data),
     "deepmd": Target(_deepmd, _spoil_deepmd, read_data),

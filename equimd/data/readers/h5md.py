@@ -37,7 +37,7 @@ def read_h5md(path: Path, _: ReadOptions) -> Raw:
         group = file[PARTICLES]
         positions, step = dataset(group, "position/value")[()], dataset(group, "position/step")[()]
         numbers, box = dataset(group, "species")[()], group["box"]
-        periodic = np.array([str(b) == "periodic" for b in box.attrs["boundary"]])
+        periodic = np.char.equal(np.asarray(box.attrs["boundary"]).astype(str), "periodic")
         cell = dataset(box, "edges/value")[()] if "edges" in box else np.zeros((len(positions), 3, 3))
         if "rotation" in box:
             back = dataset(box, "rotation")[()].T
