@@ -29,7 +29,7 @@ export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    set up, train on the bundled data, calibrate, simulate at 300 K and at 1000 K"
+	@echo "make demo    set up, train on the bundled data, calibrate, simulate at 300 K and at 1000 K; a page to open"
 	@echo "make test    set up, static checks, all tests"
 	@echo "make lint    static checks alone"
 	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
@@ -60,6 +60,8 @@ demo: setup
 	@echo "1000 K, far from what it was trained on: the guard halts it (exit code 3)"
 	$(BIN)/equimd simulate demo/run demo/ethanol.xyz --relax --steps $(DEMO_STEPS) --temperature 1000 --out demo/1000K; \
 		test $$? -eq 3
+	@$(BIN)/equimd report demo/run demo/300K demo/1000K --out demo/report.html >/dev/null
+	@echo "open demo/report.html in a browser: the run, and both simulations with the molecule in 3D"
 
 lint: setup-tests
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def calibrate(
         equimd calibrate runs/aspirin --data held_out.xyz --temperature 500 --blocks 99
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
-    from equimd.cli.common import echo_json
+    from equimd.cli.common import echo_json, show_how_to_look
     from equimd.progress import ProgressBar
     from equimd.tasks.calibrate.call import calibrate as work
 
@@ -52,3 +52,4 @@ def calibrate(
         echo_json(done.to_json())
     else:
         typer.echo(done.table())
+        show_how_to_look(done.run)

@@ -31,6 +31,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -80,6 +81,11 @@ def keep_indented(text: str) -> str:
 def log(message: str = "", *, end: str = "\n") -> None:
     """Print to stderr: progress, notes, anything that is not the result."""
     print(message, end=end, file=sys.stderr, flush=True)
+
+
+def show_how_to_look(folder: str | os.PathLike[str]) -> None:
+    """The line that ends what commands say of a folder which ``equimd report`` can show."""
+    log(f"look at it: equimd report {shlex.quote(os.fspath(folder))}")
 
 
 def warn(message: str) -> None:

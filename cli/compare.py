@@ -43,7 +43,7 @@ def compare(
         equimd compare runs/conservative runs/direct ethanol.xyz --data bundled:ethanol --time 20
         equimd compare runs/conservative runs/direct ethanol.xyz --replicas 3 --dtype float64 --json
     """
-    from equimd.cli.common import echo_json
+    from equimd.cli.common import echo_json, show_how_to_look
     from equimd.progress import ProgressBar
     from equimd.tasks.compare.call import compare as work
 
@@ -53,3 +53,4 @@ def compare(
         echo_json(done.to_json())
     else:
         typer.echo(done.table())
+        show_how_to_look(done.folder)

@@ -74,9 +74,10 @@ def learn(
 
 def _show(done: Any, json: bool) -> None:
     """The result on stdout."""
-    from equimd.cli.common import echo_json
+    from equimd.cli.common import echo_json, show_how_to_look
 
     if json:
         echo_json(done.to_json())
     else:
         typer.echo(done.table())
+        show_how_to_look(done.folder)

@@ -37,7 +37,7 @@ def train(
         equimd train config.yaml --seed 1 --out runs/seed-1
         equimd train --resume runs/ethanol
     """
-    from equimd.cli.common import echo_json, log
+    from equimd.cli.common import echo_json, log, show_how_to_look
     from equimd.progress import ProgressBar
     from equimd.tasks.train import stated_settings
     from equimd.tasks.train import train as work
@@ -61,4 +61,6 @@ def train(
         echo_json(done.to_json())
     elif done.test is not None:
         typer.echo(f"test errors of {done.run}\n{done.table()}")
+    if not json:
+        show_how_to_look(done.run)
     log(f"use it: equimd predict {done.run} molecule.xyz")
