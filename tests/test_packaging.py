@@ -58,7 +58,7 @@ def test_wheel_holds_every_module_and_the_bundled_data(wheel: list[str]) -> None
     for name in _tracked():
         if name.startswith(("cli/", "benchmarks/")) and name.endswith(".py"):
             assert f"equimd/{name}" in wheel
-        elif name.startswith("equimd/") and (name.endswith((".py", ".h5", ".json"))):
+        elif name.startswith("equimd/") and name.endswith((".py", ".h5", ".json", ".js", ".css", ".html", ".LICENSE")):
             assert name in wheel
     assert sum(name.endswith(".h5") for name in wheel) >= len(bundled.PARTS)
 
