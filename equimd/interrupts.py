@@ -63,10 +63,13 @@ def at_any_time(exit_code: int) -> None:
     yet, and what is imported may lose an exception, or turn it into another.
     """
 
+    def later(number: int) -> None:
+        threading.Timer(0.01, signal.raise_signal, [number]).start()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         while frame is not None:
             if frame.f_code.co_qualname in ("_Disk.write", "_Disk.truncate"):  # called by HDF5, which would crash
-                threading.Timer(0.01, signal.raise_signal, [number]).start()
+                later(number)
                 return
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 os.write(2, b"interrupted\n")
@@ -75,8 +78,8 @@ def at_any_time(exit_code: int) -> None:
         raise KeyboardInterrupt
 
     def lost(found: Any) -> None:
-        if found.exc_type is KeyboardInterrupt:  # raised in a destructor, say
-            signal.raise_signal(signal.SIGINT)
+        if found.exc_type is KeyboardInterrupt:  # raised in a destructor, say; and would be lost here, too
+            later(signal.SIGINT)
         else:
             sys.__unraisablehook__(found)
 

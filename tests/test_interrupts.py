@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -33,3 +35,29 @@ def test_other_threads_leave_signals_alone() -> None:
     thread.start()
     thread.join()
     assert said == [(False, True)]
+
+
+LOST = """
+import os, signal, time
+from equimd.interrupts import at_any_time
+
+at_any_time(130)
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+try:
+    Held()
+    for _ in range(100):
+        time.sleep(0.05)
+except KeyboardInterrupt:
+    raise SystemExit(7)
+"""
+
+
+def test_an_interrupt_that_a_destructor_loses_comes_again() -> None:
+    found = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stderr) == (7, "")
