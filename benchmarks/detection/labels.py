@@ -17,7 +17,7 @@ import numpy as np
 
 from equimd.benchmarks.options import say
 from equimd.files import write_atomic
-from equimd.workers import run_in_processes
+from equimd.workers import processes, run_all
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def label(tasks: Sequence[Task], folder: Path, names: Sequence[str], workers: in
             done += 1
             say(f"labels: {done} of {len(todo)} runs")
 
-        run_in_processes(errors, {k: (tasks[k],) for k in todo}, workers or os.cpu_count() or 1, finished)
+        with processes(min(workers or os.cpu_count() or 1, len(todo))) as pool:
+            run_all(pool, errors, {k: (tasks[k],) for k in todo}, finished)
     out = []
     for path in paths:
         with np.load(path, allow_pickle=False) as saved:

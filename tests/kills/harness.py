@@ -83,8 +83,18 @@ def _left(group: int, patience: float = 5.0) -> bool:
         time.sleep(0.05)
 
 
+def _starting(ended: Ended, number: int | None) -> bool:
+    """Whether the signal found Python itself starting, before a line of equimd had run."""
+    ours = any(f"{ROOT}/{part}/" in ended.said for part in ("equimd", "cli"))
+    return (number == signal.SIGINT and "KeyboardInterrupt" in ended.said and not ours) or (
+        number == signal.SIGTERM and ended.code == -signal.SIGTERM and not ended.said
+    )
+
+
 def _good(ended: Ended, number: int | None) -> list[str]:
     """What is wrong with how a process ended."""
+    if _starting(ended, number):
+        return []
     codes = {*DONE, *(() if number is None else (-9,) if number == signal.SIGKILL else (130,))}
     found = [] if ended.code in codes else [f"exit code {ended.code}: {ended.said[-400:]}"]
     if "Traceback" in ended.said or "Exception ignored" in ended.said:
