@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE, STARTS_FILE, RUN_FOLDER = "learn.yaml", "conformers.xyz", "run"
 RESUMABLE = ("labels", "max_time", "call_limit", "jobs", "executor")  # settings that may change when it goes on
+TIME_IS_UP = "the time is up in the middle of a stage"
 EXPLORATION = 0.06  # share of the time for the runs of a round
 
 
@@ -178,7 +179,7 @@ def _learn(
     try:
         return _loop(work, molecules)
     except TimeIsUpError:
-        return _ended(work, ["the time is up in the middle of a stage"])
+        return _ended(work, [TIME_IS_UP])
     finally:
         torch.set_num_threads(before)
         work.journal.note_time()
@@ -217,14 +218,14 @@ def standing(folder: Path) -> Learned:
 def _reached(journal: Journal, max_time: float) -> tuple[str, list[str]]:
     """Status of a run without a certificate, and what is missing: as decided, else how far it is."""
     audits = [r for name, r in journal.results.items() if name.startswith("audit-")]
-    number = sum(name.startswith("train-") and name != "train-cheap" for name in journal.results) - 1
+    number = len(rows(journal)) - 1
     after, before = journal.decision(f"after-audit-{number}"), journal.decision(f"next-{number}")
     if after.get("do") == "stop":
         return "not_certified", [*(audits[-1]["missing"] if audits else []), str(after["why"])]
     if before.get("do") == "stop":
         return "not_certified", [str(before["why"])]
     if journal.seconds >= max_time:
-        return "not_certified", ["the time is up in the middle of a stage"]
+        return "not_certified", [TIME_IS_UP]
     last = list(journal.results)[-1:] or ["none"]
     return "interrupted", [f"it is not at an end: the last stage that was finished is {last[0]}"]
 
