@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from equimd.data.hdf5 import writing
+from equimd.data.readers.h5md import GROUP, PARTICLES
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
 from equimd.shown import Shown
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from equimd.data.system import System
 
-GROUP = "trajectory"  # the one particle group; MDAnalysis looks for this name
 CHUNK = 64  # frames
 BLOCK = 100  # frames written at once, at least ...
 GROWTH = 0.02  # ... and at least this fraction of what is in the file already
@@ -146,7 +146,7 @@ class TrajectoryWriter:
 def _frames_up_to(path: Path, step: int, system: System) -> tuple[int, int]:
     """How many frames of a file are no later than a step, and how many there are."""
     with _open(path) as file:
-        group = file["particles"][GROUP]
+        group = file[PARTICLES]
         if not np.array_equal(group["species"][...], system.numbers.cpu().numpy()):
             raise DataError("is a trajectory of another system", where=str(path))
         steps = group["position/step"][...]
@@ -158,7 +158,7 @@ def _append(path: Path, system: System, frames: Sequence[Frame], start: int, uni
     with writing(path) as file:
         if "h5md" not in file:
             _create(file, system, frames[0], units)
-        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        particles, observables = file[PARTICLES], file["observables"][GROUP]
         stop = start + len(frames)
 
         def put(dataset: h5py.Dataset, values: Any) -> None:
@@ -195,7 +195,7 @@ def _create(file: h5py.File, system: System, first: Frame, units: Mapping[str, s
     head.create_group("author").attrs["name"] = "equimd"
     creator = head.create_group("creator")
     creator.attrs["name"], creator.attrs["version"] = "equimd", versions()["equimd"]
-    particles = file.create_group(f"particles/{GROUP}")
+    particles = file.create_group(PARTICLES)
     observables = file.create_group(f"observables/{GROUP}")
     n = system.n_atoms
 
@@ -240,7 +240,7 @@ def _open(path: Path) -> h5py.File:
         file = h5py.File(path, "r")
     except OSError as error:
         raise DataError(f"is not an HDF5 file, or damaged ({error})", where=str(path)) from None
-    if f"particles/{GROUP}/position/value" not in file:
+    if f"{PARTICLES}/position/value" not in file:
         file.close()
         raise DataError("is not an H5MD trajectory written by equimd", where=str(path))
     return file
@@ -253,6 +253,18 @@ class Columns(NamedTuple):
     time: np.ndarray
     observables: dict[str, np.ndarray]
 
+    def thinned(self, values: np.ndarray, most: int, of: str = "mean") -> tuple[np.ndarray, np.ndarray]:
+        """Times in ps and values, at most ``most`` of them: the ``mean`` or the largest (``max``) of each stretch."""
+        time = self.time / 1000
+        size = -(-len(time) // most)
+        if size <= 1:
+            return time, values
+        edges = np.arange(0, len(time), size)
+        counts = np.diff(np.append(edges, len(time)))
+        if of == "mean":
+            return np.add.reduceat(time, edges) / counts, np.add.reduceat(values, edges) / counts
+        return np.add.reduceat(time, edges) / counts, np.maximum.reduceat(values, edges)
+
 
 def read_columns(path: str | Path) -> Columns:
     """Steps, times (fs) and observables of all frames, without the atoms.
@@ -261,7 +273,7 @@ def read_columns(path: str | Path) -> Columns:
         DataError: missing, damaged, or not such a file.
     """
     with _open(Path(path)) as file:
-        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        particles, observables = file[PARTICLES], file["observables"][GROUP]
         values = {name: observables[f"{name}/value"][...] for name in observables}
         return Columns(particles["position/step"][...], particles["position/time"][...], values)
 
@@ -274,7 +286,7 @@ def read(path: str | Path, frames: slice | np.ndarray = slice(None)) -> Trajecto
         DataError: missing, damaged, or not such a file.
     """
     with _open(Path(path)) as file:
-        particles, observables = file["particles"][GROUP], file["observables"][GROUP]
+        particles, observables = file[PARTICLES], file["observables"][GROUP]
         back = particles["box/rotation"][...].T if "rotation" in particles["box"] else None
         return Trajectory(
             particles["species"][...],

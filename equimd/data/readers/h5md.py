@@ -13,7 +13,8 @@ from equimd.data.frames import Frames
 from equimd.data.hdf5 import dataset, open_hdf5, reading
 from equimd.data.readers.raw import Raw, ReadOptions
 
-PARTICLES = "particles/trajectory"  # the one group of particles
+GROUP = "trajectory"  # the one group of particles; MDAnalysis looks for this name
+PARTICLES = f"particles/{GROUP}"
 NOTE = "a trajectory: the energies and forces in it are a model's, not labels, and are left out"
 
 

@@ -57,7 +57,7 @@ def _of_file(name: str, count: int) -> list[Atoms]:
     return given_conformers(found, name)
 
 
-def given_conformers(atoms: list[Atoms], where: str = "structures") -> list[Atoms]:
+def given_conformers(atoms: list[Atoms], where: str = "") -> list[Atoms]:
     """Start structures that are given themselves.
 
     Raises:
@@ -65,9 +65,9 @@ def given_conformers(atoms: list[Atoms], where: str = "structures") -> list[Atom
     """
     for k, each in enumerate(atoms):
         if list(each.numbers) != list(atoms[0].numbers):
-            place = f"{where}, structure {k}" if where != "structures" else f"structure {k}"
+            place = f"{where}, structure {k}" if where else f"structure {k}"
             raise DataError("is of another molecule or atom order than the first", where=place)
-    return _checked([each.copy() for each in atoms], where)
+    return _checked([each.copy() for each in atoms], where or "structures")
 
 
 def _checked(found: list[Atoms], where: str) -> list[Atoms]:

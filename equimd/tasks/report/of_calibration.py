@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,10 @@ def calibration_sections(page: Page, run: Path, sha256: Callable[[], str]) -> st
     if not is_calibrated(run):
         why = f"the run is not calibrated; equimd calibrate {run} --data FRAMES makes it know its errors"
         return page.section("Uncertainty", lambda: page.missing("Uncertainty", why))
-    read: list[Calibration] = []
 
+    @cache
     def calibration() -> Calibration:
-        if not read:
-            read.append(load_calibration(run, sha256()))
-        return read[0]
+        return load_calibration(run, sha256())
 
     return page.section("Sigma against error", lambda: _sigmas(page, calibration().report)) + page.section(
         "Thresholds", lambda: _thresholds(page, calibration())

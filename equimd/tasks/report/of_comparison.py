@@ -8,13 +8,11 @@ from pathlib import Path
 
 from equimd.errors import DataError, EquimdError
 from equimd.files import understood
-from equimd.run import Run
 from equimd.tasks.compare.table import rows
 from equimd.tasks.compare.task import JSON_FILE, unique_names
 from equimd.tasks.report import layers
 from equimd.tasks.report.of_run import ReportedRun, errors_table
 from equimd.tasks.report.page import Page, figures, paragraph, table
-from equimd.tasks.report.settings import ReportSettings
 
 COLOURS = ("blue", "red", "green", "violet")
 
@@ -50,13 +48,12 @@ def comparison_part(page: Page, folder: Path) -> str:
     return made + page.section("Conservation of energy", energies)
 
 
-def runs_side_by_side(page: Page, runs: Sequence[Run], settings: ReportSettings) -> str:
+def runs_side_by_side(page: Page, runs: Sequence[ReportedRun]) -> str:
     """The errors of runs that are reported together."""
 
     def compared() -> str:
         kept, kinds, frames = [], [], set()
-        for name, run in zip(unique_names([str(r.path) for r in runs]), runs, strict=True):
-            each = ReportedRun(run, settings)
+        for name, each in zip(unique_names([str(r.run.path) for r in runs]), runs, strict=True):
             kind = "conservative" if each.weights[0].conservative else "direct"
             try:
                 test = each.test

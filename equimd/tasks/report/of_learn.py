@@ -14,7 +14,7 @@ from equimd.run import Run
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.task import SETTINGS_FILE, Learned, standing
 from equimd.tasks.report import layers
-from equimd.tasks.report.of_run import run_part
+from equimd.tasks.report.of_run import ReportedRun, run_part
 from equimd.tasks.report.page import Page, facts, figures, folded, paragraph, table, text
 from equimd.tasks.report.settings import ReportSettings
 
@@ -38,7 +38,7 @@ def learn_part(page: Page, folder: Path, settings: ReportSettings, told: Callabl
         why = "no model has been calibrated yet"
         return made + page.section("The run that is shipped", lambda: page.missing("The run that is shipped", why))
     made += f"<h3>The run that is shipped</h3>\n{paragraph('Its sections follow.')}"
-    return made + run_part(page, Run.open(found.run), settings, told)
+    return made + run_part(page, ReportedRun(Run.open(found.run), settings), told)
 
 
 def _reached(found: Learned, asked: LearnSettings) -> str:

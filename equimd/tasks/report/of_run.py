@@ -95,7 +95,7 @@ class ReportedRun:
         return data
 
 
-def run_part(page: Page, run: Run, settings: ReportSettings, told: Callable[[str], None]) -> str:
+def run_part(page: Page, r: ReportedRun, told: Callable[[str], None]) -> str:
     """The sections of a run.
 
     Args:
@@ -104,12 +104,12 @@ def run_part(page: Page, run: Run, settings: ReportSettings, told: Callable[[str
     Raises:
         RunError: run.json or config.yaml is damaged.
     """
-    r = ReportedRun(run, settings)
+    run = r.run
     _ = r.info, run.config
     made = page.section("The run", lambda: _about(r))
     made += page.section("Test errors", lambda: errors_table([(run.path.name, r.test)]))
     made += page.section("Learning curves", lambda: _curves(page, run.path / METRICS_FILE))
-    if settings.test_frames:
+    if r.settings.test_frames:
         told("parity")
         made += page.section("Parity on test frames", lambda: _parity(page, r))
     made += calibration_sections(page, run.path, lambda: str(r.weights[1]["sha256"]))

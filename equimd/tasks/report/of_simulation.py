@@ -23,6 +23,7 @@ from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.trajectory import Columns, read_columns, trajectory_path
 from equimd.progress import counting
 from equimd.run import Run
+from equimd.tasks.generate.sampling import bonds as find_bonds
 from equimd.tasks.report import of_trajectory
 from equimd.tasks.report.page import Page, facts, folded, paragraph, text
 from equimd.tasks.report.settings import ReportSettings
@@ -31,7 +32,6 @@ from equimd.tasks.simulate.session import SETTINGS_FILE
 from equimd.tasks.simulate.start import Start
 from equimd.tasks.simulate.task import SUMMARY_FILE
 
-POINTS = 600  # of a line along the trajectory
 FEWEST = 4  # frames of a replica in 3D
 
 
@@ -198,7 +198,7 @@ def _molecule(page: Page, s: ReportedSimulation, told: Callable[[str], None]) ->
     known = np.concatenate([x.atom_sigma.ravel() for x in shots])
     known = known[np.isfinite(known)]
     full = s.threshold or (float(np.quantile(known, 0.99)) if len(known) else 1.0)
-    bonds = of_trajectory.bonds_of(atoms)
+    bonds = find_bonds(atoms.numbers, atoms.positions)
     page.data[s.view] = {
         "elements": atoms.get_chemical_symbols(),
         "bonds": [[int(b) for a, b in (*bonds, *bonds[:, ::-1]) if a == k] for k in range(len(atoms))],

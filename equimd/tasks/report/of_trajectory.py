@@ -9,7 +9,7 @@ import numpy as np
 
 from equimd.errors import DataError
 from equimd.md.ensembles import ENSEMBLES
-from equimd.md.observables import dihedrals, vibrational_spectrum
+from equimd.md.observables import LIGHT_CM_PER_FS, dihedrals, vibrational_spectrum
 from equimd.md.trajectory import Columns, read, trajectory_path
 from equimd.tasks.generate.sampling import bonds
 from equimd.tasks.generate.torsions import Torsion, torsions
@@ -23,11 +23,6 @@ POINTS = 600  # of a line
 MOST_TORSIONS = 8
 BLOCK, MAX_FRAMES = 2000, 20_000  # frames read at once, and of a distribution, per replica
 EVENTS = 40  # buttons of frames that the guard spoke about
-
-
-def bonds_of(atoms: Any) -> np.ndarray:
-    """(k, 2) pairs of bonded atoms of the start geometry."""
-    return bonds(atoms.numbers, atoms.positions)
 
 
 def along(page: Page, s: ReportedSimulation) -> str:
@@ -83,12 +78,7 @@ def _sigma(page: Page, s: ReportedSimulation, time: Mapping[str, Any], more: Map
 
 def _line(c: Columns, y: np.ndarray, colour: str, name: str, of: str = "mean", **own: Any) -> layers.Layer:
     """A line of at most ``POINTS`` points: the mean or the largest of each stretch of time."""
-    time, size = c.time / 1000, -(-len(c.time) // POINTS)
-    edges = np.arange(0, len(time), max(size, 1))
-    counts = np.diff(np.append(edges, len(time)))
-    x = np.add.reduceat(time, edges) / counts
-    y = np.maximum.reduceat(y, edges) if of == "max" else np.add.reduceat(y, edges) / counts
-    return layers.line(x, y, colour, name, **own)
+    return layers.line(*c.thinned(y, POINTS, of), colour, name, **own)
 
 
 def _events(page: Page, s: ReportedSimulation) -> str:
@@ -161,7 +151,7 @@ def vibrations(page: Page, summary: Mapping[str, Any]) -> str:
     time, c = np.array(found["time_fs"]), np.array(found["c"])
     wavenumber, density = vibrational_spectrum(time, c)
     seen = wavenumber <= 4500
-    note = f"Near 0: the molecule as a whole turns. Resolution about {2 / (2.99792458e-5 * 2 * time[-1]):.0f} 1/cm."
+    note = f"Near 0: the molecule as a whole turns. Resolution about {1 / (LIGHT_CM_PER_FS * time[-1]):.0f} 1/cm."
     if wavenumber[-1] < 4000:
         note += (
             f" Frames were saved every {time[1]:g} fs: vibrations above {wavenumber[-1]:.0f} 1/cm, such as those of "
@@ -180,7 +170,7 @@ def torsion_angles(page: Page, s: ReportedSimulation) -> str:
     found = [] if any(s.start.pbc) else torsions(atoms.numbers, atoms.positions)
     if not found:
         raise DataError("the molecule has no bond about which a turn gives another conformer")
-    pairs = bonds_of(atoms)
+    pairs = bonds(atoms.numbers, atoms.positions)
     quartets = np.array([_quartet(t, pairs, atoms.numbers) for t in found[:MOST_TORSIONS]])
     edges = np.linspace(-180, 180, 73)
     counts = np.zeros((len(quartets), len(edges) - 1))

@@ -12,7 +12,7 @@ from equimd.tasks.compare.task import JSON_FILE
 from equimd.tasks.learn.task import SETTINGS_FILE
 from equimd.tasks.report.of_comparison import comparison_part, runs_side_by_side
 from equimd.tasks.report.of_learn import learn_part
-from equimd.tasks.report.of_run import run_part
+from equimd.tasks.report.of_run import ReportedRun, run_part
 from equimd.tasks.report.of_simulation import simulation_part
 from equimd.tasks.report.page import Page
 from equimd.tasks.report.settings import ReportSettings
@@ -58,18 +58,18 @@ def build(folders: Sequence[Reported], settings: ReportSettings, told: Callable[
         RunError: a folder cannot be read.
     """
     page = Page()
-    runs = {each.path.resolve(): Run.open(each.path) for each in folders if each.kind == "run"}
+    runs = {each.path.resolve(): ReportedRun(Run.open(each.path), settings) for each in folders if each.kind == "run"}
     if len(runs) > 1:
-        page.parts.append(("Runs side by side", runs_side_by_side(page, list(runs.values()), settings)))
+        page.parts.append(("Runs side by side", runs_side_by_side(page, list(runs.values()))))
     for each in folders:
         title = f"{TITLES[each.kind]} {each.path.resolve().name}"
-        page.parts.append((title, _part(page, each, settings, told)))
+        run = runs.get(each.path.resolve())
+        made = _part(page, each, settings, told) if run is None else run_part(page, run, told)
+        page.parts.append((title, made))
     return page
 
 
 def _part(page: Page, each: Reported, settings: ReportSettings, told: Callable[[str], None]) -> str:
-    if each.kind == "run":
-        return run_part(page, Run.open(each.path), settings, told)
     if each.kind == "simulation":
         return simulation_part(page, each.path, settings, told)
     if each.kind == "learn":

@@ -37,8 +37,8 @@ def simulation(paths: Mapping[int, Path], out: Path, *, judge: Judge, halts: Seq
     for c in columns.values():
         for name, colour in (("potential_energy", VAL), ("conserved", TRUE)):
             values = c.observables[name]
-            axes[0].plot(*_binned(c, values - values[0]), **{**look, "color": colour})
-        axes[1].plot(*_binned(c, c.observables["temperature"]), **look)
+            axes[0].plot(*c.thinned(values - values[0], BINS), **{**look, "color": colour})
+        axes[1].plot(*c.thinned(c.observables["temperature"], BINS), **look)
         if scored:
             _score(axes[2], c, judge, look)
     axes[0].set(ylabel="energy from the start (eV)")
@@ -70,22 +70,9 @@ def _panels(rows: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _binned(c: Columns, values: np.ndarray, of: str = "mean") -> tuple[np.ndarray, np.ndarray]:
-    """Times in ps and values, at most ``BINS`` of them: the mean or the largest of each stretch of time."""
-    time = c.time / 1000
-    size = -(-len(time) // BINS)
-    if size <= 1:
-        return time, values
-    edges = np.arange(0, len(time), size)
-    counts = np.diff(np.append(edges, len(time)))
-    if of == "mean":
-        return np.add.reduceat(time, edges) / counts, np.add.reduceat(values, edges) / counts
-    return np.add.reduceat(time, edges) / counts, np.maximum.reduceat(values, edges)
-
-
 def _score(ax: Any, c: Columns, judge: Judge, look: Mapping[str, Any]) -> None:
     values = c.observables[judge.name.replace(" ", "_")]
-    ax.plot(*_binned(c, values, "max"), **look)
+    ax.plot(*c.thinned(values, BINS, "max"), **look)
     flagged = c.observables["flagged"] > 0
     if flagged.any():
         ax.plot(c.time[flagged] / 1000, values[flagged], ".", color=FLAG, markersize=3, zorder=3)
