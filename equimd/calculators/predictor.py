@@ -168,6 +168,8 @@ class Predictor(Shown):
         """
         opened = Run.open(run)
         potential, meta = opened.load_model(which)
+        # nobody trains it; and threads that share weights with gradients may wait for each other for ever within torch
+        potential.requires_grad_(False)
         return cls(potential, device=device, run=opened, sha256=meta["sha256"])
 
     @cached_property

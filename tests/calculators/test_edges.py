@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -136,6 +136,8 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_share_a_model_and_a_calculator(model: equimd.LoadedModel) -> None:
     """Forward mode has levels that all threads share, and a calculator has one structure at a time."""
     frames = displaced(6)
+    weights = cast("torch.nn.Module", model.potential).parameters()
+    assert not any(w.requires_grad for w in weights), "torch may block threads that share weights with gradients"
     right = [model.predict(a) for a in frames]
     shared = model.calculator()
 
