@@ -24,7 +24,7 @@ from equimd.md.integrators import Integrator, Langevin
 from equimd.md.observables import distance_distribution
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
-from equimd.md.trajectory import trajectory_path
+from equimd.md.trajectory import trajectory_files, trajectory_path
 from equimd.model.interface import Model
 from equimd.tasks.compare import measures
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, rms
@@ -100,7 +100,7 @@ def simulate(model: Model, data: Dataset, kind: Dynamics, folder: Path) -> Simul
         simulation = Simulation.resume(system, integrator, forces, output, dof=dof)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("traj*.h5"):  # of a start that was killed before anything could be gone on with
+        for old in trajectory_files(folder):  # of a start that was killed before anything could be gone on with
             old.unlink()
         velocities = maxwell_boltzmann(
             system,

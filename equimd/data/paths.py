@@ -44,7 +44,7 @@ def existing(path: str | Path) -> Path:
 
 
 def selection(name: str | Path) -> tuple[str, slice | None]:
-    """A name and the frames of it that are meant: ``md/traj.h5@-1``, ``data.h5@::10``, counted from 0 as in Python.
+    """A name and the frames of it that are meant, counted from 0 as in Python: ``md/trajectory.h5md@-1``, ``a@::10``.
 
     A file that is called so is meant whole.
 

@@ -84,8 +84,16 @@ class Trajectory(Shown):
 
 
 def trajectory_path(folder: Path, replica: int, count: int) -> Path:
-    """``traj.h5`` of a single replica, ``traj-007.h5`` of one of several."""
-    return folder / ("traj.h5" if count == 1 else f"traj-{replica:03d}.h5")
+    """``trajectory.h5md`` of a single replica, ``trajectory-007.h5md`` of one of several; or the one that stands there
+    under the name of earlier versions, ``traj.h5``."""
+    number = "" if count == 1 else f"-{replica:03d}"
+    former = folder / f"traj{number}.h5"
+    return former if former.is_file() else folder / f"trajectory{number}.h5md"
+
+
+def trajectory_files(folder: Path) -> list[Path]:
+    """The trajectories in a folder, of all replicas, under today's name or the former one."""
+    return sorted([*folder.glob("trajectory*.h5md"), *folder.glob("traj*.h5")])
 
 
 class TrajectoryWriter:

@@ -35,7 +35,7 @@ def trajectory(path: Path, cell: np.ndarray | None = None) -> np.ndarray:
 
 @pytest.mark.parametrize("cell", [None, CELL])
 def test_a_trajectory_is_data_and_structures(tmp_path: Path, cell: np.ndarray | None) -> None:
-    path = tmp_path / "traj.h5"
+    path = tmp_path / "trajectory.h5md"
     positions = trajectory(path, cell)
     data = open_dataset(path)
     frames = data.frames()

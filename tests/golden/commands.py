@@ -165,7 +165,8 @@ def scenario(name: str, folder: Path) -> list[dict[str, Any]]:
 
 def _steps(files: dict[str, Any]) -> dict[str, Any]:
     """Trajectories, of four replicas the first and the last, and the state at the end."""
-    return {k: v for k, v in files.items() if k.endswith(("traj.h5", "0.h5", "3.h5", "restart.safetensors"))}
+    kept = ("trajectory.h5md", "0.h5md", "3.h5md", "restart.safetensors")
+    return {k: v for k, v in files.items() if k.endswith(kept)}
 
 
 def options(folder: Path) -> dict[str, list[str]]:

@@ -190,5 +190,6 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 READERS: dict[str, Any] = {
     ".json": _json, ".yaml": _yaml, ".csv": _csv, ".txt": _lines, ".xyz": _extxyz, ".extxyz": _extxyz, ".h5": _hdf5,
-    ".safetensors": _safetensors, ".png": lambda path: "PNG" if path.read_bytes().startswith(PNG) else "no PNG",
+    ".h5md": _hdf5, ".safetensors": _safetensors,
+    ".png": lambda path: "PNG" if path.read_bytes().startswith(PNG) else "no PNG",
 }  # fmt: skip

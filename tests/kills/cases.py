@@ -81,10 +81,10 @@ def _trained(folder: Path) -> Any:
 
 
 def _simulated(folder: Path) -> Any:
-    from equimd.md.trajectory import read
+    from equimd.md.trajectory import read, trajectory_files
 
     found = [_json(folder / "out" / "summary.json")]
-    for path in sorted((folder / "out").glob("traj*.h5")):
+    for path in trajectory_files(folder / "out"):
         t = read(path)
         found.append([hashlib.sha256(a.tobytes()).hexdigest() for a in (t.step, t.positions, t.velocities, t.forces)])
     return found + [_digest(path) for path in sorted((folder / "out").glob("flagged.extxyz"))]

@@ -99,7 +99,7 @@ def main(folder: Path, name: str) -> None:
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
             sys.exit(f"the session to be killed at {what} {count} ended by itself")
-        for path in folder.glob("traj*.h5"):
+        for path in trajectory.trajectory_files(folder):
             trajectory.read(path)  # it opens after every kill
     make(folder, name).run(STEPS)
 

@@ -93,7 +93,7 @@ def test_bonds_across_boundaries_hold(tmp_path: Path) -> None:
     atoms = in_cell(aluminium((3, 3, 3)), SKEW)
     atoms.wrap()  # bonds now cross the boundaries
     _, limits = run(atoms, 20, tmp_path)
-    bonds = summarize([tmp_path / "traj.h5"], limits)["bonds"]
+    bonds = summarize([tmp_path / "trajectory.h5md"], limits)["bonds"]
     assert bonds["n_unstable"] == 0 and bonds["replicas"][0]["largest_deviation_A"] < 0.5
     r, h = distance_distribution(atoms.positions, lattice=limits.system.lattice)
     assert r[np.flatnonzero(h)[-1]] < atoms.get_all_distances(mic=True).max() + 0.1

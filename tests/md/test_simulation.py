@@ -127,7 +127,7 @@ def test_a_first_frame_above_the_threshold_is_not_taken_as_true(tmp_path: Path) 
     simulation.run(10)
     assert simulation.state.step == 0
     assert simulation.suspects.halts[0].step == 0
-    assert not (tmp_path / "traj.h5").exists()
+    assert not (tmp_path / "trajectory.h5md").exists()
 
 
 def test_extras_of_the_force_function_reach_the_score() -> None:
@@ -195,7 +195,7 @@ def test_killed_and_resumed_is_bit_identical(
     reference.run(STEPS)
     assert reference.state.active == (True, True, False)
     assert reference.suspects.n_flagged > 0
-    assert read(whole / "traj-000.h5").step.tolist() == list(range(0, STEPS + 1, SAVE_EVERY))
+    assert read(whole / "trajectory-000.h5md").step.tolist() == list(range(0, STEPS + 1, SAVE_EVERY))
     command = [sys.executable, "-m", "tests.md.runs", str(killed), name]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -224,6 +224,6 @@ def test_a_restart_with_other_settings_is_refused(tmp_path: Path) -> None:
     other = Langevin(0.5, 400.0, 0.02, seed=12)
     with pytest.raises(RunError, match=r"seed = 11, not 12"):
         Simulation.resume(molecule.system, other, molecule, output, dof=12)
-    (tmp_path / "traj-001.h5").unlink()
+    (tmp_path / "trajectory-001.h5md").unlink()
     with pytest.raises(RunError, match="fewer frames"):
         make(tmp_path, "langevin")

@@ -12,7 +12,7 @@ import pytest
 from equimd.data.system import System
 from equimd.errors import DataError, MachineError
 from equimd.md import trajectory
-from equimd.md.trajectory import Frame, TrajectoryWriter, read, trajectory_path
+from equimd.md.trajectory import Frame, TrajectoryWriter, read, trajectory_files, trajectory_path
 from tests.potentials import WATER
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 8.0, 0.0], [0.0, 0.0, 10.0]])
@@ -50,15 +50,15 @@ def check(path: Path, steps: range) -> None:
 
 
 def test_frames_come_back(tmp_path: Path) -> None:
-    write(tmp_path / "traj.h5", range(30))
-    check(tmp_path / "traj.h5", range(30))
-    assert len(read(tmp_path / "traj.h5", slice(0, None, 10))) == 3
-    assert os.listdir(tmp_path) == ["traj.h5"]
+    write(tmp_path / "trajectory.h5md", range(30))
+    check(tmp_path / "trajectory.h5md", range(30))
+    assert len(read(tmp_path / "trajectory.h5md", slice(0, None, 10))) == 3
+    assert os.listdir(tmp_path) == ["trajectory.h5md"]
 
 
 @pytest.mark.parametrize("stop", [0, 11, 29])
 def test_going_on_drops_what_came_after_the_restart(tmp_path: Path, stop: int) -> None:
-    path = tmp_path / "traj.h5"
+    path = tmp_path / "trajectory.h5md"
     write(path, range(30))
     writer = write(path, range(0), resume_step=stop)
     check(path, range(stop + 1))
@@ -72,9 +72,9 @@ def test_going_on_drops_what_came_after_the_restart(tmp_path: Path, stop: int) -
 def test_mdanalysis_reads_it(tmp_path: Path, periodic: bool) -> None:
     mda = pytest.importorskip("MDAnalysis", reason="MDAnalysis is not installed")
     system = System.build(WATER, cell=CELL, pbc=[True] * 3) if periodic else None
-    write(tmp_path / "traj.h5", range(20), system)
+    write(tmp_path / "trajectory.h5md", range(20), system)
     universe = mda.Universe.empty(3)
-    universe.load_new(str(tmp_path / "traj.h5"), format="H5MD")
+    universe.load_new(str(tmp_path / "trajectory.h5md"), format="H5MD")
     assert len(universe.trajectory) == 20
     for step, snapshot in enumerate(universe.trajectory):
         expected = frame(step)
@@ -109,13 +109,13 @@ def test_mdanalysis_reads_any_cell_right(tmp_path: Path, name: str) -> None:
     from MDAnalysis.lib.distances import self_distance_array
 
     cell, pbc = CELLS[name]
-    write(tmp_path / "traj.h5", range(8), System.build(WATER, cell=cell, pbc=pbc))
-    back = read(tmp_path / "traj.h5")
+    write(tmp_path / "trajectory.h5md", range(8), System.build(WATER, cell=cell, pbc=pbc))
+    back = read(tmp_path / "trajectory.h5md")
     np.testing.assert_allclose(back.positions, [frame(k).positions for k in range(8)], atol=1e-12)
     np.testing.assert_allclose(back.velocities, [frame(k).velocities for k in range(8)], atol=1e-7)
     np.testing.assert_allclose(back.forces, [frame(k).forces for k in range(8)], atol=1e-5)
     universe = mda.Universe.empty(3)
-    universe.load_new(str(tmp_path / "traj.h5"), format="H5MD")
+    universe.load_new(str(tmp_path / "trajectory.h5md"), format="H5MD")
     for k, snapshot in enumerate(universe.trajectory):
         found = self_distance_array(snapshot.positions, box=snapshot.dimensions)
         expected = get_distances(frame(k).positions, cell=complete_cell(cell), pbc=np.array(pbc, bool))[1]
@@ -127,8 +127,8 @@ def test_mdanalysis_reads_any_cell_right(tmp_path: Path, name: str) -> None:
 
 
 def test_the_layout_is_h5md(tmp_path: Path) -> None:
-    write(tmp_path / "traj.h5", range(3))
-    with h5py.File(tmp_path / "traj.h5") as file:
+    write(tmp_path / "trajectory.h5md", range(3))
+    with h5py.File(tmp_path / "trajectory.h5md") as file:
         assert file["h5md"].attrs["version"].tolist() == [1, 1]
         assert {"name"} <= set(file["h5md/author"].attrs)
         assert {"name", "version"} <= set(file["h5md/creator"].attrs)
@@ -142,7 +142,7 @@ def test_the_layout_is_h5md(tmp_path: Path) -> None:
 
 def test_a_kill_while_writing_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at any of the points between the first byte of a block and the last: the frames before it are there."""
-    path = tmp_path / "traj.h5"
+    path = tmp_path / "trajectory.h5md"
     writer = write(path, range(10))
     writer.append(frame(10))
 
@@ -165,7 +165,7 @@ def test_a_kill_while_writing_leaves_the_file_before_it(tmp_path: Path, monkeypa
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "traj.h5"
+    path = tmp_path / "trajectory.h5md"
     writer = write(path, range(10))
     writer.append(frame(10))
     with monkeypatch.context() as patch:
@@ -173,13 +173,13 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, monkeypatch: 
         with pytest.raises(MachineError, match="No space left on device.*intact"):
             writer.flush()
     check(path, range(10))
-    assert os.listdir(tmp_path) == ["traj.h5"]
+    assert os.listdir(tmp_path) == ["trajectory.h5md"]
     writer.flush()
     check(path, range(11))
 
 
 def test_blocks_grow_with_the_file(tmp_path: Path) -> None:
-    writer = TrajectoryWriter(tmp_path / "traj.h5", System.build(WATER))
+    writer = TrajectoryWriter(tmp_path / "trajectory.h5md", System.build(WATER))
     for step in range(99):
         writer.append(frame(step))
     assert not writer.due
@@ -190,11 +190,11 @@ def test_blocks_grow_with_the_file(tmp_path: Path) -> None:
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "traj.h5", range(2))
+    write(tmp_path / "trajectory.h5md", range(2))
     with pytest.raises(DataError, match="is there already"):
-        TrajectoryWriter(tmp_path / "traj.h5", System.build(WATER))
+        TrajectoryWriter(tmp_path / "trajectory.h5md", System.build(WATER))
     with pytest.raises(DataError, match="another system"):
-        TrajectoryWriter(tmp_path / "traj.h5", System.build([1, 1]), resume_step=1)
+        TrajectoryWriter(tmp_path / "trajectory.h5md", System.build([1, 1]), resume_step=1)
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("not hdf5")
@@ -207,5 +207,9 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_of_files(tmp_path: Path) -> None:
-    assert trajectory_path(tmp_path, 0, 1).name == "traj.h5"
+    assert trajectory_path(tmp_path, 0, 1).name == "trajectory.h5md"
+    assert trajectory_path(tmp_path, 7, 32).name == "trajectory-007.h5md"
+    (tmp_path / "traj-007.h5").touch()  # of an earlier version
     assert trajectory_path(tmp_path, 7, 32).name == "traj-007.h5"
+    assert trajectory_path(tmp_path, 8, 32).name == "trajectory-008.h5md"
+    assert trajectory_files(tmp_path) == [tmp_path / "traj-007.h5"]

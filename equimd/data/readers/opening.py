@@ -39,7 +39,7 @@ def open_dataset(
 
     Args:
         paths: a file, a folder (OMol25 shards, QM9 molecules, DeePMD systems, xyz files), ``bundled:NAME``, or a list
-            of these; with frames of it, such as ``md/traj.h5@::10``, if not all are meant.
+            of these; with frames of it, such as ``md/trajectory.h5md@::10``, if not all are meant.
         labels: which labels of an rMD17 file, the original ones (``md17``) are there too; ``none`` reads no labels.
         energy_unit, length_unit: what the numbers in the file are in, where it does not say; forces are in
             energy_unit/length_unit. Never needed for files that state their units.

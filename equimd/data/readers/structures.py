@@ -20,7 +20,7 @@ DATA = ("npz", "hdf5", "h5md", "store", "aselmdb", "deepmd")
 
 def read_structures(path: str | Path) -> list[Atoms]:
     """The structures of a file, in Angstrom: xyz, any format ASE reads, or a data set or trajectory; all of them, or
-    those named as in ``md/traj.h5@-1``.
+    those named as in ``md/trajectory.h5md@-1``.
 
     Raises:
         DataError: the file is missing, not understood, cut off or empty, or holds dummy atoms, positions that are not

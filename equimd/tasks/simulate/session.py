@@ -34,6 +34,7 @@ from equimd.md.equilibration import Equilibrated
 from equimd.md.integrators import Integrator, Langevin
 from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom
+from equimd.md.trajectory import trajectory_files
 from equimd.model.interface import check_data
 from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
@@ -316,6 +317,6 @@ def resume(session: Session, folder: Path) -> Simulation:
             session.output(folder),
             dof=session.dof,
         )
-    for left in folder.glob("traj*.h5"):
+    for left in trajectory_files(folder):
         left.unlink()  # killed between its first frame and its first restart file
     return _first(session, folder)

@@ -113,14 +113,14 @@ def test_net_force_and_torque_of_known_forces() -> None:
 def test_a_replica_is_judged_until_a_bond_breaks(tmp_path: Path) -> None:
     system = System.build(np.array([1, 1]))
     rng = np.random.default_rng(0)
-    writer = TrajectoryWriter(tmp_path / "traj.h5", system)
+    writer = TrajectoryWriter(tmp_path / "trajectory.h5md", system)
     for k in range(30):
         x = np.array([[0.0, 0.0, 0.0], [0.74 + (0.6 if k >= 20 else 0.0), 0.0, 0.0]])
         energy = 1e-3 * k + 1e-5 * rng.normal() if k < 20 else 50.0
         writer.append(Frame(k, 10.0 * k, x, 0 * x, 0 * x, {"conserved": energy, "temperature": 300.0}, {}))
     writer.flush()
     bonds, lengths = np.array([[0, 1]]), np.array([0.74])
-    told, positions = measures.judge_replica(tmp_path / "traj.h5", bonds, lengths, length_fs=290.0)
+    told, positions = measures.judge_replica(tmp_path / "trajectory.h5md", bonds, lengths, length_fs=290.0)
     assert told["stable_ps"] == pytest.approx(0.19) and len(positions) == 20
     assert told["drift"] == pytest.approx(50.0, rel=0.01)  # 1 meV of 2 atoms in 10 fs
     never, _ = measures.judge_replica(tmp_path / "no.h5", bonds, lengths, length_fs=290.0, stopped="fused")

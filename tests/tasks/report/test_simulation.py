@@ -58,7 +58,7 @@ def test_the_view_has_the_frames_of_the_trajectories(written: PageReader, watche
     assert view["elements"] == ["O", "H", "H"] and [sorted(b) for b in view["bonds"]] == [[1, 2], [0], [0]]
     assert [r["replica"] for r in view["replicas"]] == [0, 1, 2]
     replica = view["replicas"][1]
-    part = read(watched / "flagged" / "traj-001.h5")
+    part = read(watched / "flagged" / "trajectory-001.h5md")
     x, sigma = unpacked(replica)
     for k, step in enumerate(part.step):
         row = replica["step"].index(int(step))

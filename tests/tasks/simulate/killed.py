@@ -80,7 +80,7 @@ def main(run: Path, molecule: Path, folder: Path) -> None:
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             sys.exit("a session to be killed ended by itself")
-        for path in killed.glob("traj*.h5"):
+        for path in trajectory.trajectory_files(killed):
             trajectory.read(path)  # it opens after every kill
     simulate(run, molecule, killed)
 

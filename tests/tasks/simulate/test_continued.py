@@ -49,7 +49,7 @@ def test_it_goes_on_from_the_last_good_frames(halted: tuple[Path, str], calibrat
     assert new["steps"] == 320 - (first - 1) and new["settings"]["temperature"] == 400
     assert new["settings"]["replicas"] == 2 and new["continues"] == str(folder)
     for halt in old["halted"]:
-        before, after = (read(f / f"traj-00{halt['replica']}.h5") for f in (folder, out))
+        before, after = (read(f / f"trajectory-00{halt['replica']}.h5md") for f in (folder, out))
         steps = halt["step"] - 1 - before.step[-1]  # of the last frame that was written
         assert 0 <= steps <= 5
         moved = np.abs(after.positions[0] - before.positions[-1]).max()
@@ -64,7 +64,7 @@ def test_frames_before_a_halt_are_kept_apart_in_time(halted: tuple[Path, str]) -
         own = [a.info["step"] for a in frames if a.info["replica"] == replica]
         assert len(own) == min(4, (step - 1) // 5 * 5 // 100)
         assert all(b - a == 100 for a, b in zip(own, own[1:], strict=False)) and own[-1:] < [step - 95]
-        trajectory = read(folder / f"traj-00{replica}.h5")
+        trajectory = read(folder / f"trajectory-00{replica}.h5md")
         for atoms in frames:
             if atoms.info["replica"] == replica:
                 row = int(np.flatnonzero(trajectory.step == atoms.info["step"])[0])

@@ -39,14 +39,14 @@ def test_they_do_not_move(trained: Path, held: Path, tmp_path: Path, ensemble: s
     told = simulate("--resume", out, "--steps", 20, "--json")
     assert told.exit_code == 0, told.stderr
     assert json.loads(told.stdout)["degrees_of_freedom"] == 3
-    start, frames = read_atoms(held).positions, read(out / "traj.h5")
+    start, frames = read_atoms(held).positions, read(out / "trajectory.h5md")
     assert len(frames) == 11
     np.testing.assert_allclose(frames.positions[:, :2], np.broadcast_to(start[:2], (11, 2, 3)), rtol=0, atol=1e-12)
     assert not frames.velocities[:, :2].any()
     assert np.abs(frames.positions[-1, 2] - start[2]).max() > 1e-3
     kinetic, heat = frames.observables["kinetic_energy"], frames.observables["temperature"]
     np.testing.assert_allclose(heat, 2 * kinetic / (3 * 8.617333262e-5), rtol=1e-6)
-    (constraint,) = read_atoms(out / "traj.extxyz").constraints
+    (constraint,) = read_atoms(out / "trajectory.extxyz").constraints
     assert constraint.index.tolist() == [0, 1]
 
 

@@ -54,5 +54,5 @@ def test_a_slab_needs_no_third_vector(run: Path, tmp_path: Path) -> None:
     write(tmp_path / "slab.extxyz", flat)
     told = simulate(run, tmp_path / "slab.extxyz", "--steps", 0, "--dtype", "float64", "--out", tmp_path / "out")
     assert told.exit_code == 0, told.stderr
-    found = read(tmp_path / "out" / "traj.h5").observables["potential_energy"][0]
+    found = read(tmp_path / "out" / "trajectory.h5md").observables["potential_energy"][0]
     assert [found, found] == pytest.approx(energies, abs=1e-5)

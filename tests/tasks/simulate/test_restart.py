@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import equimd
 from equimd import files
 from equimd.cli.main import app
 from equimd.errors import ConfigError, RunError, UncertaintyError
 from equimd.md.simulation import RESTART_FILE
-from equimd.md.trajectory import read
+from equimd.md.trajectory import read, trajectory_files
 from equimd.tasks.simulate import progress, session
 from equimd.tasks.simulate import task as workflow
 from equimd.tasks.simulate.settings import SimulationSettings
@@ -51,7 +52,7 @@ def test_killed_at_random_moments(calibrated: Path, molecule: Path, tmp_path: Pa
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert summary["n_flagged"] > 0
-    assert read(whole / "traj-000.h5").step.tolist() == list(range(0, 201, 3))
+    assert read(whole / "trajectory-000.h5md").step.tolist() == list(range(0, 201, 3))
 
 
 def test_ctrl_c(trained: Path, molecule: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +96,27 @@ def test_a_finished_run_can_be_made_longer(settings: Callable[..., SimulationSet
     assert (again["steps"], again["ns_per_day"], again["status"]) == (60, None, "completed")
 
 
+def test_a_run_whose_trajectory_has_the_former_name_goes_on_in_it(
+    settings: Callable[..., SimulationSettings], tmp_path: Path
+) -> None:
+    whole, old = tmp_path / "whole", tmp_path / "old"
+    begun(settings(steps=60), whole)
+    begun(settings(steps=20), old)
+    (old / "trajectory.h5md").rename(old / "traj.h5")
+    summary = gone_on(old, steps=60)
+    assert trajectory_files(old) == [old / "traj.h5"]
+    assert read(old / "traj.h5").positions.tolist() == read(whole / "trajectory.h5md").positions.tolist()
+    assert summary["n_frames"] == 31 and equimd.SimulationResult(old, summary, "").trajectory().step[-1] == 60
+    (old / RESTART_FILE).unlink()  # killed before it was there: what was begun is begun anew, under today's name
+    gone_on(old)
+    assert trajectory_files(old) == [old / "trajectory.h5md"]
+
+
 def test_killed_before_the_first_restart_file(settings: Callable[..., SimulationSettings], tmp_path: Path) -> None:
     begun(settings(), tmp_path / "whole")
     begun(settings(), tmp_path / "killed")
     (tmp_path / "killed" / RESTART_FILE).unlink()
-    left = tmp_path / "killed" / f".traj.h5.{files._HERE}-{2**22}-00.part"  # of a process that is gone
+    left = tmp_path / "killed" / f".trajectory.h5md.{files._HERE}-{2**22}-00.part"  # of a process that is gone
     left.write_bytes(b"half a file")
     files._swept.clear()  # another process
     gone_on(tmp_path / "killed")

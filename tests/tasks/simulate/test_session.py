@@ -104,7 +104,7 @@ def test_equilibration_ends_without_momentum_and_is_not_recorded(
     still = max(float(linear.abs().max()), float(angular.abs().max())) < 1e-10
     assert still == (ensemble != "langevin")
     simulation.run(4)
-    assert [read(p).step.tolist() for p in sorted(out.glob("traj-*.h5"))] == [[0, 2, 4]] * 4
+    assert [read(p).step.tolist() for p in sorted(out.glob("trajectory-*.h5md"))] == [[0, 2, 4]] * 4
 
 
 def test_starts_of_their_own(settings: Settings, tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_periods_of_hydrogen_stretches() -> None:
 
 def test_disk_needed_is_what_is_written(settings: Settings, tmp_path: Path) -> None:
     system, x = System.build([8, 1, 1]), np.zeros((3, 3))
-    writer = TrajectoryWriter(tmp_path / "traj.h5", system)
+    writer = TrajectoryWriter(tmp_path / "trajectory.h5md", system)
     names = ("potential_energy", "kinetic_energy", "conserved", "temperature")
     for step in range(2001):
         writer.append(Frame(step, 0.5 * step, x, x, x, dict.fromkeys(names, 1.0)))
     writer.flush()
     needed = checks.disk_needed(settings(steps=2000, save_every=1), 3, watched=False)
-    assert needed == pytest.approx((tmp_path / "traj.h5").stat().st_size, rel=0.2)
+    assert needed == pytest.approx((tmp_path / "trajectory.h5md").stat().st_size, rel=0.2)

@@ -57,19 +57,19 @@ def test_json_and_the_files_of_a_run(calibrated: Path, molecule: Path, tmp_path:
     distances = summary["distances"]
     assert sum(distances["h_per_A"]) * (distances["r_A"][1] - distances["r_A"][0]) == pytest.approx(1, abs=1e-4)
     assert summary["velocity_autocorrelation"]["c"][0] == 1
-    frames = read(out / "traj-001.h5")
+    frames = read(out / "trajectory-001.h5md")
     assert frames.step.tolist() == list(range(0, 41, 2))
     names = {"potential_energy", "kinetic_energy", "conserved", "temperature", "force_sigma", "flagged"}
     assert frames.observables.keys() == names
     assert summary["temperature_K_mean"] == pytest.approx(
-        np.mean([read(out / f"traj-00{k}.h5").observables["temperature"] for k in (0, 1)])
+        np.mean([read(out / f"trajectory-00{k}.h5md").observables["temperature"] for k in (0, 1)])
     )
     # per-atom sigmas stand where they were computed, and their maximum is the frame's
     sigma, atoms = frames.observables["force_sigma"], frames.atoms["force_sigma"]
     known = np.isfinite(atoms).all(1)
     assert (np.isnan(atoms).all(1) == ~known).all()
     np.testing.assert_allclose(atoms[known].max(1, initial=0), sigma[known], rtol=1e-6)
-    written = read_atoms(out / "traj-001.extxyz", ":")
+    written = read_atoms(out / "trajectory-001.extxyz", ":")
     assert len(written) == 21
     np.testing.assert_allclose(written[7].positions, frames.positions[7], atol=1e-7)
     np.testing.assert_allclose(written[7].get_forces(), frames.forces[7], atol=1e-7)
@@ -99,9 +99,9 @@ def test_mdanalysis_reads_it(trained: Path, molecule: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     assert simulate(trained, molecule, "--steps", 20, "--out", out).exit_code == 0
     universe = mda.Universe(str(out / "start.xyz"))
-    universe.load_new(str(out / "traj.h5"), format="H5MD")
+    universe.load_new(str(out / "trajectory.h5md"), format="H5MD")
     assert len(universe.trajectory) == 3
-    np.testing.assert_allclose(universe.trajectory[2].positions, read(out / "traj.h5").positions[2], atol=1e-5)
+    np.testing.assert_allclose(universe.trajectory[2].positions, read(out / "trajectory.h5md").positions[2], atol=1e-5)
 
 
 def test_a_halt_is_exit_code_3_and_says_what_to_do(calibrated: Path, molecule: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_halt_is_exit_code_3_and_says_what_to_do(calibrated: Path, molecule: P
     assert scores.max() == pytest.approx(halt["score"], rel=1e-6)
     assert np.flatnonzero(flagged[0].arrays["responsible"]).tolist() == halt["atoms"]
     assert (scores > halt["threshold"]).nonzero()[0].tolist() == halt["atoms"]
-    frames = read(out / f"traj-00{halt['replica']}.h5")
+    frames = read(out / f"trajectory-00{halt['replica']}.h5md")
     assert frames.step[-1] == halt["step"] - 1
     state, _ = load_tensors(out / "restart.safetensors", "md-restart")
     assert np.array_equal(state["state/positions"][halt["replica"]].numpy(), frames.positions[-1])
@@ -293,7 +293,8 @@ def test_yaml_and_default_names(trained: Path, molecule: Path, tmp_path: Path, m
         assert told.exit_code == 0, told.stderr
     made = [Path(f"simulations/water-300K-00{k}") for k in (1, 2)]
     assert sorted(Path("simulations").iterdir()) == made
-    assert read(made[0] / "traj.h5").velocities.tolist() == read(made[1] / "traj.h5").velocities.tolist()
+    first, second = (read(folder / "trajectory.h5md").velocities for folder in made)
+    assert first.tolist() == second.tolist()
     assert "seed: 7" in (made[0] / "simulation.yaml").read_text()
     again = simulate(made[0] / "simulation.yaml", "--out", "again")
     assert again.exit_code == 0, again.stderr
@@ -318,10 +319,11 @@ def test_a_full_disk_is_exit_code_1_and_loses_nothing(
         told = simulate(trained, molecule, *options, "--out", out)
     assert told.exit_code == 1
     assert "earlier frames are intact" in told.stderr
-    assert read(out / "traj.h5").step.tolist() == list(range(21))
+    assert read(out / "trajectory.h5md").step.tolist() == list(range(21))
     assert simulate("--resume", out).exit_code == 0
     assert simulate(trained, molecule, *options, "--out", tmp_path / "whole").exit_code == 0
-    assert np.array_equal(read(out / "traj.h5").positions, read(tmp_path / "whole" / "traj.h5").positions)
+    positions = read(out / "trajectory.h5md").positions
+    assert np.array_equal(positions, read(tmp_path / "whole" / "trajectory.h5md").positions)
 
 
 def test_too_small_a_disk_is_said(
