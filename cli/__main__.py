@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from equimd.errors import EXIT_INTERRUPTED
@@ -11,6 +12,9 @@ from equimd.interrupts import at_any_time, not_any_more
 def main() -> None:
     """The command line, from the first moment to the last."""
     at_any_time(EXIT_INTERRUPTED)
+    # threads that wait for each other by turning round and round take the cores from whatever else runs, and wait ten
+    # times as long for one that has none; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from equimd.cli.main import app
 

@@ -59,7 +59,7 @@ _Molecules = Annotated[str, typer.Option(help="molecules of rMD17, or all: the t
 _Preset = Annotated[
     str | None, typer.Option(help=f"{', '.join(PRESETS)}; without it small for less than 15 minutes, else default")
 ]
-_Budget = Annotated[str, typer.Option(help="training time of a model, compilation included: 90s, 45m, 2h")]
+_Budget = Annotated[str, typer.Option(help="training time of a model, without compilation: 90s, 45m, 2h")]
 _Peers = Annotated[
     str | None,
     typer.Option(help="schnetpack, nequip, mace; none; default: those that `make peers` installed"),

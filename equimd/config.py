@@ -218,7 +218,9 @@ class TrainConfig(Settings):
         None, ge=0, description="passes over the training frames (1000 where --max-time is not given)"
     )
     max_time: Seconds | None = Field(
-        None, gt=0, description="training time, such as 90s, 45m, 2h; the schedule fits itself to it"
+        None,
+        gt=0,
+        description="training time, such as 90s, 45m, 2h; the schedule fits itself to it; compilation comes on top",
     )
     early_stopping_min_epochs: int = Field(0, ge=0, description="never stop early before this many epochs")
     early_stopping_patience: int | None = Field(

@@ -47,7 +47,7 @@ class TrainResult(Shown):
         run: the run folder.
         status: ``completed`` (the budget is used up), ``stopped early``, or ``interrupted``.
         epochs, steps: done, over all sessions. best_epoch: the one whose weights were kept.
-        training_seconds: over all sessions.
+        training_seconds: over all sessions, without compiling_seconds.
         test: errors on the test frames, as ``equimd.evaluate`` gives them; None without test frames.
     """
 
@@ -57,6 +57,7 @@ class TrainResult(Shown):
     steps: int
     best_epoch: int
     training_seconds: float
+    compiling_seconds: float
     test: dict[str, Any] | None = None
 
     def model(self) -> LoadedModel:

@@ -26,6 +26,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     elapsed: float = 0.0  # seconds of training, over all its sessions
+    compiling: float = 0.0  # seconds of compilation, which do not count in these
     rows: int = 0  # lines of metrics.csv that belong to this state
     best: float | None = None
     best_epoch: int = 0

@@ -233,13 +233,24 @@ class Trainer:
 
     def _one_step(self, batch: Batch) -> None:
         p = self.progress
+        shapes, began = self.step.shapes_compiled, time.monotonic()
         sums = self.step(batch, self.schedule.lr(p.step, self._clock))
+        if self.step.shapes_compiled > shapes:
+            self._leave_out(time.monotonic() - began)
         self.running.add(sums)
         p.step += 1
         p.batch += 1
         used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
         if self.told.due(used):
             self.told.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
+
+    def _leave_out(self, seconds: float) -> None:
+        """A step that compiled its graph does not count as time of training: how long that takes depends on what else
+        the machine does and on what was compiled before, and what is learned in ``max_time`` should not."""
+        self._started += seconds
+        self.progress.compiling += seconds
+        told = f"{duration(seconds)}, not counted in the time of training"
+        self.told.line("compiled the training step", told, values={"compiling_seconds": seconds})
 
     def _end_epoch(self, *, last: bool = False) -> None:
         p = self.progress
@@ -371,6 +382,7 @@ class Trainer:
             "epochs": p.epoch,
             "steps": p.step,
             "training_seconds": round(self.elapsed(), 1),
+            "compiling_seconds": round(p.compiling, 1),
             "best_epoch": p.best_epoch,
         }
 

@@ -152,6 +152,11 @@ class TrainStep:
             state.update(zip(self.flat.names, (v.clone() for v in self.flat.views(self._ema)), strict=True))
         return state
 
+    @property
+    def shapes_compiled(self) -> int:
+        """Batch shapes that a graph was compiled for."""
+        return len(self._graphs)
+
     # -- one step ------------------------------------------------------------------------------------------------
 
     def __call__(self, batch: Batch, lr: float) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "EQUIMD_DEBUG": "0"}
 #: Keys of JSON objects and columns of CSV files whose values differ from run to run or machine to machine.
 VOLATILE = {
-    "versions", "created", "training_seconds", "ns_per_day", "ns_per_day_total", "seconds", "time_s", "step_ms",
-    "posterior_sha256", "calibration_sha256", "threads",
+    "versions", "created", "training_seconds", "compiling_seconds", "ns_per_day", "ns_per_day_total", "seconds",
+    "time_s", "step_ms", "posterior_sha256", "calibration_sha256", "threads",
 }  # fmt: skip
 #: Lines on stderr about time and place.
 TALK = re.compile(r"takes about|\d [kMG]?B\b|epoch \d|\bleft\b|ns/day|\d of [\d,]+(?: [a-z]+)?$| \| ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from equimd.machine import choose_device
 from equimd.run import Run
 from equimd.training.compiling import pays_to_compile
 from equimd.training.loop import Trainer
+from equimd.training.metrics import Unit
+from equimd.training.progress import EpochProgress
 from equimd.training.schedule import validation_interval
 from equimd.training.setup import SPLIT_FILE, complete, prepare
+from equimd.training.step import TrainStep
 from tests.training.toy import toy_config, toy_file, toy_frames
 
 
@@ -144,6 +148,29 @@ def test_a_time_budget_ends_it(tmp_path: Path, water: Path) -> None:
     info = Run.open(tmp_path / "run").info
     assert 1.0 <= info["training_seconds"] < 10.0
     assert trainer.progress.last_validated == trainer.progress.step  # the last weights are measured too
+
+
+def test_compiling_comes_on_top_of_the_time(tmp_path: Path, water: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = TrainStep._runner
+
+    def compiling(step: TrainStep, *arguments: Any) -> Any:
+        if not step._graphs:
+            time.sleep(1.5)
+            step._graphs[("a shape",)] = print
+        return runner(step, *arguments)
+
+    monkeypatch.setattr(TrainStep, "_runner", compiling)
+    told: list[str] = []
+    config = toy_config(water, num_epochs=None, max_time="1s")
+    trainer = start(config, tmp_path / "run")
+    trainer.told = EpochProgress(lambda event: told.append(str(event)), Unit.of("meV"))
+    assert trainer.fit() == "completed"
+    info = Run.open(tmp_path / "run").info
+    assert info["steps"] > 1 and info["compiling_seconds"] >= 1.5
+    assert 1.0 <= info["training_seconds"] < 10.0
+    assert any(line.startswith("compiled the training step | ") and "not counted" in line for line in told)
+    resumed = Trainer(prepare(config, run=Run.open(tmp_path / "run")), Run.open(tmp_path / "run"), resume=True)
+    assert resumed.summary()["compiling_seconds"] == info["compiling_seconds"]
 
 
 def test_forces_alone_and_the_constant_afterwards(tmp_path: Path, water: Path) -> None:

@@ -30,6 +30,7 @@ FRAMES = needed(FLAG_RATE) + 2 * MIN_FRAMES
 DRAW_STEPS = 1000  # of the runs that they are drawn from, at most: starts are equilibrated already
 MOST_RUNS = 4  # times as many runs as frames, at most
 COMPILE_FROM = 1500.0  # seconds of all the time, from which compiling the potential pays back
+FEW_RUNS = 0.5  # of the rate of halts: what few runs can show
 STAGE = "calibration"
 SEEDS = {"calibration": 1, "explore": 2, "audit": 3}  # keep the random numbers of different runs apart
 
@@ -122,26 +123,34 @@ def calibration_files(work: Work) -> list[str]:
 def calibrate_model(work: Work, number: int, *, halt: bool) -> dict[str, Any]:
     """Calibrate a model, with a threshold to halt at or without; a stage of its own.
 
-    With ``halt``, the threshold is for a fifth of the rate that is to be certified: an audit then passes, as a rule.
+    With ``halt``, where the error bound equals the error that makes a frame bad, if few runs of the model show that
+    this halts hardly any; else where a fifth of the rate that is to be certified halts, which takes more runs. An audit
+    then passes, as a rule.
     """
     stage = f"{'thresholds' if halt else 'calibrate'}-{number}"
-    return work.journal.once(stage, lambda: _calibrate(work, number, halt))
+    return work.journal.once(stage, lambda: _thresholds(work, number) if halt else _calibrate(work, number, None))
 
 
-def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
+def _thresholds(work: Work, number: int) -> dict[str, Any]:
+    rate = work.settings.false_halt_rate
+    found = _calibrate(work, number, FEW_RUNS * rate, HALTS_EXPECTED * rate)
+    return found if found["halt"] is not None or found["refused"] else _calibrate(work, number, HALTS_EXPECTED * rate)
+
+
+def _calibrate(work: Work, number: int, rate: float | None, foreseen: float = 1.0) -> dict[str, Any]:
+    """Calibrate, with a threshold for a rate of halts if there is one; not saved where the runs foresee more halts."""
     from equimd.tasks.calibrate.task import calibrate, prepare, save
 
     s, run = work.settings, Run.open(work.model_path(number))
-    rate = HALTS_EXPECTED * s.false_halt_rate
     settings = CalibrationSettings(
         false_alarm_rate=FLAG_RATE,
-        false_halt_rate=rate,
+        false_halt_rate=s.false_halt_rate if rate is None else rate,
         run_length=s.run_length,
         temperature=s.temperature,
         dt=s.dt,
         friction=s.friction,
-        blocks=needed(rate),
-        halt=halt,
+        blocks=needed(s.false_halt_rate if rate is None else rate),
+        halt=rate is not None,
         compile="on" if compiled(work) else "off",
         seed=s.seed,
     )
@@ -153,29 +162,41 @@ def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
         work.check_time()
 
     done = calibrate(prepared, told)
-    if done.calibration.halt is not None:
-        done = replace(done, calibration=_shipped(done.calibration, s.error))
-    save(done, calibration_files(work))
-    report = done.calibration.report
-    maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1)).tolist()
+    calibration, report = done.calibration, done.calibration.report
+    maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1))
+    halts = None
+    if calibration.halt is not None and maxima is not None:
+        value = s.error / calibration.error.multiplier
+        halts = share_above(maxima, value)
+        calibration = _shipped(calibration, value)
+    enough = halts is None or halts < foreseen
+    if enough:
+        save(replace(done, calibration=calibration), calibration_files(work))
     return {
-        "multiplier": done.calibration.error.multiplier,
+        "multiplier": calibration.error.multiplier,
         "zms": report["forces"]["zms"],
-        "refused": done.outcome.refused if halt else None,
-        "maxima": maxima,
+        "refused": None if rate is None else done.outcome.refused,
+        "maxima": None if maxima is None else maxima.tolist(),
+        "foreseen": halts,
         "seconds": None if done.own is None else done.own.seconds,
-        "halt": None if done.calibration.halt is None else done.calibration.halt.value,
+        "halt": calibration.halt.value if calibration.halt is not None and enough else None,
     }
 
 
-def _shipped(calibration: Calibration, error: float) -> Calibration:
+def share_above(maxima: np.ndarray, value: float) -> float:
+    """The share of runs whose highest score is above a value, from the highest scores of some: their logarithms follow
+    Gumbel's law, the heavier of the two tails that highest values may have."""
+    from scipy.stats import gumbel_r
+
+    place, width = gumbel_r.fit(np.log(maxima))
+    return float(gumbel_r.sf(np.log(value), place, max(width, 1e-6)))
+
+
+def _shipped(calibration: Calibration, value: float) -> Calibration:
     """Halt where the error bound equals the error that makes a frame bad, if that is above the threshold of the rate:
     a better model then halts less."""
     halt = calibration.halt
-    if halt is None:
-        return calibration
-    value = error / calibration.error.multiplier
-    if value <= halt.value:
+    if halt is None or value <= halt.value:
         return calibration
     # the rate is at most what it was: of the interval, the upper end is left
     return replace(calibration, halt=replace(halt, value=value, interval=(0.0, halt.interval[1])))

@@ -139,11 +139,11 @@ def informative(
     Args:
         covariance: (p, p) of the weights. noise: of energies, eV, and of force components, eV/Angstrom.
     """
-    rows = _whitened(model, frames, noise, len(covariance))
+    rows = whitened(model, frames, noise, len(covariance))
     return list(choose(rows, covariance, count, group=group, per_group=per_group).rows)
 
 
-def _whitened(model: Model, frames: Frames, noise: tuple[float, float], width: int) -> list[Tensor]:
+def whitened(model: Model, frames: Frames, noise: tuple[float, float], width: int) -> list[Tensor]:
     """Energy and force rows of each frame over their noise, (1 + 3n, p)."""
     double, found = model.converted(torch.float64), list[Tensor]()
     for first in range(0, len(frames), BATCH_ROWS):

@@ -17,27 +17,31 @@ from equimd.data.store import StoreDataset
 from equimd.errors import ConfigError, DataError
 from equimd.guard.certificate import Certificate, Claim, Finding
 from equimd.guard.score import exact_scores
+from equimd.guard.thresholds import needed
 from equimd.labels.label import Label
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
 from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
-from equimd.tasks.learn.calibrating import FRAMES, dynamics
+from equimd.tasks.learn.calibrating import FEW_RUNS, FRAMES, dynamics
 from equimd.tasks.learn.cheap import cheap_frames
-from equimd.tasks.learn.exploring import Explored, informative
+from equimd.tasks.learn.exploring import Explored, whitened
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.training import changes, in_words, train_model
 from equimd.tasks.learn.work import Work
 from equimd.uq.bounds import Trials, confidence_of, trials_needed
+from equimd.uq.rows import RowModel
+from equimd.uq.selection import choose
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 SEED_FRAMES, FEWEST_SEED = 60, 20  # labels before the first model
 VALIDATION = 8  # one in so many of these is for validation
-CANDIDATES = 500  # cheap frames that the seed is chosen from
+CANDIDATES = 300  # cheap frames that the seed is chosen from
 PRETRAINING, FIRST, ROUND = 0.22, 0.15, 0.12  # shares of the time for trainings
 SEED_TIME = 0.15  # share of the time for the first labels
+RIDGE = 1e-8  # of the mean of a matrix's diagonal, added to it: weights that no row depends on
 RATTLE = 0.06  # Angstrom: how far conformers are rattled where there are no cheap frames
 BATCH = (10, 40)  # labels of a round, fewest and most
 MARGIN = 1.3  # on what an audit is expected to take
@@ -160,7 +164,9 @@ def seed(work: Work, pretrained: Path | None, molecules: list[Atoms]) -> None:
             rng = np.random.default_rng([s.seed, 8])
             rows = np.sort(rng.permutation(len(data))[:CANDIDATES])
             candidates = data.frames(rows)
-            positions = candidates.positions[_first_choice(pretrained, candidates, count)]
+            shown = work.journal.result(f"train-{PRETRAINED}") or {}
+            noise = (float(shown["val_energy_mae"]), float(shown["val_forces_mae"]))
+            positions = candidates.positions[_first_choice(pretrained, candidates, count, noise)]
         return {"positions": positions.tolist()}
 
     positions = np.array(work.journal.once("choose-seed", chosen)["positions"])
@@ -178,17 +184,16 @@ def _seed_size(work: Work) -> int:
     return int(np.clip(wanted, FEWEST_SEED, SEED_FRAMES))
 
 
-def _first_choice(pretrained: Path, candidates: Frames, count: int) -> list[int]:
+def _first_choice(pretrained: Path, candidates: Frames, count: int, noise: tuple[float, float]) -> list[int]:
     """Before any label of the reference, all that is known of the weights is how large a cheap frame's rows are: one
     frame of average rows is what the prior counts for."""
-    from equimd.uq.laplace import fit_posterior
-
     model, _ = Run.open(pretrained).load_model()
-    fitted = fit_posterior(model, ArrayDataset(candidates), targets="both")
-    noise = fitted.sigma_noise
-    average = (fitted.H / noise.square()[:, None, None]).sum(0) / len(candidates)
-    covariance = torch.linalg.inv(average + torch.diag(fitted.prior_precision_diag)).detach()
-    return informative(model, candidates, covariance, (float(noise[0]), float(noise[1])), count)
+    rows = whitened(model, candidates, noise, RowModel(model, "both").width)
+    average = torch.zeros(rows[0].shape[1], rows[0].shape[1], dtype=torch.float64)
+    for each in rows:
+        average += each.T @ each / len(rows)
+    average.diagonal().add_(RIDGE * average.diagonal().mean())
+    return list(choose(rows, torch.linalg.inv(average), count).rows)
 
 
 def train(work: Work, number: int, seconds: float, init: Path | None) -> dict[str, Any]:
@@ -247,7 +252,7 @@ def audit_seconds(work: Work, cost: float) -> float:
     s = work.settings
     confidence = confidence_of(attempts(work) + 1)
     draws = trials_needed(0, s.share, confidence)
-    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + 5 / s.false_halt_rate
+    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + needed(FEW_RUNS * s.false_halt_rate)
     return MARGIN * (cost * runs * s.run_length + work.label_seconds(draws))
 
 

@@ -155,7 +155,7 @@ def test_certificate(often: tuple[Path, Learned]) -> None:
     watch = make_watch(run.path, c["model_sha256"], dynamics=point, steps=40, formula="H2O")
     assert found.words in watch.notes and watch.about["certificate"] == c
     assert watch.threshold == c["threshold"]["value"] and not watch.warnings
-    loose = make_watch(run.path, c["model_sha256"], "5eV/A", dynamics=point, steps=40, formula="H2O")
+    loose = make_watch(run.path, c["model_sha256"], "50eV/A", dynamics=point, steps=40, formula="H2O")
     assert loose.about["own_halts"] == 0 and f"in 0 of {loose.about['own_runs']} runs of 40 steps" in loose.notes[1]
 
 
