@@ -1,5 +1,5 @@
-# `make demo` and `make test` do all their set-up on a fresh machine: Python 3.11+ and, for `make test`, a C++ compiler.
-# They write to this checkout and to CACHE only.
+# `make demo`, `make docs` and `make test` do all their set-up on a fresh machine: Python 3.11+ and, for `make test`, a
+# C++ compiler. They write to this checkout and to CACHE only.
 
 TORCH ?= torch==2.13.0
 # cpu, or a folder of https://download.pytorch.org/whl such as cu130, or default (what pip is configured to find)
@@ -25,11 +25,12 @@ export EQUIMD_CACHE := $(CACHE)
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
 
-.PHONY: help demo test lint setup setup-tests peers bench clean check-python
+.PHONY: help demo docs test lint setup setup-tests peers bench clean check-python
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    set up, train on the bundled data, calibrate, simulate at 300 K and at 1000 K; a page to open"
+	@echo "make docs    the documentation as a site, in site/; it is read without a server or a network"
 	@echo "make test    set up, static checks, all tests"
 	@echo "make lint    static checks alone"
 	@echo "make setup   the environment in $(VENV) alone; then: . $(BIN)/activate"
@@ -63,6 +64,11 @@ demo: setup
 	@$(BIN)/equimd report demo/run demo/300K demo/1000K --out demo/report.html >/dev/null
 	@echo "open demo/report.html in a browser: the run, and both simulations with the molecule in 3D"
 
+docs: check-python
+	@$(SETUP) --docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html in a browser"
+
 lint: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,4 +90,4 @@ bench: setup
 	$(BIN)/equimd bench report --out $(BENCH) --overwrite
 
 clean:
-	rm -rf $(VENV) demo bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo bench site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

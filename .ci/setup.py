@@ -1,6 +1,6 @@
-"""Make the virtual environment that `make demo` and `make test` run in. Standard library only, Python 3.11 or newer.
+"""Make the environment of `make demo`, `make docs` and `make test`. Standard library only, Python 3.11 or newer.
 
-    python .ci/setup.py --venv .venv --cache DIR --torch torch==2.13.0 --build cpu [--tests] [--cluster]
+    python .ci/setup.py --venv .venv --cache DIR --torch torch==2.13.0 --build cpu [--tests] [--docs] [--cluster]
 
 It writes to the environment and to the cache folder, nowhere else. Three things make it more than one `pip install`:
 
@@ -221,7 +221,8 @@ def install_cluster(env: Environment) -> None:
 def run(args: argparse.Namespace) -> None:
     env = Environment(Path(args.venv).absolute(), Path(args.cache).expanduser().absolute())
     key = recipe_key(args.torch, args.build)
-    want = {"packages", *(["tests"] if args.tests else []), *(["cluster"] if args.cluster else [])}
+    asked = {"tests": args.tests, "docs": args.docs or args.tests, "cluster": args.cluster}  # tests build the site
+    want = {"packages", *(part for part, wanted in asked.items() if wanted)}
     have: set[str] = set()
     if prepare(env, key):
         have = set(env.read_stamp().get("parts", []))  # type: ignore[call-overload]
@@ -231,7 +232,8 @@ def run(args: argparse.Namespace) -> None:
     if not have:
         install_torch(env, args.torch, args.build)
     if not have or want - have - {"cluster"}:
-        install_packages(env, ["label", "tensorboard", "dev"] if args.tests else ["label"])
+        extras = {"packages": ["label"], "docs": ["docs"], "tests": ["tensorboard", "dev"]}
+        install_packages(env, [extra for part in sorted(want | have) for extra in extras.get(part, [])])
     if "cluster" in want - have:
         install_cluster(env)
     env.write_stamp(state="done", base=key, parts=sorted(want | have))
@@ -245,6 +247,7 @@ def main() -> int:
     parser.add_argument("--torch", default="torch==2.13.0", help="the torch requirement")
     parser.add_argument("--build", default="cpu", help="cpu, cu130, ... (a folder of PyTorch's index), or default")
     parser.add_argument("--tests", action="store_true", help="also what the tests and static checks need")
+    parser.add_argument("--docs", action="store_true", help="also what the documentation site needs")
     parser.add_argument("--cluster", action="store_true", help="also torch-cluster, compiled once")
     try:
         run(parser.parse_args())

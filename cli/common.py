@@ -2,7 +2,7 @@
 
 A command is an entry of ``COMMANDS`` in ``cli/commands.py``: its one-line help, and a function or, with sub-commands,
 an app, ``sub_app("what it does")`` with its functions under ``@app.command("name")``. Those of equimd stand in
-``cli/<name>.py``; one of your own is added from outside the package (docs/extending.md).
+``cli/<name>.py``; one of your own is added from outside the package (docs/development/extending.md).
 
 The docstring is the help text. Its indented lines are printed as they stand, and it ends with an ``Examples:`` block
 (a test holds every command to it)::

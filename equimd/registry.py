@@ -1,9 +1,9 @@
 """Tables that users may add to: names and what they stand for, and the extensions that add to them.
 
 An extension is a module outside the package that adds an ensemble, a reader, a command ... when it is imported
-(docs/extending.md). It is found by the entry point group ``equimd.extensions`` of an installed package, or by the
-environment variable ``EQUIMD_EXTENSIONS``: module names or paths of .py files, separated as in PATH. None is imported
-before a table is asked for a name it does not hold, or for all its names.
+(docs/development/extending.md). It is found by the entry point group ``equimd.extensions`` of an installed package,
+or by the environment variable ``EQUIMD_EXTENSIONS``: module names or paths of .py files, separated as in PATH. None
+is imported before a table is asked for a name it does not hold, or for all its names.
 """
 
 from __future__ import annotations

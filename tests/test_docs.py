@@ -1,11 +1,17 @@
-"""Every Python example of README and docs runs, and the tutorial: on a model of seconds, otherwise as printed."""
+"""Every Python example of README and docs runs, the tutorial as a page and as a notebook, and the site builds.
+
+On a model of seconds, otherwise as printed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +19,15 @@ from pathlib import Path
 import pytest
 
 import equimd
+from equimd.cli.commands import COMMANDS
 from equimd.data import bundled
 from equimd.data.convert import write_frames
 from tests.training.toy import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
-#: docs/extending.md has tests of its own: what it adds to tables would stay there.
-FILES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "extending.md")]
+#: These have tests of their own: what docs/development/extending.md adds to tables would stay there.
+OWN_TESTS = ("tutorial.md", "extending.md")
+FILES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in OWN_TESTS)]
 EXAMPLES = {p: re.findall(r"^```python\n(.*?)^```", p.read_text(), re.DOTALL | re.MULTILINE) for p in FILES}
 TINY = {**SMALL, "num_epochs": 2, "batch_size_train": 20, "num_readout": 4}
 SHORT = {"false_alarm_rate": 0.05, "run_length": 10, "blocks": 9}
@@ -89,7 +97,7 @@ def test_the_examples_run(path: Path, prepared: Path, tmp_path: Path, monkeypatc
             exec(compile(block, f"{path.name}, example {number}", "exec"), names)
 
 
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_of_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nbconvert")
     pytest.importorskip("ipykernel")
     import nbformat
@@ -107,3 +115,52 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     assert (tmp_path / "runs" / "tutorial" / "calibration").is_dir()
     assert {p.name for p in (tmp_path / "simulations").iterdir()} == {"tutorial-300K", "tutorial-1000K"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it: broken links, missing anchors and pages left out are errors."""
+    pytest.importorskip("material", reason="mkdocs-material is not installed (pip install '.[docs]')")
+    pytest.importorskip("mkdocstrings_handlers.python", reason="mkdocstrings-python is not installed")
+    out = tmp_path_factory.mktemp("site") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_the_site_has_every_command_and_every_name_of_the_package(site: Path) -> None:
+    for name in COMMANDS:
+        assert f"equimd {name} [OPTIONS]" in (site / "reference" / "commands" / f"{name}.html").read_text(), name
+    assert "--max-time" in (site / "reference" / "commands" / "train.html").read_text()
+    page = (site / "reference" / "python" / "index.html").read_text()
+    assert all(f"equimd.{name}" in page for name in equimd.__all__)
+    assert "run_length" in page  # a setting, which no source of a function names
+
+
+def test_the_site_is_read_without_a_network(site: Path) -> None:
+    """No page asks for a file from elsewhere; search has its index and its worker beside the pages."""
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 40
+    for page in pages:
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]*?src=\"?([^\" >]+)|<link(?![^>]*canonical)[^>]*?href=\"?([^\" >]+)",
+            page.read_text(),
+        )
+        outside = [url for pair in loaded for url in pair if url.startswith(("http", "//"))]
+        assert not outside, (page, outside)
+    assert "sigma" in (site / "search" / "search_index.js").read_text()
+    assert "assets/iframe-worker.js" in (site / "index.html").read_text()
+
+
+def test_the_script_that_is_not_ours_is_what_its_package_holds() -> None:
+    """iframe-worker 1.0.4 of npm, MIT: search in pages that a browser opens from a disk."""
+    digest = hashlib.sha256((ROOT / "docs" / "assets" / "iframe-worker.js").read_bytes()).hexdigest()
+    assert digest == "e8e412dbcfea9b7e31b5ffa288d7b6035915e714c542f4176a0cdbe262fc9609"
+    assert "Martin Donath" in (ROOT / "docs" / "assets" / "iframe-worker.LICENSE").read_text()
+
+
+def test_links_of_pages_outside_the_site_lead_to_files() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", (ROOT / name).read_text()):
+            assert (ROOT / target).exists(), (name, target)

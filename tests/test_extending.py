@@ -1,4 +1,4 @@
-"""docs/extending.md: every file it shows is written as it stands, found as a user's would be, and used."""
+"""docs/development/extending.md: every file it shows is written as it stands, found as a user's would be, and used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.extended import extended
 
 runner = CliRunner()
 BLOCK = re.compile(r"^```python\n(# (\w+)\.py: .*?)^```", re.MULTILINE | re.DOTALL)
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "development" / "extending.md").read_text()
 TOYS = {found[2]: found[1] for found in BLOCK.finditer(PAGE)}
 
 

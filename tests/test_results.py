@@ -57,12 +57,12 @@ def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
 
 def test_the_table_of_faults_is_the_results_file(root: Path) -> None:
     found = json.loads((RESULTS / "reliability.json").read_text())
-    assert faults.markdown(found) in (root / "docs" / "reliability.md").read_text()
+    assert faults.markdown(found) in (root / "docs" / "reference" / "reliability.md").read_text()
 
 
 def test_the_docs_quote_what_presets_take_and_reach(root: Path) -> None:
     table = headline.presets(RESULTS)
-    assert table in (root / "docs" / "training.md").read_text()
+    assert table in (root / "docs" / "how-to" / "train.md").read_text()
     assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(PRESETS)
 
 

@@ -1,4 +1,5 @@
-"""The rule that infers or checks the units of a file that states none. docs/data-formats.md explains it in prose.
+"""The rule that infers or checks the units of a file that states none. In prose:
+docs/reference/data-formats.md.
 
 Three independent pieces of evidence, each taken as the median (or a stated fraction) over a sample of the frames:
 

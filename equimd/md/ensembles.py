@@ -1,7 +1,7 @@
 """The ensembles that molecular dynamics samples: each is one entry of one table.
 
 Settings, commands, checks, dynamics and summaries read the table; an entry of one's own is added from outside the
-package (docs/extending.md). The table is read without importing torch.
+package (docs/development/extending.md). The table is read without importing torch.
 """
 
 from __future__ import annotations

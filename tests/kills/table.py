@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, from benchmarks/results/reliability.json."""
+"""The table of docs/reference/reliability.md, from benchmarks/results/reliability.json."""
 
 from __future__ import annotations
 
