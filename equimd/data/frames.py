@@ -16,7 +16,6 @@ B frames, n atoms in the largest of them. Arrays are NumPy, positions/energy/for
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equimd.chemistry import refuse_dummies
+from equimd.data.content import content_hashes
 from equimd.data.memory import free_memory
 from equimd.data.state import contradiction, read_state, whole_numbers
 from equimd.errors import DataError
@@ -243,14 +243,7 @@ class Frames(Shown):
 
         Labels are left out: the same geometry with another label is still the same frame.
         """
-        out = []
-        for k, n in enumerate(self.n_atoms):
-            digest = hashlib.sha256(self.numbers[k, :n].tobytes())
-            for array in (self.positions[k, :n], self.cell[k]):
-                digest.update((np.rint(array * 1e5) + 0.0).astype(np.int64).tobytes())
-            digest.update(np.array([self.charge[k], self.spin[k]], np.int64).tobytes())
-            out.append(digest.hexdigest()[:32])
-        return out
+        return content_hashes(self)
 
     @staticmethod
     def concatenate(blocks: Sequence[Frames]) -> Frames:

@@ -180,7 +180,7 @@ def test_masks_and_weights_are_read_and_kept(tmp_path: Path) -> None:
         assert np.array_equal(again.force_mask, block.force_mask) and np.array_equal(again.weight, block.weight)
         np.testing.assert_allclose(again.forces, block.forces, atol=1e-11)
     with h5py.File(tmp_path / "b.h5") as file:
-        assert file.attrs["format_version"] == 2  # earlier readers would take frames for equals
+        assert file.attrs["format_version"] == 3  # earlier readers would take frames for equals
     np.savez(tmp_path / "c.npz", E=block.energy, F=np.nan_to_num(block.forces), R=block.positions, z=ETHANOL,
              force_mask=block.force_mask, weights=block.weight)  # fmt: skip
     again = open_dataset(tmp_path / "c.npz").frames()

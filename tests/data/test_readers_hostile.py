@@ -17,6 +17,7 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.readers.npz import load_array, load_arrays
 from equimd.errors import DataError
 
+from .grouped_store import write_grouped
 from .molecules import ETHANOL, assert_same, ethanol, mixed, save_md17
 
 
@@ -104,8 +105,15 @@ def test_arrays_keep_their_layout(tmp_path: Path) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    write_frames(tmp_path / "a.h5", ArrayDataset(mixed()))
+    """In the format of before, a group for each composition."""
+    write_grouped(tmp_path / "a.h5", ArrayDataset(mixed()))
     return tmp_path / "a.h5"
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    write_frames(tmp_path / "flat.h5", ArrayDataset(mixed()))
+    return tmp_path / "flat.h5"
 
 
 def _damage(kind: str, file: h5py.File, group: h5py.Group) -> None:
@@ -160,6 +168,75 @@ def test_damaged_stores(store: Path, kind: str) -> None:
     with pytest.raises(DataError) as caught:
         open_dataset(store).frames()
     assert str(store) in str(caught.value)
+
+
+def _damage_flat(kind: str, file: h5py.File) -> None:
+    """Change one thing in a store."""
+    atoms, frames = file["atoms"], file["frames"]
+    if kind in ("no first", "no numbers", "no positions"):
+        del (frames if kind == "no first" else atoms)[kind.split()[1]]
+    elif kind == "a group for an array":
+        del frames["energy"]
+        frames.create_group("energy")
+    elif kind == "a frame of no atoms":
+        frames["first"][1] = 0
+    elif kind == "frames that begin beyond":
+        frames["first"][1] = 10**9
+    elif kind == "frames that begin before":
+        frames["first"][0] = -1
+    elif kind == "fewer atoms than it says":
+        frames["first"][-1] += 1
+    elif kind == "a huge array":
+        del atoms["positions"]
+        atoms.create_dataset("positions", shape=(10**11, 3), chunks=(1, 3), dtype="f8")
+    elif kind == "text for numbers":
+        del atoms["numbers"]
+        atoms["numbers"] = "CCO"
+    elif kind == "atomic number 0":
+        atoms["numbers"][0] = 0
+    elif kind == "an element that is not listed":
+        atoms["numbers"][0] = 92
+    elif kind == "no elements":
+        del file.attrs["elements"]
+    elif kind == "elements that are none":
+        file.attrs["elements"] = [0, 1, 6, 8]
+    elif kind == "a list for a count":
+        file.attrs["n_frames"] = [1, 2, 3]
+    elif kind == "a count below zero":
+        file.attrs["n_frames"] = -1
+    elif kind == "a word for a version":
+        file.attrs["format_version"] = "new"
+    elif kind == "a charge of 0.5":
+        del frames["charge"]
+        frames["charge"] = np.full(len(frames["energy"]), 0.5)
+    elif kind == "trajectories of fewer frames":
+        del frames["trajectory"]
+        frames["trajectory"] = np.zeros(3, np.int64)
+    elif kind == "another file":
+        del frames["energy"]
+        frames["energy"] = h5py.ExternalLink("/dev/zero", "/")
+    elif kind == "raw values of another file":
+        n = len(frames["energy"])
+        del frames["energy"]
+        frames.create_dataset("energy", (n,), "f8", external=[("/dev/zero", 0, 8 * n)])
+
+
+FLAT_KINDS = (
+    "no first", "no numbers", "no positions", "a group for an array", "a frame of no atoms", "frames that begin beyond",
+    "frames that begin before", "fewer atoms than it says", "a huge array", "text for numbers", "atomic number 0",
+    "an element that is not listed", "no elements", "elements that are none", "a list for a count",
+    "a count below zero", "a word for a version", "a charge of 0.5", "trajectories of fewer frames", "another file",
+    "raw values of another file",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FLAT_KINDS)
+def test_damaged_flat_stores(flat: Path, kind: str) -> None:
+    with h5py.File(flat, "r+") as file:
+        _damage_flat(kind, file)
+    with pytest.raises(DataError) as caught:
+        open_dataset(flat).frames()
+    assert str(flat) in str(caught.value)
 
 
 def test_compositions_are_ordered_by_number_not_by_text(store: Path) -> None:

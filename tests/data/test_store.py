@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import pytest
 from equimd.data import ArrayDataset, Dataset, Frames, StoreDataset, open_dataset, write_store
 from equimd.errors import DataError, MachineError, UnitsError
 
+from .grouped_store import write_grouped
 from .molecules import assert_same, ethanol, mixed
 
 
@@ -46,13 +48,58 @@ def test_it_opens_by_content_and_says_where_it_comes_from(store: Path) -> None:
         open_dataset(store.with_name("frames.xyz"), energy_unit="kcal/mol")
 
 
-def test_one_group_a_composition_and_chunks(store: Path) -> None:
+def test_atoms_lie_one_after_the_other(store: Path) -> None:
     with h5py.File(store) as file:
-        names = sorted(file["composition"])
-        assert [n.split("_")[1] for n in names] == ["H2O", "C2H6O"]
-        positions = file["composition"][names[0]]["positions"]
-        assert positions.chunks is not None and positions.dtype == np.float64 and positions.shape == (10, 3, 3)
-        assert "pbc" not in file["composition"][names[0]]  # open molecules take no room for cells
+        assert file["frames/first"][()].tolist() == [0, *np.cumsum(mixed().n_atoms).tolist()]
+        positions = file["atoms/positions"]
+        assert positions.dtype == np.float64 and positions.shape == (int(mixed().n_atoms.sum()), 3)
+        assert positions.chunks is None and positions.id.get_offset() > 0  # in one piece: it can be mapped
+        assert "pbc" not in file["frames"]  # open molecules take no room for cells
+        assert file.attrs["elements"].tolist() == [1, 6, 8]
+
+
+def test_large_stores_are_mapped_and_never_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equimd.data.store_write.MEMORY_LIMIT", 1000)
+    monkeypatch.setattr("equimd.data.store.MEMORY_LIMIT", 1000)
+    write_store(tmp_path / "a.h5", [mixed()], compression="gzip")
+    data = StoreDataset(tmp_path / "a.h5")
+    assert_same(data.frames([3, 17, 3]), mixed().take([3, 17, 3]))
+    arrays = data._layout._arrays
+    assert isinstance(arrays["atoms/positions"], np.memmap) and isinstance(arrays["frames/energy"], np.memmap)
+    assert_same(pickle.loads(pickle.dumps(data)).frames(), mixed())
+    data.frames([3]).positions[:] = 0  # what is handed over may be written to
+    data.verify()
+
+
+@pytest.mark.parametrize("in_memory", ["auto", False])
+def test_a_group_a_composition_as_it_once_was(tmp_path: Path, in_memory: bool | str) -> None:
+    """Format versions 1 and 2 open, and are converted without a change of content."""
+    block = replace(mixed(), weight=np.linspace(0.5, 2, 20))
+    made = ArrayDataset(block, trajectory=np.arange(20) // 10, time_index=np.arange(20) * 5)
+    digest = write_grouped(tmp_path / "old.h5", made)
+    old = StoreDataset(tmp_path / "old.h5", in_memory=in_memory)
+    assert old.info.extra["format_version"] == 2 and old.content_sha256 == digest
+    assert_same(old.frames(), block)
+    assert_same(old.frames([7, 0, 19, 7]), block.take([7, 0, 19, 7]))
+    old.verify()
+    assert write_store(tmp_path / "new.h5", old) == digest
+    new = StoreDataset(tmp_path / "new.h5")
+    assert new.trajectory.tolist() == old.trajectory.tolist() and new.time_index.tolist() == old.time_index.tolist()
+    assert_same(new.frames(), block)
+
+
+def test_every_frame_its_own_composition(tmp_path: Path) -> None:
+    """Frames come back in their order, whatever they are made of."""
+    rng = np.random.default_rng(0)
+    frames = [
+        Frames.build(np.sort(rng.integers(1, 90, n)), rng.normal(size=(1, n, 3)), rng.normal(size=1))
+        for n in rng.integers(1, 30, 200)
+    ]
+    write_store(tmp_path / "a.h5", (Frames.concatenate(frames[k : k + 50]) for k in range(0, 200, 50)))
+    data = StoreDataset(tmp_path / "a.h5", in_memory=False)
+    rows = rng.permutation(200)[:40]
+    assert_same(data.frames(rows), Frames.concatenate([frames[k] for k in rows]))
+    assert (tmp_path / "a.h5").stat().st_size < 200 * (30 * 25 + 100) + 20000
 
 
 def test_blocks_are_streamed_and_content_hash_does_not_depend_on_how(tmp_path: Path) -> None:
@@ -148,13 +195,13 @@ def test_truncated_newer_and_foreign_files(store: Path, tmp_path: Path) -> None:
 
 def test_changed_content_is_found_by_verify(store: Path) -> None:
     with h5py.File(store, "a") as file:
-        next(iter(file["composition"].values()))["energy"][0] += 1e-6
+        file["frames/energy"][0] += 1e-6
     with pytest.raises(DataError, match="SHA-256"):
         StoreDataset(store).verify()
 
 
 def test_missing_parts_are_named(store: Path) -> None:
     with h5py.File(store, "a") as file:
-        del file["index/row"]
+        del file["frames/first"]
     with pytest.raises(DataError, match="incomplete"):
         open_dataset(store)
