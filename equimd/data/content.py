@@ -46,6 +46,9 @@ def add_content(digest: Any, block: Frames) -> None:
 def _of_one_size(n_atoms: np.ndarray, *other: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Rows of the frames of each number of atoms (and of each value of ``other``), and that number."""
     keys = np.stack([n_atoms, *other], 1)
+    if len(keys) and (keys == keys[0]).all():
+        yield np.arange(len(keys)), int(n_atoms[0])
+        return
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     for k, key in enumerate(unique):
         yield np.flatnonzero(inverse.reshape(-1) == k), int(key[0])

@@ -199,8 +199,9 @@ class Frames(Shown):
     @property
     def states(self) -> set[tuple[int | None, int]]:
         """The electronic states that occur: charge, None where it is not stated, and multiplicity."""
-        rows = zip(self.charge.tolist(), self.charge_stated.tolist(), self.spin.tolist(), strict=True)
-        return {(q if stated or q else None, m) for q, stated, m in rows}
+        rows = np.stack([self.charge, self.charge_stated, self.spin], 1)
+        rows = rows[:1] if (rows == rows[:1]).all() else np.unique(rows, axis=0)
+        return {(q if stated or q else None, m) for q, stated, m in rows.tolist()}
 
     def with_state(self, charge: int | None, spin: int | None, *, where: str) -> Frames:
         """These frames in a state that is told for all; None leaves it open.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,11 @@ class Flat:
                 self._arrays[name] = np.memmap(self.path, data.dtype, "r", offset, data.shape)
             else:
                 return _stretches(data, rows)
-        return self._arrays[name][rows]
+        array = self._arrays[name]
+        found = array[rows]
+        if isinstance(array, np.memmap):  # what was read stays in the cache of the disk, and does not count as memory
+            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": None}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from equimd.data.dataset import Dataset, Subset, iterate_blocks
+from equimd.data.frames import Frames
 from equimd.errors import DataError
 
 N_ELEMENTS = 119
@@ -30,32 +31,65 @@ def fit_atomic_energies(data: Dataset, rows: np.ndarray | Sequence[int] | None =
     Raises:
         DataError: no frame has an energy.
     """
-    total: dict[bytes, list[float]] = {}
+    means = CompositionMeans()
     for block in iterate_blocks(data if rows is None else Subset(data, rows)):
+        means.add(block)
+    return means.fit(data.info.path)
+
+
+class CompositionMeans:
+    """Mean energy and number of the frames of each composition, as blocks of frames come."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, list[float]] = {}
+
+    def add(self, block: Frames) -> None:
+        """Those of its frames that have an energy."""
         labelled = block.has_energy
-        numbers, energy = block.numbers[labelled], block.energy[labelled]
-        counts = np.zeros((len(numbers), N_ELEMENTS), np.int64)
-        np.add.at(counts, (np.arange(len(numbers))[:, None], numbers), 1)
-        counts[:, 0] = 0
-        unique, inverse = np.unique(counts, axis=0, return_inverse=True)
-        for k, composition in enumerate(unique):
-            chosen = energy[inverse.reshape(-1) == k]
-            entry = total.setdefault(composition.tobytes(), [0.0, 0.0])
-            n = entry[0] + len(chosen)
-            entry[1] += (float(chosen.mean()) - entry[1]) * len(chosen) / n  # running mean keeps the digits
+        for composition, energy in _by_composition(block.numbers[labelled], block.energy[labelled]):
+            entry = self._found.setdefault(composition, [0.0, 0.0])
+            n = entry[0] + len(energy)
+            entry[1] += (float(energy.mean()) - entry[1]) * len(energy) / n  # running mean keeps the digits
             entry[0] = n
-    if not total:
-        raise DataError(
-            "no frame has an energy to fit atomic energies to", where=data.info.path or None, hint="are labels missing?"
-        )
-    counts = np.array([np.frombuffer(key, np.int64) for key in total], np.float64)
-    weight = np.sqrt(np.array([n for n, _ in total.values()]))
-    means = np.array([mean for _, mean in total.values()])
-    present = counts.any(0)
-    solution = np.linalg.lstsq(counts[:, present] * weight[:, None], means * weight, rcond=None)[0]
-    out = np.zeros(N_ELEMENTS)
-    out[present] = solution
-    return out
+
+    def fit(self, where: str = "") -> np.ndarray:
+        """The energies of :func:`fit_atomic_energies`."""
+        if not self._found:
+            raise DataError(
+                "no frame has an energy to fit atomic energies to", where=where or None, hint="are labels missing?"
+            )
+        counts = _counts(list(self._found))
+        present = np.flatnonzero(counts.any(0))
+        weight = np.sqrt(np.array([n for n, _ in self._found.values()]))
+        means = np.array([mean for _, mean in self._found.values()])
+        solution = np.linalg.lstsq(counts[:, present] * weight[:, None], means * weight, rcond=None)[0]
+        out = np.zeros(N_ELEMENTS)
+        out[present] = solution
+        return out
+
+
+def _by_composition(numbers: np.ndarray, energy: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Energies of the frames of each composition, which is the sorted atomic numbers (B, n) without padding."""
+    if not len(numbers):
+        return
+    if (numbers == numbers[0]).all():
+        yield np.sort(numbers[0]).tobytes().lstrip(b"\0"), energy
+        return
+    ordered = np.sort(numbers, axis=1)
+    keys = np.ascontiguousarray(ordered).view(np.dtype((np.void, ordered.shape[1]))).reshape(-1)
+    unique, inverse = np.unique(keys, return_inverse=True)
+    rows = np.argsort(inverse.reshape(-1), kind="stable")
+    parts = np.split(energy[rows], np.cumsum(np.bincount(inverse.reshape(-1)))[:-1])
+    for key, part in zip(unique, parts, strict=True):
+        yield key.tobytes().lstrip(b"\0"), part
+
+
+def _counts(compositions: Sequence[bytes]) -> np.ndarray:
+    """(M, 119) how many atoms of each element, float32: they are small whole numbers."""
+    sizes = np.array([len(key) for key in compositions])
+    row, numbers = np.repeat(np.arange(len(sizes)), sizes), np.frombuffer(b"".join(compositions), np.uint8)
+    found = np.bincount(row * N_ELEMENTS + numbers, minlength=len(sizes) * N_ELEMENTS)
+    return found.reshape(len(sizes), N_ELEMENTS).astype(np.float32)
 
 
 def isolated_atom_energies(path: str | Path, **options: str | bool | None) -> np.ndarray:

@@ -273,16 +273,14 @@ def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey:
     from equimd.model.build import build_model
 
     model = build_model(model_config, config.training.seed)
-    energies = reference_energies(config, train, survey)
+    energies = reference_energies(config, survey)
     model.atomic_energies.copy_(torch.from_numpy(energies))
     model.scale.fill_(_scale(config, train, survey, energies))
     return model
 
 
-def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.ndarray:
+def reference_energies(config: RunConfig, survey: Survey) -> np.ndarray:
     """(119,) float64 energies of the elements, eV: from a file, or fitted to the training frames."""
-    from equimd.data.reference import fit_atomic_energies
-
     if config.dataset.reference_energies:
         energies = _isolated_atoms(config)
         missing = {z for z in survey.elements if not np.isfinite(energies[z]) or energies[z] == 0.0}
@@ -291,7 +289,7 @@ def reference_energies(config: RunConfig, train: Dataset, survey: Survey) -> np.
         return np.nan_to_num(np.asarray(energies, np.float64))
     if survey.no_energy == survey.n_frames:
         return np.zeros(119)
-    return np.nan_to_num(np.asarray(fit_atomic_energies(train, np.arange(len(train))), np.float64))
+    return np.nan_to_num(survey.energies.fit(survey.where))
 
 
 def _isolated_atoms(config: RunConfig) -> np.ndarray:
@@ -347,7 +345,7 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
     model.load_state_dict(old.state_dict())
     if config.dataset.reference_energies:
         known = Survey(elements=set(keep["elements"]))
-        model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, train, known)))
+        model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, known)))
     else:
         shift_references(model, train, config.training.batch_size_inference)
     notes.append(f"starts from the model of {config.training.init}")

@@ -10,6 +10,7 @@ from equimd.config import RunConfig
 from equimd.data.check_frames import FORCE_LIMIT
 from equimd.data.check_pairs import sampled_consistency
 from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.data.reference import CompositionMeans
 from equimd.errors import DataError
 
 
@@ -32,14 +33,16 @@ class Survey:
     weighted: bool = False
     periodic: bool = False
     where: str = ""
+    energies: CompositionMeans = field(default_factory=CompositionMeans)
 
     @classmethod
     def of(cls, data: Dataset) -> Survey:
         found = cls(where=data.info.path)
         for block in iterate_blocks(data):
-            found.elements.update(int(z) for z in np.unique(block.numbers) if z)
+            found.elements.update(int(z) for z in np.flatnonzero(np.bincount(block.numbers.ravel())) if z)
             found.states |= block.states
             found.hashes += block.content_hashes()
+            found.energies.add(block)
             found.n_frames += len(block)
             found.no_energy += int((~block.has_energy).sum())
             found.no_forces += int((~block.has_forces).sum())
