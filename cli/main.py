@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from equimd.cli.commands import COMMANDS
 from equimd.cli.common import CONTEXT_SETTINGS, handle_errors, keep_indented, new_app, printable_output, shown_notices
+from equimd.errors import SEVERAL_FILES
 from equimd.registry import imported
 
 
@@ -24,6 +25,9 @@ def _build(name: str) -> Any:
     for each in (command, *getattr(command, "commands", {}).values()):
         each.help = keep_indented(each.help or "")
     return command
+
+
+_USAGE: Any = typer.BadParameter.__mro__[1]  # click's UsageError, which typer brings without naming it
 
 
 class _Commands(TyperGroup):
@@ -54,8 +58,14 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         printable_output()
+        given = [*ctx._protected_args, *ctx.args]
         with shown_notices(), handle_errors():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except _USAGE as error:
+                if "extra argument" in error.message and any(word.startswith("--data") for word in given):
+                    error.message += f"; {SEVERAL_FILES}"
+                raise
 
 
 def _print_versions(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from equimd.errors import ConfigError
+from equimd.errors import SEVERAL_FILES, ConfigError
 from equimd.files import STRANGE
 from equimd.registry import Registry
 
@@ -346,6 +346,9 @@ def _sentence(error: ValidationError) -> str:
     return f"{keys[0]} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
+YAML = (".yaml", ".yml")
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The flat mapping of a YAML settings file.
 
@@ -362,11 +365,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from None
     except (yaml.YAMLError, RecursionError, *STRANGE) as error:  # of tags such as timestamps, too
         reason = str(error).strip() or type(error).__name__
-        raise ConfigError(f"is not YAML: {reason.splitlines()[0]}", where=str(path)) from None
+        told = None if path.suffix.lower() in YAML else f"is it data? {SEVERAL_FILES}"
+        raise ConfigError(f"is not YAML: {reason.splitlines()[0]}", where=str(path), hint=told) from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError("is not a list of `key: value` lines", where=str(path), hint="`equimd config template`")
+        hint = "`equimd config template`" if path.suffix.lower() in YAML else f"is it data? {SEVERAL_FILES}"
+        raise ConfigError("is not a list of `key: value` lines", where=str(path), hint=hint)
     return loaded
 
 

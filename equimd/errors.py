@@ -14,6 +14,10 @@ EXIT_HALTED = 3
 EXIT_INTERRUPTED = 130
 
 
+#: What a shell makes of ``--data part*.h5`` is not what is meant.
+SEVERAL_FILES = "several files: --data A --data B, a folder of them, or a pattern in quotes, --data 'part*.h5'"
+
+
 class EquimdError(Exception):
     """Base of all errors that a user can act on.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import glob
 import os
 import re
 import stat
@@ -40,6 +41,26 @@ def existing(path: str | Path) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
         raise DataError(f"is {kind}, not a file or folder", where=str(path), hint="write the data to a file first")
+    return found
+
+
+def in_order(path: Path) -> tuple[int, str]:
+    """Sorts names that differ by a number by it."""
+    return len(path.name), path.name
+
+
+def matching(pattern: str | Path) -> list[Path]:
+    """What a pattern with ``*``, ``?`` or ``[...]`` means, in order; nothing for a name that is one of a file, or none.
+
+    Raises:
+        DataError: a pattern that nothing matches.
+    """
+    text = os.path.expanduser(str(pattern))
+    if not glob.has_magic(text) or os.path.lexists(text):
+        return []
+    found = sorted((Path(p) for p in glob.glob(text, recursive=True)), key=lambda p: (str(p.parent), *in_order(p)))
+    if not found:
+        raise DataError("no file matches", where=str(pattern), hint="check the pattern and the folder")
     return found
 
 

@@ -183,3 +183,17 @@ def test_label_names_the_frame_it_fails_on(tmp_path: Path) -> None:
     result = _run("label", tmp_path / "hf.xyz", "--calculator", "emt", "--out", tmp_path / "o.h5")
     assert result.exit_code == 2
     assert "frame 0" in result.stderr
+
+
+def test_a_pattern_that_the_shell_has_spread_out(tmp_path: Path) -> None:
+    """``--data part*.h5`` without quotes: the second file is no argument of any command."""
+    for k in range(2):
+        write_frames(
+            tmp_path / f"part{k}.h5", ArrayDataset(Frames.build(np.array([1]), np.zeros((1, 1, 3)), np.ones(1)))
+        )
+    files = [str(tmp_path / f"part{k}.h5") for k in range(2)]
+    for words in (["train", "--data", *files], ["evaluate", "run", "--data", *files]):
+        told = CliRunner().invoke(app, words)
+        assert told.exit_code == 2 and "in quotes, --data 'part*.h5'" in told.output, told.output
+    found = _run("inspect", tmp_path / "part*.h5", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)["n_frames"] == 2

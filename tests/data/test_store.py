@@ -205,3 +205,22 @@ def test_missing_parts_are_named(store: Path) -> None:
         del file["frames/first"]
     with pytest.raises(DataError, match="incomplete"):
         open_dataset(store)
+
+
+def test_shards_are_one_data_set(tmp_path: Path) -> None:
+    """A folder of them, or a pattern, in the order of their numbers."""
+    whole, folder = mixed(), tmp_path / "shards"
+    folder.mkdir()
+    for k in range(11):
+        write_store(folder / f"part-{k}.h5", [whole.take([k])], trajectory=np.array([k % 2]))
+    for given in (folder, f"{folder}/part-*.h5", f"{folder}/part-?.h5"):
+        data = open_dataset(given)
+        expected = whole.take(np.arange(11 if "?" not in str(given) else 10))
+        assert_same(data.frames(), expected)
+        assert_same(data.frames([9, 2, 9]), whole.take([9, 2, 9]))
+    assert_same(open_dataset(f"{folder}/part-*.h5@-1").frames(), whole.take([10]))
+    with pytest.raises(DataError, match="no file matches"):
+        open_dataset(f"{folder}/piece*.h5")
+    (folder / "run.json").touch()  # a run keeps frames for training, validation and test: no data set
+    with pytest.raises(DataError, match="the folder holds neither"):
+        open_dataset(folder)

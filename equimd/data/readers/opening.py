@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from equimd.data.dataset import ConcatDataset, Dataset, Subset, stated
-from equimd.data.paths import decode, existing, selected, selection
+from equimd.data.paths import decode, existing, in_order, matching, selected, selection
 from equimd.data.readers.npz import Labels
 from equimd.data.readers.raw import Raw, ReadOptions
 from equimd.errors import DataError
@@ -18,7 +18,8 @@ _SUPPORTED = (
     "npz (MD17, MD22, rMD17), .aselmdb, QM9, equimd's HDF5 stores and trajectories, DeePMD's npy folders, ASE and "
     "SchNetPack databases, extended XYZ and what ASE reads"
 )
-_XYZ = (".xyz", ".extxyz")
+_XYZ, _HDF5 = (".xyz", ".extxyz"), (".h5", ".hdf5")
+_RUN = "run.json"  # a folder with it is a run, whose frames are training and test frames: no data set
 
 
 def open_dataset(
@@ -38,8 +39,9 @@ def open_dataset(
     """Open data of any supported format; several files make one data set, in the order given.
 
     Args:
-        paths: a file, a folder (OMol25 shards, QM9 molecules, DeePMD systems, xyz files), ``bundled:NAME``, or a list
-            of these; with frames of it, such as ``md/trajectory.h5md@::10``, if not all are meant.
+        paths: a file, a folder (HDF5 or OMol25 shards, QM9 molecules, DeePMD systems, xyz files), a pattern such as
+            ``part*.h5``, ``bundled:NAME``, or a list of these; with frames of it, such as
+            ``md/trajectory.h5md@::10``, if not all are meant.
         labels: which labels of an rMD17 file, the original ones (``md17``) are there too; ``none`` reads no labels.
         energy_unit, length_unit: what the numbers in the file are in, where it does not say; forces are in
             energy_unit/length_unit. Never needed for files that state their units.
@@ -77,7 +79,8 @@ def _open_some(name: str | Path, options: ReadOptions) -> list[Dataset]:
 
 
 def resolve(path: str | Path) -> list[Path]:
-    """The files of a data argument: one, or those of ``bundled:NAME``, the data shipped with equimd.
+    """The files of a data argument: one, those that a pattern such as ``part*.h5`` means, or those of
+    ``bundled:NAME``, the data shipped with equimd.
 
     Raises:
         DataError: nothing is there.
@@ -86,11 +89,11 @@ def resolve(path: str | Path) -> list[Path]:
         from equimd.data.bundled import paths
 
         return paths(str(path)[len(_BUNDLED) :])
-    return [existing(path)]
+    return matching(path) or [existing(path)]
 
 
 def detect(path: Path) -> str:
-    """The format of ``path``, by content: a name of ``READERS``, ``xyz_folder``, store or aselmdb.
+    """The format of ``path``, by content: a name of ``READERS``, ``xyz_folder``, ``shards``, store or aselmdb.
 
     Raises:
         DataError: empty, unreadable, or a folder without data.
@@ -127,6 +130,8 @@ def _detect_folder(path: Path) -> str:
             return "aselmdb"
         if next(path.rglob("type.raw"), None) is not None:
             return "deepmd"
+        if shards(path):
+            return "shards"
         first = next(iter(xyz_files(path)), None)
         if first is not None:
             return "qm9" if detect(first) == "qm9" else "xyz_folder"
@@ -135,7 +140,8 @@ def _detect_folder(path: Path) -> str:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     raise DataError(
-        "the folder holds neither .aselmdb shards, nor DeePMD systems (type.raw), nor .xyz or .extxyz files",
+        "the folder holds neither .h5 stores, nor .aselmdb shards, nor DeePMD systems (type.raw), nor .xyz or .extxyz "
+        "files",
         where=str(path),
         hint=f"give the files themselves{f': {listed}' if inside else ', the folder is empty'}",
     )
@@ -143,8 +149,17 @@ def _detect_folder(path: Path) -> str:
 
 def xyz_files(folder: Path) -> list[Path]:
     """The xyz files of a folder, in numeric order where names differ by a number."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in _XYZ and p.is_file() and not p.name.startswith(".")]
-    return sorted(found, key=lambda p: (len(p.name), p.name))
+    return _of_endings(folder, _XYZ)
+
+
+def shards(folder: Path) -> list[Path]:
+    """The HDF5 files of a folder, which together are one data set, in the same order."""
+    return [] if (folder / _RUN).exists() else _of_endings(folder, _HDF5)
+
+
+def _of_endings(folder: Path, endings: Collection[str]) -> list[Path]:
+    found = [p for p in folder.iterdir() if p.suffix.lower() in endings and p.is_file() and not p.name.startswith(".")]
+    return sorted(found, key=in_order)
 
 
 def _detect_hdf5(path: Path) -> str:
@@ -164,10 +179,11 @@ def _is_qm9(head: bytes) -> bool:
 
 
 def _open_one(path: Path, options: ReadOptions) -> list[Dataset]:
-    """One file or folder; a folder of xyz files is as many data sets."""
+    """One file or folder; a folder of xyz or HDF5 files is as many data sets."""
     kind = detect(path)
-    if kind == "xyz_folder":
-        return [part for file in xyz_files(path) for part in _open_one(file, options)]
+    if kind in ("xyz_folder", "shards"):
+        files = xyz_files(path) if kind == "xyz_folder" else shards(path)
+        return [part for file in files for part in _open_one(file, options)]
     if kind in ("store", "aselmdb"):
         return [_open_lazy(path, kind, options)]
     from equimd.data.readers.raw import to_dataset
