@@ -18,12 +18,14 @@ from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
 from equimd.guard.calibration import Calibration, Levels, is_calibrated, load_calibration
 from equimd.guard.score import StepDecision
+from equimd.progress import counted_stages
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.sigmas import Part, set_screen, set_thresholds
 from equimd.tasks.calibrate.stages import Calibrating
 from equimd.tasks.calibrate.task import calibrate, prepare
+from equimd.terminal import ProgressBar
 from equimd.uq.predict import predict
 
 
@@ -42,7 +44,8 @@ def calibrations(
     places = [place / "main", *(place / f"flag-{alpha:g}" for alpha in flags)]
     if not all(is_calibrated(p) for p in places):
         say(f"calibrating {run_folder.name}")
-        done = calibrate(prepare(run, data, settings.changed(halt=False)), _Told())
+        with counted_stages(ProgressBar()) as told:
+            done = calibrate(prepare(run, data, settings.changed(halt=False)), told)
         more = [_with_flags(done, alpha) for alpha in flags]
         main = _with_halts(done, settings, place) if settings.halt else done.calibration
         for made, where in reversed(list(zip([main, *more], places, strict=True))):
@@ -92,19 +95,6 @@ def _with_flags(done: Calibrating, alpha: float) -> Calibration:
     limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), done.part, settings)
     levels = Levels(scored.flag_level, None)
     return replace(done.calibration, screen=scored.screen, levels=levels, flag=limits.flag, halt=None)
-
-
-class _Told:
-    """Progress of a calibration: a line a stage and tenth."""
-
-    def __init__(self) -> None:
-        self.last = ("", -1)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = (stage, 10 * done // max(total, 1))
-        if now != self.last:
-            self.last = now
-            say(f"  {stage}: {100 * done // max(total, 1)} %")
 
 
 def always_exact(decision: StepDecision) -> StepDecision:

@@ -35,10 +35,12 @@ def audit(
         equimd audit runs/ethanol --starts ethanol.xyz --error 0.15eV/A --json
     """
     from equimd.cli.common import echo_json, log
-    from equimd.progress import ProgressBar
-    from equimd.tasks.audit.call import audit as work
+    from equimd.terminal import ProgressBar
 
-    done = work(run, overwrite=overwrite, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.tasks.audit.call import audit as work
+
+        done = work(run, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

@@ -43,11 +43,13 @@ def calibrate(
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
     from equimd.cli.common import echo_json, show_how_to_look
-    from equimd.progress import ProgressBar
-    from equimd.tasks.calibrate.call import calibrate as work
+    from equimd.terminal import ProgressBar
 
     options |= {"test_data": test_data or None, "train_data": train_data or None, "threads": threads}
-    done = work(run, data, overwrite=overwrite, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.tasks.calibrate.call import calibrate as work
+
+        done = work(run, data, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

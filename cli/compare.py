@@ -44,11 +44,13 @@ def compare(
         equimd compare runs/conservative runs/direct ethanol.xyz --replicas 3 --dtype float64 --json
     """
     from equimd.cli.common import echo_json, show_how_to_look
-    from equimd.progress import ProgressBar
-    from equimd.tasks.compare.call import compare as work
+    from equimd.terminal import ProgressBar
 
     options |= {"data": data or None, "out": out, "overwrite": overwrite}
-    done = work(run_a, run_b, structure, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.tasks.compare.call import compare as work
+
+        done = work(run_a, run_b, structure, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

@@ -12,9 +12,10 @@ from equimd.cli.common import echo_json, log, sub_app, warn
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
 from equimd.errors import EXIT_USAGE, DataError
-from equimd.progress import ProgressBar, counted_stages
+from equimd.progress import counted_stages, counting
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.label.settings import LabelSettings
+from equimd.terminal import ProgressBar
 
 if TYPE_CHECKING:
     from equimd.data.catalogue import Collection
@@ -114,21 +115,17 @@ def fetch(
 
     found, entry = catalogue.find(collection, item)
     folder = to or cache_folder() / found.name
-    bar = ProgressBar()
-    progress = counted_stages(bar, "B")
     if found.name == "bundled":
         raise DataError(
             f"'{entry.item}' comes with equimd, there is nothing to fetch", hint=f"--data bundled:{entry.item}"
         )
-    if found.name == "omol25":
-        paths = _fetch_omol25(source, file, folder, progress)
-    else:
-        if source is not None or file:
-            raise typer.BadParameter("--from and --file are for omol25")
-        try:
+    if found.name != "omol25" and (source is not None or file):
+        raise typer.BadParameter("--from and --file are for omol25")
+    with ProgressBar() as bar, counted_stages(bar, "B") as progress:
+        if found.name == "omol25":
+            paths = _fetch_omol25(source, file, folder, progress)
+        else:
             paths = fetch_files(catalogue.files_of(entry, split), folder, progress=progress)
-        finally:
-            bar.clear()
     log(f"{entry.name}: {entry.theory}, {found.units}, licence {found.licence}; cite {found.citation}")
     if found.note:
         log(f"note: {found.note}")
@@ -179,15 +176,17 @@ def inspect(
         equimd data inspect train.npz --against test.npz
         equimd data inspect frames.xyz --energy-unit kcal/mol --json
     """
-    from equimd.data.check import inspect as examine
-    from equimd.data.readers import open_dataset
+    with ProgressBar():
+        from equimd.data.check import inspect as examine
+        from equimd.data.readers import open_dataset
 
-    reading = {**options, "check_units": False}
-    data = open_dataset(list(files), **reading)
-    other = None
-    if against:  # its geometries alone are compared
-        other = open_dataset(list(against), labels="none", length_unit=options.get("length_unit"), check_units=False)
-    report = examine(data, against=other, near_rmsd=near_rmsd)
+        reading: dict[str, Any] = {**options, "check_units": False}
+        data = open_dataset(list(files), **reading)
+        other = None
+        if against:  # its geometries alone are compared
+            reading = {"labels": "none", "length_unit": options.get("length_unit"), "check_units": False}
+            other = open_dataset(list(against), **reading)
+        report = examine(data, against=other, near_rmsd=near_rmsd)
     if json:
         echo_json(report.as_dict())
     else:
@@ -262,21 +261,24 @@ def convert(
         equimd data convert part1.xyz part2.xyz --energy-unit kcal/mol --out all.h5
         equimd data convert bundled:ethanol-test --out test.xyz
     """
-    from equimd.data.convert import output_format, write_frames
-    from equimd.data.dataset import notes
-    from equimd.data.readers import open_dataset
     from equimd.files import check_output
 
-    output_format(out)
-    check_output(out, overwrite)
-    data = open_dataset(list(files), **options)
-    for note in notes(data):
-        log(note)
-    units = data.info.units
-    if units.source == "inferred":
-        log(f"units: {units.note}")
-    theory = str(data.info.extra.get("theory", ""))
-    write_frames(out, data, theory=theory, source=data.info.path)
+    with ProgressBar() as bar:
+        from equimd.data.convert import output_format, write_frames
+        from equimd.data.dataset import notes
+        from equimd.data.readers import open_dataset
+
+        output_format(out)
+        check_output(out, overwrite)
+        data = open_dataset(list(files), **options)
+        for note in notes(data):
+            log(note)
+        units = data.info.units
+        if units.source == "inferred":
+            log(f"units: {units.note}")
+        theory = str(data.info.extra.get("theory", ""))
+        with counting(bar, "frames", "writing") as told:
+            write_frames(out, data, theory=theory, source=data.info.path, progress=told)
     log(f"{len(data):,} frames in eV and Angstrom")
     print(out)
 
@@ -308,9 +310,10 @@ def generate(
         equimd data generate ethanol --trajectories 100 --torsion-interval 20 --out conformers.h5
         equimd data generate molecule.xyz --charge -1 --temperature 500 --jobs 2 --out anion.h5
     """
-    from equimd.tasks.generate.call import generate as work
+    with ProgressBar() as progress:
+        from equimd.tasks.generate.call import generate as work
 
-    done = work(molecule, out, jobs=jobs, overwrite=overwrite, progress=ProgressBar(), **options)
+        done = work(molecule, out, jobs=jobs, overwrite=overwrite, progress=progress, **options)
     _show(done, json)
 
 
@@ -333,9 +336,10 @@ def label(
         equimd data label flagged.extxyz --out labelled.h5
         equimd data label frames.xyz --calculator mypackage.calc:MyCalculator --out labelled.xyz
     """
-    from equimd.tasks.label.task import label as work
+    with ProgressBar() as progress:
+        from equimd.tasks.label.task import label as work
 
-    done = work(list(files), out, overwrite=overwrite, progress=ProgressBar(), **options)
+        done = work(list(files), out, overwrite=overwrite, progress=progress, **options)
     if done.failed:
         warn(f"{len(done.failed)} frames left out: {', '.join(map(str, done.failed[:10]))}")
     _show(done, json)

@@ -42,10 +42,12 @@ def evaluate(
         equimd evaluate runs/ethanol --data test.extxyz --no-uncertainty
     """
     from equimd.cli.common import echo_json
-    from equimd.progress import ProgressBar
-    from equimd.tasks.evaluate.call import evaluate as work
+    from equimd.terminal import ProgressBar
 
-    done = work(run, data, out=out, plot=plot, overwrite=overwrite, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.tasks.evaluate.call import evaluate as work
+
+        done = work(run, data, out=out, plot=plot, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

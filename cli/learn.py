@@ -47,8 +47,8 @@ def learn(
         equimd learn --template > learn.yaml
     """
     from equimd.cli.common import log
-    from equimd.progress import ProgressBar
     from equimd.tasks.learn.report import settings_text
+    from equimd.terminal import ProgressBar
 
     if template:
         typer.echo(settings_text(), nl=False)
@@ -57,12 +57,12 @@ def learn(
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         source, settings = None, source
 
-    from equimd.tasks.learn.call import learn as work
-
+    given = {"settings": settings, "out": out, "resume": resume, "overwrite": overwrite, **options}
     try:
-        done = work(
-            source, settings=settings, out=out, resume=resume, overwrite=overwrite, progress=ProgressBar(), **options
-        )
+        with ProgressBar() as progress:
+            from equimd.tasks.learn.call import learn as work
+
+            done = work(source, progress=progress, **given)
     except Interrupted as stopped:
         _show(stopped.result, json)
         raise

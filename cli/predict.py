@@ -43,12 +43,14 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
     from equimd.cli.common import echo_json
-    from equimd.data.given import structures_of
-    from equimd.progress import ProgressBar
-    from equimd.tasks.predict import predict as work
+    from equimd.terminal import ProgressBar
 
-    atoms = structures_of(structures, **{k: options.pop(k, None) for k in ("charge", "spin")})
-    predictions = work(run, atoms, out=out, overwrite=overwrite, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.data.given import structures_of
+        from equimd.tasks.predict import predict as work
+
+        atoms = structures_of(structures, **{k: options.pop(k, None) for k in ("charge", "spin")})
+        predictions = work(run, atoms, out=out, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json({"structures": [p.to_json() for p in predictions]})
     elif out is None:

@@ -38,10 +38,12 @@ def report(
         equimd report learn/ethanol-300K-001 --json
     """
     from equimd.cli.common import echo_json
-    from equimd.progress import ProgressBar
-    from equimd.tasks.report.call import report as work
+    from equimd.terminal import ProgressBar
 
-    done = work(*folders, out=out, overwrite=overwrite, progress=ProgressBar(), **options)
+    with ProgressBar() as progress:
+        from equimd.tasks.report.call import report as work
+
+        done = work(*folders, out=out, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

@@ -55,8 +55,8 @@ def simulate(
         equimd simulate --template > simulation.yaml
     """
     from equimd.cli.common import log
-    from equimd.progress import ProgressBar
     from equimd.tasks.simulate.settings import parse_settings, read_settings, settings_text
+    from equimd.terminal import ProgressBar
 
     if template:
         typer.echo(settings_text(), nl=False)
@@ -78,11 +78,12 @@ def simulate(
             options["structure"] = structure
         settings, options = parse_settings(options, where="command line", base=base), {}
 
-    from equimd.tasks.simulate.call import simulate as work
-
     try:
         options |= {"out": out, "resume": resume, "after": after, "overwrite": overwrite}
-        done = work(source if resume or after else None, settings=settings, progress=ProgressBar(), **options)
+        with ProgressBar() as progress:
+            from equimd.tasks.simulate.call import simulate as work
+
+            done = work(source if resume or after else None, settings=settings, progress=progress, **options)
     except Interrupted as stopped:
         _show(stopped.result, json)
         raise

@@ -38,22 +38,24 @@ def train(
         equimd train --resume runs/ethanol
     """
     from equimd.cli.common import echo_json, log, show_how_to_look
-    from equimd.progress import ProgressBar
-    from equimd.tasks.train import stated_settings
-    from equimd.tasks.train import train as work
-    from equimd.training.parallel import leads
+    from equimd.terminal import ProgressBar
 
     if preset is not None:
         options["preset"] = preset
-    if resume is not None:
-        if config is not None or out is not None or overwrite:
-            raise typer.BadParameter(
-                "--resume goes on with a run and its settings: leave out the config file and --out, and --overwrite"
-            )
-        done = work(resume=resume, progress=ProgressBar(), **options)
-    else:
-        settings = stated_settings(config, options, where="command line")
-        done = work(settings=settings, out=out, overwrite=overwrite, progress=ProgressBar())
+    if resume is not None and (config is not None or out is not None or overwrite):
+        raise typer.BadParameter(
+            "--resume goes on with a run and its settings: leave out the config file and --out, and --overwrite"
+        )
+    with ProgressBar() as progress:
+        from equimd.tasks.train import stated_settings
+        from equimd.tasks.train import train as work
+        from equimd.training.parallel import leads
+
+        if resume is not None:
+            done = work(resume=resume, progress=progress, **options)
+        else:
+            settings = stated_settings(config, options, where="command line")
+            done = work(settings=settings, out=out, overwrite=overwrite, progress=progress)
     if not leads():
         return
     log(f"{done.status} after {done.epochs} epochs; best validation in epoch {done.best_epoch}")

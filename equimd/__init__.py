@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from equimd import config, data, errors, units
     from equimd.calculators import EquimdCalculator, LoadedModel, Prediction, load
-    from equimd.progress import Progress, ProgressBar
+    from equimd.progress import Progress
     from equimd.tasks.audit.call import AuditResult, audit
     from equimd.tasks.audit.settings import AuditSettings
     from equimd.tasks.calibrate.call import CalibrationResult, calibrate
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from equimd.tasks.simulate.call import SimulationResult, simulate
     from equimd.tasks.simulate.settings import SimulationSettings
     from equimd.tasks.train import TrainResult, train
+    from equimd.terminal import ProgressBar
 
 _HOME = {
     "learn": "tasks.learn.call",
@@ -61,7 +62,7 @@ _HOME = {
     "Prediction": "calculators",
     "EquimdCalculator": "calculators",
     "Progress": "progress",
-    "ProgressBar": "progress",
+    "ProgressBar": "terminal",
     "LearnResult": "tasks.learn.call",
     "AuditResult": "tasks.audit.call",
     "TrainResult": "tasks.train",

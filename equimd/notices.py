@@ -1,9 +1,10 @@
-"""What a task says beside its result: notes by logging, which nobody sees unasked, and Python warnings."""
+"""What a task says beside its result: notes by logging, which nobody sees unasked, warnings, and what it is at."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from types import FrameType
 
@@ -15,6 +16,20 @@ LOGGER = logging.getLogger("equimd")
 def note(text: str) -> None:
     """Log what is good to know; commands print it on stderr, ``logging.basicConfig(level="INFO")`` shows it too."""
     LOGGER.info("%s", text)
+
+
+_doing = ("", 0.0)
+
+
+def doing(what: str) -> None:
+    """What is done from now on, in a few words: a terminal shows it while no stage says how far it is."""
+    global _doing
+    _doing = (what, time.monotonic())
+
+
+def at_work() -> tuple[str, float]:
+    """What :func:`doing` said last, and when."""
+    return _doing
 
 
 def warn(text: str) -> None:

@@ -1,20 +1,18 @@
-"""How far work that takes its time is: what callbacks are told, and the bar or lines that commands make of it.
+"""How far work that takes its time is, and what callbacks are told of it.
 
-A task is given ``progress``, anything that can be called with a :class:`Progress`; a :class:`ProgressBar` is one.
+A task is given ``progress``, anything that can be called with a :class:`Progress`;
+:class:`equimd.terminal.ProgressBar` is one.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-REFRESH = 0.2  # seconds between redraws of the bar
-WIDTH = 20  # of the bar, in characters
+REFRESH = 0.2  # seconds between two tellings
 
 
 def duration(seconds: float) -> str:
@@ -39,7 +37,7 @@ class Progress:
             over); ``line``, something that stays: an epoch that ended, a replica that halted; ``end`` of the stage.
         stage: what is being done: ``training``, ``posterior``, ``own dynamics``, ``simulation`` ...
         share: of the stage, 0 to 1.
-        head, parts: the line. left: the time left, for a bar.
+        head, parts: the line. left: the time left.
         values: numbers of the moment, by name; in eV and eV/Angstrom.
     """
 
@@ -52,7 +50,7 @@ class Progress:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " | ".join(part for part in (self.head or self.stage, *self.parts) if part)
+        return " | ".join(part for part in (self.head or self.stage, *self.parts, self.left) if part)
 
 
 Callback: TypeAlias = Callable[[Progress], object]
@@ -99,21 +97,25 @@ class CountedProgress(Teller):
 
     Args:
         unit: what is counted; ``B`` for bytes.
+        known: share that was done when it began; None: what the first call says.
     """
 
-    def __init__(self, callback: Callback | None, stage: str = "", unit: str = "") -> None:
+    def __init__(self, callback: Callback | None, stage: str = "", unit: str = "", known: float | None = 0.0) -> None:
         super().__init__(callback, stage)
-        self._unit, self._started = unit, time.monotonic()
+        self._unit, self._started, self._known = unit, time.monotonic(), known
 
     def __call__(self, done: int, total: int) -> None:
         share = done / total if total else 0.0
+        if self._known is None:
+            self._known = share
         if not self.due(share):
             return
         amount = f"{done:,} of {total:,} {self._unit}".strip()
         if self._unit == "B":
             amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        since = (share - self._known) / (1.0 - self._known) if self._known < 1.0 else 1.0
         elapsed = time.monotonic() - self._started
-        left = time_left(elapsed, share) if 0.01 < share < 1.0 else ""
+        left = time_left(elapsed, since) if 0.01 < since < 1.0 else ""
         self.step(share, f"{self.stage} {amount}".strip(), left=left, values={"done": done, "total": total})
 
 
@@ -130,68 +132,22 @@ def counting(callback: Callback | None, unit: str, stage: str = "") -> Iterator[
         told.end()
 
 
-def counted_stages(callback: Callback | None, unit: str = "") -> Callable[[str, int, int], None]:
+@contextmanager
+def counted_stages(callback: Callback | None, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
     """The same for several stages in a row, named in each call."""
-    now = CountedProgress(callback, "", unit)
+    now: CountedProgress | None = None
 
     def told(stage: str, done: int, total: int) -> None:
         nonlocal now
-        if stage != now.stage:
-            now = CountedProgress(callback, stage, unit)
+        if now is None or stage != now.stage:
+            now = CountedProgress(callback, stage, unit, known=None)
         now(done, total)
         if done >= total > 0:
             now.end()
+            now = None
 
-    return told
-
-
-class ProgressBar:
-    """Draws ``head [####----] part | part`` on a terminal, over and over in one line, and prints lines beside it.
-
-    Args:
-        stream: where to, stderr if not given. A stream that is no terminal gets the line without the bar, once every
-            tenth of the work.
-
-    Attributes:
-        live: whether the stream is a terminal.
-    """
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self._stage, self._tenth, self._width = "", 0, 0
-
-    def __call__(self, event: Progress) -> None:
-        if event.stage != self._stage:
-            self.clear()
-            self._stage, self._tenth = event.stage, 0
-        tenth = int(10 * event.share + 1e-9)
-        if event.kind == "line":
-            self.line(str(event))
-        elif event.kind == "end":
-            self.clear()
-        elif self.live:
-            filled = round(WIDTH * event.share)
-            parts = " | ".join(part for part in (*event.parts, event.left) if part)
-            text = f"{event.head} [{'#' * filled}{'-' * (WIDTH - filled)}] {parts}".rstrip()
-            self._write(text[: shutil.get_terminal_size().columns - 1])
-        elif event.kind == "step" and tenth > self._tenth:
-            self._tenth = tenth
-            self.line(str(event))
-
-    def _write(self, text: str) -> None:
-        self.stream.write("\r" + text.ljust(self._width))
-        self.stream.flush()
-        self._width = len(text)
-
-    def line(self, text: str) -> None:
-        """Print a line beside the bar."""
-        self.clear()
-        print(text, file=self.stream, flush=True)
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self.live and self._width:
-            self._write("")
-            self.stream.write("\r")
-            self._width = 0
+    try:
+        yield told
+    finally:
+        if now is not None:
+            now.end()

@@ -102,7 +102,7 @@ def test_a_training_tells_a_callback_and_nobody_else(folder: Path, capfd: pytest
     lines = [p for p in told if p.kind == "line"]
     assert [p.values["epoch"] for p in lines] == [1, 2, 3]
     assert lines[-1].share == 1.0 and "train E" in str(lines[0])
-    assert told[-1].kind == "end" and {p.stage for p in told} == {"training"}
+    assert told[-1].kind == "end" and {p.stage for p in told} == {"training", "test errors"}
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,15 @@ def write_frames(
     source: str = "",
     command: str = "",
     extra: Mapping[str, str | int | float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write all frames of ``data`` with their labels, trajectories and states, to the format its ending names.
 
     The file appears when it is complete. Extended XYZ is in eV and Angstrom and holds 17 digits of each energy and
     12 of positions and forces.
+
+    Args:
+        progress: told the frames written and their number.
 
     Raises:
         DataError: an unknown ending, or no frames.
@@ -56,14 +60,24 @@ def write_frames(
         from equimd.data.store import write_store
 
         write_store(
-            path, data, theory=theory, source=source, command=command, extra=extra, compression="gzip",
+            path, _blocks(data, progress), theory=theory, source=source, command=command, extra=extra,
+            compression="gzip", trajectory=data.trajectory, time=time_index(data),
             license=str(data.info.extra.get("license", "")), citation=str(data.info.extra.get("citation", "")),
         )  # fmt: skip
     else:
-        _write_extxyz(path, data)
+        _write_extxyz(path, data, progress)
 
 
-def _write_extxyz(path: Path, data: Dataset) -> None:
+def _blocks(data: Dataset, progress: Callable[[int, int], None] | None) -> Iterator[Frames]:
+    done = 0
+    for block in iterate_blocks(data):
+        yield block
+        done += len(block)
+        if progress is not None:
+            progress(done, len(data))
+
+
+def _write_extxyz(path: Path, data: Dataset, progress: Callable[[int, int], None] | None) -> None:
     """Frames as extended XYZ: energy, forces, charge, spin, trajectory and time, where there are any."""
     if not len(data):
         raise DataError("no frames to write", where=str(path))
@@ -71,7 +85,7 @@ def _write_extxyz(path: Path, data: Dataset) -> None:
     several = bool(np.ptp(trajectory))
     row = 0
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
-        for block in iterate_blocks(data):
+        for block in _blocks(data, progress):
             for k in range(len(block)):
                 extra = {}
                 if several:

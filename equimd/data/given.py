@@ -14,6 +14,7 @@ from equimd.chemistry import refuse_dummies
 from equimd.data.dataset import Dataset, stated
 from equimd.data.state import contradiction, read_state
 from equimd.errors import ConfigError, DataError
+from equimd.notices import doing
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,6 +64,7 @@ def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part
     """
     from equimd.data.readers import open_dataset
 
+    doing("reading the data")
     options: dict[str, Any] = {"labels": "none", "check_units": False} if reading is None else reading.model_dump()
     state: dict[str, Any] = {key: options.pop(key, None) for key in ("charge", "spin")}
     if isinstance(given, Dataset):

@@ -32,6 +32,7 @@ from equimd.forces.compiled import CompiledForces, build, load
 from equimd.forces.skin import SkinList
 from equimd.guard.judge import Judge
 from equimd.model.interface import CompilableModel, Model
+from equimd.notices import doing
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,9 @@ class ForceField:
             wanted = self.model, self._batch(self.block), self.decision, self.limits
             self._compiled = load(*wanted)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
-                log.info("compiling the potential for blocks of %d x %d atoms, once", self.block, n)
+                what = "compiling the potential for blocks of %d x %d atoms: about a minute, once for such a molecule"
+                log.info(what, self.block, n)
+                doing("compiling the potential")
                 self._compiled = build(*wanted)
         self.compiled = self._compiled is not None
         if not self.compiled:
@@ -179,6 +182,7 @@ class ForceField:
         if not self.steps:
             return False
         block = positions[: self.block]
+        doing("timing the potential")
         self._compute(block)  # the first call of all warms up
         start = time.perf_counter()
         self._compute(block)

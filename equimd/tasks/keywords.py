@@ -13,6 +13,7 @@ from pydantic import Field
 
 from equimd.config import Settings, StateSettings
 from equimd.errors import ConfigError
+from equimd.notices import doing
 from equimd.run import Run
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def loaded(given: Any, settings: InferenceSettings) -> LoadedModel:
 
     if isinstance(given, LoadedModel):
         return given
+    doing("loading the model")
     return load(run_of(given).path, which=settings.weights, device=str(choose_device(settings.device)))
 
 

@@ -19,8 +19,8 @@ from equimd.data.given import BUNDLED, GivenData, given_names, open_given
 from equimd.errors import ConfigError, Interrupted
 from equimd.files import check_writable, locked, plain
 from equimd.machine import choose_device
-from equimd.notices import note, warn
-from equimd.progress import duration
+from equimd.notices import doing, note, warn
+from equimd.progress import counting, duration
 from equimd.run import Run, check_free, free_name
 from equimd.shown import Shown
 from equimd.tasks.evaluate.measure import finish_run, table
@@ -250,6 +250,7 @@ def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None
         warn(text)
     note(f"run: {run.path}")
     resume = run.trained
+    doing("building the model")
     trainer = Trainer(setup, run, resume=resume, progress=progress, processes=processes)
     note(trainer.describe())
     t, m = setup.config.training, setup.config.model
@@ -267,10 +268,13 @@ def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None
             where=f"--max-time {duration(t.max_time or 0.0)}",
             hint=f"more time: equimd train --resume {run.path} --max-time TIME; or start again with --preset small",
         )
+    doing("drawing the plots")
     plots.curves(run.path / METRICS_FILE, run.path / "curves.png")
     test = None
     if setup.test is not None:
-        test = finish_run(run, setup.test, batch_size=t.batch_size_inference, device=str(trainer.device))
+        settings: dict[str, Any] = {"batch_size": t.batch_size_inference, "device": str(trainer.device)}
+        with counting(progress, "frames", "test errors") as tell:
+            test = finish_run(run, setup.test, progress=tell, **settings)
     return _result(trainer, ended, test)
 
 

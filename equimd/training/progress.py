@@ -40,12 +40,12 @@ class EpochProgress(Teller):
         self, epoch: str, used: float, elapsed: float, running: Mapping[str, float], last: Mapping[str, float]
     ) -> None:
         """Where the epoch stands. ``used``: part of the budget; ``last``: row of the last epoch."""
-        left = time_left(elapsed, used) if used > 0.002 else "..."
-        parts = [f"{100 * used:.0f} % {left}", f"train {describe(running, self.unit)}"]
+        left = time_left(elapsed, used) if used > 0.002 else ""
+        parts = [f"train {describe(running, self.unit)}"]
         if val := describe(last, self.unit, "val_"):
             parts.append(f"val {val}")
         parts[-1] += f" {self.unit.name}, {self.unit.forces}"
-        self.step(used, f"epoch {epoch}", *parts, values={f"train_{key}": x for key, x in running.items()})
+        self.step(used, f"epoch {epoch}", *parts, left=left, values={f"train_{key}": x for key, x in running.items()})
 
     def epoch(self, epoch: str, row: Mapping[str, float], used: float, note: str = "") -> None:
         """The line of a finished epoch; its values are a row of metrics.csv, in eV."""

@@ -24,6 +24,7 @@ from equimd.data.batch import Batch
 from equimd.machine import has_compiler
 from equimd.model.painn.network import learning_rate_factors
 from equimd.model.painn.potential import Network, Potential, batch_arguments
+from equimd.notices import doing
 from equimd.training.compiling import compiled, pad_batch
 from equimd.training.metrics import Loss, energy_losses, force_losses
 from equimd.training.parallel import ALONE, Processes
@@ -245,7 +246,8 @@ class TrainStep:
         if key not in self._graphs:
             if len(self._graphs) >= MAX_GRAPHS:
                 return eager
-            log.info("compiling the training step for %d structures of up to %d atoms", *sizes)
+            log.info("compiling the training step for %d structures of up to %d atoms: about a minute", *sizes)
+            doing("compiling the training step")
             native = batch.num_slots > 1 and batch.positions.device.type == "cpu"
             traced = functools.partial(function, sizes=sizes, pair_kernels=native)
             self._graphs[key] = compiled(traced, (*self._state(), hyper, *inputs))

@@ -26,6 +26,7 @@ from torch import Tensor
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
 from equimd.model.interface import CHUNK, Model
+from equimd.notices import doing
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 from equimd.uq.rows import BATCH_SIZE, LABELS, LAYER, Progress, RowLoader, RowModel, rows_are_cheap
 
@@ -277,6 +278,7 @@ def fit_posterior(
         fitted.residual_noise() if sigma_noise is None else torch.as_tensor(sigma_noise, dtype=torch.float64)
     )
     if prior_precision is None:
+        doing("maximising the evidence of the posterior")
         fitted.optimize_prior_precision(method="marglik", n_steps=200, prior_structure="scalar")
     else:
         fitted.prior_precision = prior_precision

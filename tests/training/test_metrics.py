@@ -12,7 +12,8 @@ import torch
 
 from equimd.config import TrainConfig
 from equimd.data.batch import Batch
-from equimd.progress import ProgressBar, duration
+from equimd.progress import duration
+from equimd.terminal import ProgressBar
 from equimd.training.metrics import COLUMNS, SUMS, Loss, MetricsFile, RunningErrors, Unit, validate
 from equimd.training.progress import EpochProgress, describe
 from equimd.units import KCAL_PER_MOL
@@ -86,15 +87,18 @@ def test_without_a_terminal_there_is_one_line_an_epoch() -> None:
     assert stream.getvalue().splitlines() == ["epoch 1/2 | train F 30.0 | val F 40.0 | lr 1.0e-03 | 10s, 10s left"]
 
 
-def test_a_terminal_gets_a_bar_with_live_errors_and_the_time_left() -> None:
+def test_a_terminal_gets_a_bar_with_live_errors_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    bar = EpochProgress(ProgressBar(stream), Unit.of("meV"))
+    bar = EpochProgress(drawing := ProgressBar(stream), Unit.of("meV"))
     bar.update("3/9", 0.25, 10.0, {"energy_mae": 0.1, "forces_mae": 0.03}, {"val_forces_mae": 0.04})
+    bar.end()
     shown = stream.getvalue()
-    assert "\n" not in shown
+    assert not drawing.screen.started
     for part in ("epoch 3/9", "25 %", "30s left", "train E 100 F 30.0", "val F 40.0"):
         assert part in shown

@@ -78,5 +78,6 @@ def audit(
         ConfigError, DataError, RunError: no such run, no structures to start from, or of another molecule.
     """
     asked = settings_of(AuditSettings, settings, options)
-    found = audit_run(run_of(run).path, asked, progress=counted_stages(progress), overwrite=overwrite)
+    with counted_stages(progress) as told:
+        found = audit_run(run_of(run).path, asked, progress=told, overwrite=overwrite)
     return AuditResult(**vars(found))

@@ -21,6 +21,7 @@ from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
 from equimd.methods import check_method
 from equimd.model.interface import check_data
+from equimd.notices import doing
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.runs import Dynamics, evenly, guarded_runs
@@ -95,6 +96,7 @@ def audit_run(
 def _audit_run(
     folder: Path, settings: AuditSettings, executor: Executor | None, progress: Progress | None
 ) -> AuditedRun:
+    doing("loading the calibrated model")
     known = Calibrated.of(folder)
     dynamics, starts = _dynamics(known, settings), _starts(known, settings)
     known.shipped()  # refuses, and says what is missing

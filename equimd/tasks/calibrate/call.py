@@ -14,7 +14,7 @@ from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import check_output, locked, plain
 from equimd.guard.calibration import FOLDER, JSON_FILE
 from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
-from equimd.notices import note, warn
+from equimd.notices import doing, note, warn
 from equimd.progress import Callback, counted_stages, duration
 from equimd.shown import Shown
 from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -145,7 +145,8 @@ def calibrate(
         for text in prepared.warnings:
             warn(text)
         _announce(prepared)
-        done = work(prepared, None if progress is None else counted_stages(progress))
+        with counted_stages(progress) as told:
+            done = work(prepared, told)
         folder = save(done, absolute(given_names(data) or ()))
     if done.outcome.refused and settings.halt:
         warn(f"{done.outcome.refused}. Flag and error thresholds are there all the same.")
@@ -166,6 +167,7 @@ def _announce(prepared: Prepared) -> None:
     if prepared.no_halt is None:
         s = prepared.settings
         note(f"own dynamics: {s.blocks} runs of {s.run_length} steps at {prepared.temperature:g} K, {s.ensemble}")
+    doing("estimating the time")
     stages = estimate(prepared)
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
     note(f"this takes about {duration(sum(stages.values()))} ({each})")

@@ -20,6 +20,7 @@ from equimd.guard.score import StepDecision
 from equimd.guard.wording import threshold_meaning
 from equimd.md.ensembles import ENSEMBLES
 from equimd.model.interface import check_data
+from equimd.notices import doing
 from equimd.run import Run
 from equimd.tasks.calibrate import quality
 from equimd.tasks.calibrate.dynamics import (
@@ -153,14 +154,17 @@ def calibrate(prepared: Prepared, progress: Progress | None = None) -> Calibrati
     def told(stage: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(stage, done, total)
 
+    doing("posterior")
     layer, fitted = fit_last_layers(prepared.model, prepared.train, progress=told("posterior"))
     predictions = predict(prepared.model, layer, prepared.held_out, progress=told("held-out frames"))
     trajectory = np.asarray(prepared.held_out.trajectory)
     fit, select, part = (Part.of(predictions, trajectory, getattr(parts, name)) for name in PARTS)
+    doing("recalibrating")
     found = recalibrate(layer, fit, select, seed=settings.seed)
     scored = set_screen(found.calibrated, (fit, select), settings)
     limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), part, settings)
     report_part = part if prepared.test is None else _test_part(prepared, layer, told("test frames"))
+    doing("own dynamics")
     own, outcome = _halt(prepared, found, scored, part, told("own dynamics"))
     calibration = Calibration(
         calibrated=found.calibrated,
@@ -251,6 +255,7 @@ def save(done: Calibrating, data: Sequence[str] = ()) -> Path:
     """
     from equimd.tasks.calibrate import plots
 
+    doing("drawing the plots")
     folder = done.prepared.run.path / FOLDER
     done.calibration.report["data"] = list(data)
     write_json(folder / PARTITION_FILE, done.prepared.parts.to_json(), indent=None)

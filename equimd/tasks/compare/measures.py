@@ -54,6 +54,7 @@ def step_times(
     *,
     dt: float = 0.5,
     temperature: float = 300.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a step at constant energy, by mode and model: medians, the models in turns of ten steps.
 
@@ -63,6 +64,7 @@ def step_times(
         positions: (R, n, 3) Angstrom, on the device of ``system``; the replicas of one batch.
         steps: of each model.
         modes: ``off`` (eager) and ``on`` (compiled).
+        progress: told the steps done and their number, of all models and modes.
     """
     clock = _clock(system)
     velocities = maxwell_boltzmann(system, positions, temperature, seed=0, replicas=range(len(positions)), bath=False)
@@ -82,11 +84,15 @@ def step_times(
             for name, model in potentials.items()
         }
         seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(max(2, steps // TURN)):
+        turns = max(2, steps // TURN)
+        for turn in range(turns):
             for name, run in runs.items():
                 began = clock()
                 run.run(run.state.step + TURN)
                 seconds[name].append((clock() - began) / TURN)
+            if progress is not None:
+                done = len(found) * turns + turn + 1
+                progress(done * len(runs) * TURN, len(modes) * turns * len(runs) * TURN)
         name = "compiled" if mode == "on" else "eager"
         found[name] = {variant: 1e3 * float(np.median(s[1:])) for variant, s in seconds.items()}
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import bond_stability
 from equimd.md.trajectory import read, trajectory_path
 from equimd.model.interface import check_data
+from equimd.notices import note
+from equimd.progress import counting
 from equimd.tasks.compare import table
 from equimd.tasks.compare.measures import judge_replica, net_force_and_torque, pooled, rms, step_times
 from equimd.tasks.evaluate.measure import measure
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from equimd.progress import Callback
 
+Counted = Callable[[int, int], None]
 JSON_FILE, PLOT_FILE = "comparison.json", "comparison.png"
 TIMED = 300  # steps
 ERRORS = ("n_frames", "energy_mae_meV", "energy_rmse_meV", "forces_mae_meV_per_A", "forces_rmse_meV_per_A")
@@ -119,12 +122,17 @@ def compare(
     """
     models: list[dict[str, Any]] = []
     for c in contenders:
-        summary = _simulate(c, out / c.name, progress, overwrite)
+        note(f"{c.name}: dynamics at constant energy")
+        summary = _simulate(c, out / c.name, _named(progress, c.name), overwrite)
         if summary["status"] == "interrupted":
             return {"status": "interrupted", "models": models}
-        models.append({**_about(c), **_conservation(c, summary, out / c.name), **_on_frames(c, data, out / c.name)})
-    for entry, times in zip(models, _times(contenders), strict=True):
-        entry["step_ms"] = times
+        models.append(
+            {**_about(c), **_conservation(c, summary, out / c.name), **_on_frames(c, data, out / c.name, progress)}
+        )
+    note("timing steps of the models, in turns")
+    with counting(progress, "steps", "timing") as tell:
+        for entry, times in zip(models, _times(contenders, tell), strict=True):
+            entry["step_ms"] = times
     s = contenders[0].session.settings
     found = {
         "status": "completed",
@@ -139,6 +147,11 @@ def compare(
     write_json(out / JSON_FILE, found)
     table.plot(found, out / PLOT_FILE)
     return found
+
+
+def _named(progress: Callback | None, name: str) -> Callback | None:
+    """Tells of which model's dynamics the stage is."""
+    return None if progress is None else lambda event: progress(replace(event, stage=f"{event.stage} {name}"))
 
 
 def _about(c: Contender) -> dict[str, Any]:
@@ -193,11 +206,12 @@ def _conservation(c: Contender, summary: Mapping[str, Any], folder: Path) -> dic
     }
 
 
-def _on_frames(c: Contender, data: Dataset | None, folder: Path) -> dict[str, Any]:
+def _on_frames(c: Contender, data: Dataset | None, folder: Path, progress: Callback | None) -> dict[str, Any]:
     """Errors, net force and torque on the data; without data net force and torque of the stable frames of the run."""
     nothing: dict[str, Any] = {"errors": None, "net_force_meV_per_A": None, "torque_meV": None}
     if data is not None:
-        summary = measure(c.model, data).summary()
+        with counting(progress, "frames", f"errors {c.name}") as tell:
+            summary = measure(c.model, data, progress=tell).summary()
         nothing["errors"] = {key: summary[key] for key in ERRORS}
         found = [] if c.session.system.periodic else [_of_block(c.model, block) for block in iterate_blocks(data)]
     else:
@@ -233,7 +247,7 @@ def _of_runs(c: Contender, folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _times(contenders: Sequence[Contender]) -> list[dict[str, float]]:
+def _times(contenders: Sequence[Contender], progress: Counted | None) -> list[dict[str, float]]:
     """Of one molecule, in each mode that the dynamics used."""
     first = contenders[0].session
     modes: list[Compile] = ["off"]
@@ -245,7 +259,8 @@ def _times(contenders: Sequence[Contender]) -> list[dict[str, float]]:
     before = torch.get_num_threads()
     torch.set_num_threads(int(first.identity["threads"]))
     try:
-        found = step_times(models, system, positions, TIMED, modes, dt=s.dt, temperature=s.temperature)
+        how = {"dt": s.dt, "temperature": s.temperature}
+        found = step_times(models, system, positions, TIMED, modes, progress=progress, **how)
     finally:
         torch.set_num_threads(before)
     return [{mode: times[c.name] for mode, times in found.items()} for c in contenders]

@@ -106,7 +106,7 @@ def evaluate(
         out: file to write all frames to, with predictions, labels and sigmas, extxyz.
         plot: PNG of predicted against true values.
         overwrite: replace these files if they are there.
-        progress: called with :class:`~equimd.progress.Progress` while sigmas are computed, the slow part.
+        progress: called with :class:`~equimd.progress.Progress` while frames are predicted and sigmas computed.
 
     Raises:
         DataError: no frames, or none with labels. ModelError: elements the model never saw.
@@ -123,7 +123,8 @@ def evaluate(
         frames = open_given(data, reading, part="test")
         for text in reading_notes(frames):
             note(text)
-        found = measure(model, frames, batch_size=s.batch_size_inference)
+        with counting(progress, "frames", "errors") as tell:
+            found = measure(model, frames, batch_size=s.batch_size_inference, progress=tell)
         known = None
         if with_sigmas:
             with counting(progress, "frames", "uncertainties") as tell:

@@ -261,12 +261,19 @@ def table(summary: dict[str, Any], unit: str = "meV") -> str:
     return "\n".join(lines)
 
 
-def finish_run(run: Run, data: Dataset, *, batch_size: int = 50, device: str = "cpu") -> dict[str, Any]:
+def finish_run(
+    run: Run,
+    data: Dataset,
+    *,
+    batch_size: int = 50,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Evaluate a run's best model on its test frames; leaves test.json and the parity plot in the run folder."""
     from equimd import plots
     from equimd.calculators import load
 
-    found = measure(load(run.path, device=device), data, batch_size=batch_size)
+    found = measure(load(run.path, device=device), data, batch_size=batch_size, progress=progress)
     summary = found.summary()
     write_json(run.path / "test.json", summary)
     plots.parity(found, run.path / "parity.png", title=f"test, {summary['n_frames']} frames")

@@ -133,7 +133,8 @@ def _work(folder: Path, settings: LearnSettings, progress: Callback | None) -> L
             progress(Progress("line", STAGE, 0.0, text))
 
     try:
-        found = task.learn(folder, settings, say=say, progress=counted_stages(progress))
+        with counted_stages(progress) as told:
+            found = task.learn(folder, settings, say=say, progress=told)
     except KeyboardInterrupt:
         result = LearnResult(**vars(task.interrupted(folder)))
         raise Interrupted(result.ending, result) from None

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from equimd.errors import RunError
 from equimd.files import STRANGE, check_version, strictly, write_atomic
+from equimd.notices import doing
 
 PLAN_FILE, JOURNAL_FILE = "plan.json", "journal.json"
 VERSION = 1
@@ -74,7 +75,10 @@ class Journal:
     def once(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The result of a stage, whose work is done if it is not finished."""
         found = self.result(stage)
-        return self.finish(stage, work()) if found is None else found
+        if found is not None:
+            return found
+        doing(stage)
+        return self.finish(stage, work())
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:

@@ -47,23 +47,23 @@ class SimulationProgress(Teller):
         head = f"{state.step * dt / 1000:.3f} of {self.until * dt / 1000:g} ps"
         if state.step < 0:
             head = f"equilibrating, {-state.step * dt / 1000:.3f} ps left"
-        parts = [f"{1e-6 * share * self.total * dt * SECONDS_PER_DAY / max(elapsed, 1e-9):.3g} ns/day"]
-        values = {"step": state.step, "time_ps": state.step * dt / 1000}
-        moving = state.moving()
-        if len(moving):
-            mean = float(temperature(simulation.system, moving.velocities, simulation.dof).mean())
-            parts.append(f"T {mean:.0f} K")
-            values["temperature_K"] = mean
+        parts, values = [], {"step": state.step, "time_ps": state.step * dt / 1000}
         judge, scores = simulation.judge, simulation.decision.scores
         if judge.threshold is not None and scores is not None:
             values["score_eV_per_A"] = float(scores.max())
             parts.append(f"sigma {values['score_eV_per_A']:.3f} of {judge.threshold:.3f} {judge.unit}")
             if judge.action == "flag":
                 parts.append(f"{simulation.suspects.n_flagged} flagged")
+        moving = state.moving()
+        if len(moving):
+            mean = float(temperature(simulation.system, moving.velocities, simulation.dof).mean())
+            parts.append(f"T {mean:.0f} K")
+            values["temperature_K"] = mean
         if len(state) > 1:
             parts.append(f"{len(moving)} of {len(state)} replicas")
-        parts.append(time_left(elapsed, share) if share < 1.0 else duration(elapsed))
-        self.step(share, head, *parts, values=values)
+        parts.append(f"{1e-6 * share * self.total * dt * SECONDS_PER_DAY / max(elapsed, 1e-9):.3g} ns/day")
+        left = time_left(elapsed, share) if share < 1.0 else duration(elapsed)
+        self.step(share, head, *parts, left=left, values=values)
 
     def rates(self, simulation: Simulation) -> tuple[float | None, float | None]:
         """ns/day of one replica and of all together, of this session; None if it made no step."""

@@ -36,6 +36,7 @@ from equimd.md.simulation import RESTART_FILE, Output, Simulation
 from equimd.md.state import degrees_of_freedom
 from equimd.md.trajectory import trajectory_files
 from equimd.model.interface import check_data
+from equimd.notices import doing
 from equimd.run import Run, free_name
 from equimd.tasks.simulate import checks
 from equimd.tasks.simulate.settings import RESUMABLE, SimulationSettings, parse_settings, read_settings, settings_text
@@ -109,6 +110,7 @@ def prepare(
     # absolute, so that the run can be gone on with from any folder
     paths = {key: str(Path(name).absolute()) for key in ("run", "structure") if (name := getattr(settings, key))}
     shown, settings = settings, settings.model_copy(update=paths)
+    doing("loading the model")
     model, sha256 = _load(settings)
     if start is not None:
         check_data(model.potential, ArrayDataset(Frames.from_ase([start.atoms()], where="--continue")))
@@ -118,6 +120,7 @@ def prepare(
     frames = Frames.from_ase(structures, where=shown.structure)
     check_data(model.potential, ArrayDataset(frames))
     if model.has_forces and settings.relax:
+        doing("relaxing")
         start, warnings = relax(start, structures, model)
     else:
         warnings = []

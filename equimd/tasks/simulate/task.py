@@ -16,6 +16,7 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.simulation import Simulation
 from equimd.md.summary import summarize
 from equimd.md.trajectory import read, read_columns, trajectory_path
+from equimd.notices import doing
 from equimd.progress import Callback
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import SimulationProgress
@@ -47,6 +48,7 @@ def execute(
                 told.end()
     finally:
         torch.set_num_threads(before)
+    doing("writing the summary")
     interrupted = simulation.state.step < until and any(simulation.state.active)
     summary = _summary(session, simulation, folder, interrupted, told.rates(simulation))
     write_json(folder / SUMMARY_FILE, summary)

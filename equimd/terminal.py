@@ -1,0 +1,190 @@
+"""What a terminal or a log is shown while work goes on: a bar drawn by rich, or a line now and then."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from equimd.notices import at_work, doing
+from equimd.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+REFRESHES = 4  # a second; each takes about two milliseconds
+BAR, NAME = 40, 24  # columns that the bar and the name of a stage take at most
+GAP = 1.0  # seconds between two lines about a stage, at least, where nothing is drawn
+PATIENCE = 1.0  # seconds without a word until it is said that work goes on
+
+
+def draws_on(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that can be drawn on, and whose owner did not ask for plain text; of several
+    processes with one terminal (torchrun), the first one draws."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return stream.isatty() and not plain and os.environ.get("RANK", "0") == "0"
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is drawn; of no stage, what is done."""
+
+    name: str = ""
+    share: float = 0.0
+    left: str = ""
+    details: str = ""
+    began: float = field(default_factory=lambda: time.monotonic())
+
+
+class Screen:
+    """A place at the end of a terminal: name, bar, share, elapsed and left of a stage, and what else there is to say.
+
+    A thread of its own draws it, so that telling costs nothing and time goes on in a stage that says nothing. What is
+    printed to stderr meanwhile stands above it.
+
+    The cursor stays visible, so that no way to end leaves it hidden.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live: Live | None = None
+        self._shown = _Shown()
+
+    @property
+    def started(self) -> bool:
+        """Whether it is drawn."""
+        return self._live is not None
+
+    def idle(self) -> None:
+        """No stage: after a moment without a word, what is done."""
+        self._shown = _Shown()
+
+    def stage(self, name: str, share: float, left: str, details: str) -> None:
+        """What to draw from now on."""
+        began = self._shown.began if name == self._shown.name else time.monotonic()
+        doing("")
+        self._shown = _Shown(name, share, left, details, began)
+
+    def start(self) -> None:
+        """Draw from now on."""
+        if self._live is not None:
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        class Visible(Console):
+            def show_cursor(self, show: bool = True) -> bool:
+                return False
+
+        console = Visible(file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False)
+        self._live = Live(
+            get_renderable=self.drawn,
+            console=console,
+            refresh_per_second=REFRESHES,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=self._stream is sys.stderr,
+        )
+        self._live.start(refresh=True)
+
+    def print(self, text: str) -> None:
+        """A line that stays, above what is drawn."""
+        if self._live is not None:
+            self._live.console.print(text, soft_wrap=True)
+            if not self._shown.name:
+                self.idle()
+
+    def stop(self) -> None:
+        """Take it away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def drawn(self) -> RenderableType:
+        """What is drawn at this moment."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        now = self._shown
+        (what, since), idle = at_work(), not now.name
+        elapsed = time.monotonic() - (max(now.began, since) if idle else now.began)
+        if idle and elapsed < PATIENCE:
+            return Group()
+        line = Table.grid(padding=(0, 2, 0, 0))
+        for width in (NAME, BAR, None, None, None):
+            line.add_column(no_wrap=width != BAR, overflow="ellipsis", max_width=width)
+        bar = ProgressBar(
+            100.0, 100.0 * now.share, pulse=idle, complete_style="cyan", finished_style="cyan",
+            pulse_style="cyan", animation_time=elapsed,
+        )  # fmt: skip
+        percent = "" if idle else f"{100 * now.share:3.0f} %"
+        line.add_row(Text(now.name or what or "working", style="bold"), bar, percent, duration(elapsed), now.left)
+        return Group(line, Text(f"  {now.details}")) if now.details else line
+
+
+class ProgressBar:
+    """Shows a stage, its share, the time elapsed and left on a terminal, and prints lines beside it.
+
+    A stream that is no terminal, or whose owner asked for plain text (``NO_COLOR``, ``TERM=dumb``), gets the line of a
+    stage once every tenth of the work. Used with ``with``, a terminal also shows that work goes on between two stages.
+
+    Args:
+        stream: where to, stderr if not given.
+
+    Attributes:
+        live: whether the stream is drawn on. screen: what is drawn.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = draws_on(self.stream)
+        self.screen = Screen(self.stream)
+        self._stage, self._tenth, self._told, self._stays = "", 0, -GAP, False
+
+    def __enter__(self) -> ProgressBar:
+        if self.live:
+            self._stays = True
+            doing("loading")
+            self.screen.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stays = False
+        self.clear()
+
+    def __call__(self, event: Progress) -> None:
+        if event.stage != self._stage:
+            self.clear()
+            self._stage = event.stage
+        tenth = int(10 * event.share + 1e-9)
+        if event.kind == "line":
+            self.line(str(event))
+        elif event.kind == "end":
+            self.clear()
+        elif self.live:
+            head = event.head.removeprefix(event.stage).strip()
+            details = " | ".join(part for part in (head, *event.parts) if part)
+            self.screen.stage(event.stage or "progress", event.share, event.left, details)
+            self.screen.start()
+        elif event.kind == "step" and tenth > self._tenth and (tenth == 10 or time.monotonic() - self._told >= GAP):
+            self._tenth, self._told = tenth, time.monotonic()
+            self.line(str(event))
+
+    def line(self, text: str) -> None:
+        """Print a line beside the bar."""
+        if self.live and self.screen.started:
+            self.screen.print(text)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        self._stage, self._tenth, self._told = "", 0, -GAP
+        self.screen.idle()
+        if not self._stays:
+            self.screen.stop()
