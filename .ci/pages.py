@@ -120,20 +120,25 @@ def described(command: Any, context: Any) -> str:
     """What ``--help`` says: usage, text, arguments, options."""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"```text\n{usage}\n```", helped(command.help)]
-    for kind, title in (("argument", "Arguments"), ("option", "Options")):
+    for kind in ("argument", "option"):
         shown = [
             p for p in command.get_params(context) if p.param_type_name == kind and not getattr(p, "hidden", False)
         ]
         records = [r for p in shown if (r := p.get_help_record(context)) and "--help" not in r[0]]
         if records:
-            rows = [f"| `{cell(name)}` | {escaped(cell(text))} |" for name, text in records]
-            parts.append("\n".join([f"**{title}**", "", "| | |", "|---|---|", *rows, "{ .options }"]))
+            rows = [f"| {code(name)} | {cell(text)} |" for name, text in records]
+            parts.append("\n".join([f"| {kind} | |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
 def cell(text: str) -> str:
     """A text in a table."""
-    return re.sub(r"\s+", " ", text).replace("|", r"\|").strip()
+    return escaped(re.sub(r"\s+", " ", text).replace("|", r"\|").strip())
+
+
+def code(text: str) -> str:
+    """A name in a table, as it stands."""
+    return f"`{' '.join(text.split())}`"
 
 
 def escaped(text: str) -> str:
@@ -186,7 +191,7 @@ def functions() -> Iterable[str]:
 
 def first_line(of: Any) -> str:
     """What the docstring begins with."""
-    return escaped(cell(re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", (inspect.getdoc(of) or "").split("\n\n")[0])))
+    return cell(re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", (inspect.getdoc(of) or "").split("\n\n")[0]))
 
 
 def settings_of(function: Any) -> list[str]:
@@ -196,9 +201,7 @@ def settings_of(function: Any) -> list[str]:
     listed = textwrap.dedent((function.__doc__ or "").split("\n\nSettings:\n")[1])
     said = dict(line.split(": ", 1) for line in re.sub(r"\n\s+", " ", listed).strip().splitlines())
     parameters = inspect.signature(function).parameters
-    return [
-        f"| `{key}` | `{cell(repr(parameters[key].default))}` | {escaped(cell(text))} |" for key, text in said.items()
-    ]
+    return [f"| `{key}` | {code(repr(parameters[key].default))} | {cell(text)} |" for key, text in said.items()]
 
 
 def modules(package: str) -> list[str]:

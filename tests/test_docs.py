@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import equimd
+from equimd.cli import main
 from equimd.cli.commands import COMMANDS
 from equimd.data import bundled
 from equimd.data.convert import write_frames
@@ -41,6 +44,17 @@ SHORTER = {
     "jobs=2": "jobs=1",
     "frames=100, trajectories=10": "frames=4, trajectories=2, interval=2, equilibration=4",
     '"bundled:ethanol-600K", "labelled.h5"': '"ethanol.xyz", "labelled.h5"',
+}
+
+#: The same in the tutorial. A bound that every frame is above halts as 1000 K halt a trained model.
+TUTORIAL = {
+    "--preset small --max-time 5m": " ".join(f"--{key.replace('_', '-')} {value}" for key, value in TINY.items()),
+    "--run-length 4000": "--run-length 10 --blocks 9 --false-alarm-rate 0.05",
+    "--frames 1000 --trajectories 5": "--frames 4 --trajectories 2 --interval 2 --equilibration 4",
+    "--relax --time 2": "--steps 10",  # what relaxes on an untrained model is no molecule any more
+    "--temperature 1000": "--temperature 1000 --uq-threshold 0.000001eV/A",
+    "--init runs/ethanol": "--init runs/ethanol --num-epochs 1",
+    'time="2ps"': 'time="10fs"',
 }
 
 
@@ -95,6 +109,36 @@ def test_the_examples_run(path: Path, prepared: Path, tmp_path: Path, monkeypatc
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore", equimd.errors.EquimdWarning)
             exec(compile(block, f"{path.name}, example {number}", "exec"), names)
+
+
+def test_the_page_of_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an empty folder, in the order it is read: every command and every example."""
+    pytest.importorskip("tblite")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert [kind for kind, _ in blocks].count("bash") >= 8 and {kind for kind, _ in blocks} == {
+        "bash",
+        "python",
+        "text",
+    }
+    for long in TUTORIAL:
+        assert long in text, f"the tutorial has no {long} any more"
+    printed = ""
+    for kind, block in blocks:
+        for long, short in TUTORIAL.items():
+            block = block.replace(long, short)
+        if kind == "text":  # what the command before it prints, from another model: the same headings
+            assert block.split("\n")[0].split() in [line.split() for line in printed.splitlines()]
+        elif kind == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(block, "tutorial", "exec"), {"__name__": "example"})
+        else:
+            for program, *words in map(shlex.split, block.replace("\\\n", " ").splitlines()):
+                done = CliRunner().invoke(main.app, words)
+                assert program == "equimd" and done.exit_code == (3 if "1000" in words else 0), (words, done.output)
+                printed = done.output
+    assert (tmp_path / "ethanol.html").stat().st_size > 100_000
 
 
 def test_the_notebook_of_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
