@@ -33,6 +33,8 @@ COPIED = {
 }
 #: What the site says of Python beneath the functions of the commands: a page each.
 PACKAGES = ("calculators", "data", "model", "uq", "guard", "forces", "md", "errors", "units", "config")
+#: Before a page that search shows after those which explain.
+LAST = "---\nsearch: {boost: 0.2}\n---\n\n"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -58,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, text in [*commands(), *python()]:
         files.append(File.generated(config, uri, content=text))
     for source, uri in COPIED.items():
-        files.append(File.generated(config, uri, content=(ROOT / source).read_text()))
+        files.append(File.generated(config, uri, content=LAST + (ROOT / source).read_text()))
     for image in sorted(RESULTS.glob("*.png")):
         files.append(File.generated(config, f"reference/results/{image.name}", abs_src_path=str(image)))
     return files
@@ -166,10 +168,10 @@ def python_pages() -> list[Any]:
 
 def python() -> Iterator[tuple[str, str]]:
     """A page of what ``import equimd`` gives, and one for each package beneath."""
-    yield f"{PYTHON}/index.md", "\n\n".join(["# Python: equimd", *functions(), ""])
+    yield f"{PYTHON}/index.md", "\n\n".join([f"{LAST}# Python: equimd", *functions(), ""])
     for name in PACKAGES:
         found = "\n\n".join(f"::: {module}" for module in modules(name))
-        yield f"{PYTHON}/{name}.md", f"# equimd.{name}\n\n{found}\n"
+        yield f"{PYTHON}/{name}.md", f"{LAST}# equimd.{name}\n\n{found}\n"
 
 
 def functions() -> Iterable[str]:

@@ -140,3 +140,23 @@ def test_setup_keys_on_requirements_and_torch(setup_script: types.ModuleType) ->
     key = setup_script.recipe_key("torch==2.13.0", "cpu")
     assert key == setup_script.recipe_key("torch==2.13.0", "cpu")
     assert key != setup_script.recipe_key("torch==2.13.0", "cu130")
+
+
+@pytest.mark.parametrize(
+    ("asked", "extras"),
+    [("", {"label"}), ("--docs", {"label", "docs"}), ("--tests", {"label", "docs", "tensorboard", "dev"})],
+)
+def test_setup_installs_what_is_asked_for(
+    setup_script: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, extras: set[str]
+) -> None:
+    installed: list[str] = []
+    (tmp_path / "venv").mkdir()
+    monkeypatch.setattr(setup_script, "prepare", lambda env, key: False)
+    monkeypatch.setattr(setup_script, "install_torch", lambda *args: None)
+    monkeypatch.setattr(setup_script, "install_packages", lambda env, names: installed.extend(names))
+    monkeypatch.setattr(
+        sys, "argv", ["setup.py", "--venv", f"{tmp_path}/venv", "--cache", str(tmp_path), *asked.split()]
+    )
+    assert setup_script.main() == 0
+    assert set(installed) == extras and len(installed) == len(extras)
+    assert setup_script.requirements(installed)  # extras that pyproject.toml has
