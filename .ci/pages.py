@@ -170,7 +170,8 @@ def python() -> Iterator[tuple[str, str]]:
     """A page of what ``import equimd`` gives, and one for each package beneath."""
     yield f"{PYTHON}/index.md", "\n\n".join([f"{LAST}# Python: equimd", *functions(), ""])
     for name in PACKAGES:
-        found = "\n\n".join(f"::: {module}" for module in modules(name))
+        first, *rest = modules(name)
+        found = "\n\n".join([f"::: {first}\n    options: {{show_root_heading: false}}", *(f"::: {m}" for m in rest)])
         yield f"{PYTHON}/{name}.md", f"{LAST}# equimd.{name}\n\n{found}\n"
 
 
