@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import typer
 from typer.core import TyperCommand
 
 from equimd.benchmarks.suites import SUITES, Suite
-from equimd.cli.arguments import Overwrite
-from equimd.cli.common import log, sub_app
+from equimd.cli.arguments import Json, Overwrite
+from equimd.cli.common import echo_json, log, sub_app
+from equimd.cli.completion import completing, presets
 from equimd.config import PRESETS
 from equimd.registry import imported
 
@@ -57,7 +59,11 @@ _Data = Annotated[
 ]
 _Molecules = Annotated[str, typer.Option(help="molecules of rMD17, or all: the ten of them")]
 _Preset = Annotated[
-    str | None, typer.Option(help=f"{', '.join(PRESETS)}; without it small for less than 15 minutes, else default")
+    str | None,
+    typer.Option(
+        help=f"{', '.join(PRESETS)}; without it small for less than 15 minutes, else default",
+        autocompletion=completing(presets),
+    ),
 ]
 _Budget = Annotated[str, typer.Option(help="training time of a model, without compilation: 90s, 45m, 2h")]
 _Peers = Annotated[
@@ -115,8 +121,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _show(table: Path) -> None:
-    print(table.read_text())
+def _show(table: Path, as_json: bool) -> None:
+    """A suite's table, or the results that it is made of."""
+    if as_json:
+        echo_json(json_text.loads(table.with_suffix(".json").read_text(encoding="utf-8")))
+    else:
+        print(table.read_text())
     log(f"written: {table.parent}")
 
 
@@ -140,6 +150,7 @@ def accuracy(
     out: _Out = RESULTS,
     work: _Work = None,
     overwrite: _Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Errors on rMD17 and other sets in a fixed training time, beside published figures.
 
@@ -167,7 +178,9 @@ def accuracy(
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):
         raise typer.BadParameter("--variants conservative,direct; --sizes 50,200,950")
     frames = tuple(int(n) for n in _words(sizes))
-    _show(accuracy_suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd))
+    _show(
+        accuracy_suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd), json
+    )
 
 
 @app.command(cls=_Command)
@@ -183,6 +196,7 @@ def speed(
     out: _Out = RESULTS,
     work: _Work = None,
     overwrite: _Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Time of training and dynamics, peak memory and compile time, beside other packages in one interleaved run.
 
@@ -212,7 +226,8 @@ def speed(
     _show(
         speed_suite.run(
             options, threads=chosen, runs=speed_suite.parse_runs(_words(runs or "")), quick=quick, parts=_words(parts)
-        )
+        ),
+        json,
     )
 
 
@@ -232,6 +247,7 @@ def learning(
     out: _Out = RESULTS,
     work: _Work = None,
     overwrite: _Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Labels against error: frames chosen in several ways, with cheap labels before or without.
 
@@ -252,11 +268,11 @@ def learning(
     counts = [int(n) if n.isdigit() else 0 for n in _words(sizes)]
     if set(chosen) - set(WAYS) or not counts or counts != sorted({*counts, FIRST})[1:]:
         raise typer.BadParameter(f"--ways {','.join(WAYS)}; --sizes 50,100,200, ascending and above {FIRST}")
-    _show(learning_suite.run(options, ways=chosen, sizes=counts))
+    _show(learning_suite.run(options, ways=chosen, sizes=counts), json)
 
 
 @app.command(cls=_Command)
-def report(out: _Out = RESULTS, overwrite: Overwrite = False) -> None:
+def report(out: _Out = RESULTS, overwrite: Overwrite = False, json: Json = False) -> None:
     """Join the tables of all suites that have results into one page, report.md.
 
     Examples:
@@ -268,7 +284,11 @@ def report(out: _Out = RESULTS, overwrite: Overwrite = False) -> None:
     from equimd.files import check_output
 
     check_output(out / "report.md", overwrite)
-    _show(join(out))
+    path = join(out)
+    if json:
+        echo_json({"path": path})
+    else:
+        _show(path, as_json=False)
 
 
 def _add(name: str, suite: Suite) -> None:
@@ -283,10 +303,11 @@ def _add(name: str, suite: Suite) -> None:
         out: _Out = RESULTS,
         work: _Work = None,
         overwrite: _Overwrite = False,
+        json: Json = False,
     ) -> None:
         named = ",".join(imported(suite.molecules)) if molecules is None else molecules
         given = (data, named, budget, "none", out, work, seeds)
-        _show(imported(suite.run)(_options(*given, results=f"{name}.json", overwrite=overwrite), quick=quick))
+        _show(imported(suite.run)(_options(*given, results=f"{name}.json", overwrite=overwrite), quick=quick), json)
 
     example = f"Examples:\n\n        equimd bench {name}\n        equimd bench {name} --molecules ethanol --out bench"
     command.__doc__ = f"{suite.title}\n\n    {example}\n    "

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite, Run, Threads
+from equimd.cli.completion import bundled, completing
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
 from equimd.tasks.calibrate.settings import CalibrationSettings
@@ -16,13 +17,26 @@ from equimd.tasks.calibrate.settings import CalibrationSettings
 def calibrate(
     run: Run,
     data: Annotated[
-        list[str], typer.Option("--data", help="frames the model never saw, with forces and energies; may be repeated")
+        list[str],
+        typer.Option(
+            "--data",
+            help="frames the model never saw, with forces and energies; may be repeated",
+            autocompletion=completing(bundled),
+        ),
     ],
     test_data: Annotated[
-        list[str] | None, typer.Option("--test-data", help="other such frames, to report on; else a part of --data")
+        list[str] | None,
+        typer.Option(
+            "--test-data",
+            help="other such frames, to report on; else a part of --data",
+            autocompletion=completing(bundled),
+        ),
     ] = None,
     train_data: Annotated[
-        list[str] | None, typer.Option("--train-data", help="where the training frames are, if they have moved")
+        list[str] | None,
+        typer.Option(
+            "--train-data", help="where the training frames are, if they have moved", autocompletion=completing(bundled)
+        ),
     ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,

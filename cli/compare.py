@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite
+from equimd.cli.completion import bundled, completing
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings, StateSettings
 from equimd.tasks.compare.settings import compared_fields
@@ -21,7 +22,12 @@ def compare(
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="run folder of another")],
     structure: Annotated[Path, typer.Argument(metavar="STRUCTURE", help="start geometry of the dynamics")],
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="frames with energies and forces for the errors; may be repeated")
+        list[str] | None,
+        typer.Option(
+            "--data",
+            help="frames with energies and forces for the errors; may be repeated",
+            autocompletion=completing(bundled),
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder to make; by default comparisons/STRUCTURE-001")

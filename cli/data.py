@@ -9,6 +9,7 @@ import typer
 
 from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.common import echo_json, log, sub_app, warn
+from equimd.cli.completion import bundled, collections, completing
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
 from equimd.errors import EXIT_USAGE, DataError
@@ -25,13 +26,20 @@ app = sub_app("List, fetch, inspect, convert, generate and label data sets.")
 
 _Out = Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz for extended XYZ")]
 _Files = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="data files or folders, or bundled:NAME; several are joined")
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="data files or folders, or bundled:NAME; several are joined",
+        autocompletion=completing(bundled),
+    ),
 ]
 
 
 @app.command("list")
 def list_(
-    collection: Annotated[str | None, typer.Argument(help="show one collection only")] = None,
+    collection: Annotated[
+        str | None, typer.Argument(help="show one collection only", autocompletion=completing(collections))
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show the catalogue of data sets.
@@ -45,9 +53,9 @@ def list_(
         equimd data list rmd17
         equimd data list --json
     """
-    from equimd.data.catalogue import collections
+    from equimd.data import catalogue
 
-    table = collections()
+    table = catalogue.collections()
     if collection is not None:
         if collection.lower() not in table:
             raise DataError(f"no collection '{collection}'", hint="one of " + ", ".join(table))
@@ -86,7 +94,9 @@ def _print_collection(c: Collection) -> None:
 
 @app.command()
 def fetch(
-    collection: Annotated[str, typer.Argument(help="a collection of `equimd data list`")],
+    collection: Annotated[
+        str, typer.Argument(help="a collection of `equimd data list`", autocompletion=completing(collections))
+    ],
     item: Annotated[str | None, typer.Argument(help="an item of it, such as a molecule")] = None,
     split: Annotated[str, typer.Option(help="which of the ready splits of rmd17: 01 to 05")] = "01",
     to: Annotated[Path | None, typer.Option(help="folder to download to (default: a cache folder)")] = None,
@@ -247,6 +257,7 @@ def convert(
     files: _Files,
     out: _Out,
     overwrite: Overwrite = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Write data as a store or extended XYZ.
@@ -280,7 +291,10 @@ def convert(
         with counting(bar, "frames", "writing") as told:
             write_frames(out, data, theory=theory, source=data.info.path, progress=told)
     log(f"{len(data):,} frames in eV and Angstrom")
-    print(out)
+    if json:
+        echo_json({"path": out, "n_frames": len(data)})
+    else:
+        print(out)
 
 
 @app.command()

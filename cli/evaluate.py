@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from equimd.cli.arguments import Json, Overwrite, Run
+from equimd.cli.completion import bundled, completing
 from equimd.cli.options import with_settings
 from equimd.tasks.evaluate.settings import EvaluationSettings
 
@@ -15,7 +16,12 @@ from equimd.tasks.evaluate.settings import EvaluationSettings
 @with_settings(EvaluationSettings)
 def evaluate(
     run: Run,
-    data: Annotated[list[str], typer.Option("--data", help="frames with energies and forces; may be repeated")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", help="frames with energies and forces; may be repeated", autocompletion=completing(bundled)
+        ),
+    ],
     display_unit: Annotated[
         Literal["meV", "kcal/mol"], typer.Option("--display-unit", help="of the errors; --json is always in meV")
     ] = "meV",

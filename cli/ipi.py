@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from equimd.cli.arguments import Device, Json, Run
+from equimd.cli.completion import OF_SETTINGS, completing
 from equimd.errors import EXIT_HALTED
 
 
@@ -22,6 +23,7 @@ def ipi(
         typer.Option(
             "--uq-threshold",
             help="auto, halt, flag, off (physical checks alone), or 0.15eV/A; by default auto if the run is calibrated",
+            autocompletion=completing(OF_SETTINGS["uq_threshold"]),
         ),
     ] = None,
     on_exceed: Annotated[

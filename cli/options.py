@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from equimd.cli.completion import OF_SETTINGS, completing
 from equimd.registry import Registry
 
 if typing.TYPE_CHECKING:
@@ -69,7 +70,9 @@ def setting_option(
     name = f"--{key.replace('_', '-')}"
     names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
     help = f"{field.description}{shown(field.default)}"
-    option = typer.Option(*names, help=help, metavar=metavar, show_default=False)
+    known = OF_SETTINGS.get(key) if table is None else table.keys
+    offered = None if known is None else completing(known)
+    option = typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=offered)
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

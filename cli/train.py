@@ -8,10 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite
+from equimd.cli.completion import completing, presets
 from equimd.cli.options import with_settings
 from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS
 
-_PRESET = typer.Option("--preset", help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}")
+_PRESET = typer.Option(
+    "--preset",
+    help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}",
+    autocompletion=completing(presets),
+)
 
 
 @with_settings(*SECTIONS.values(), skip=DERIVED_KEYS, kinds={"max_time": str, "checkpoint_interval": str})

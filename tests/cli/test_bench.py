@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_speed_takes_threads_runs_and_the_installed_peers(calls: list, tmp_path:
         "quick": True,
         "parts": ("steps", "memory", "compile", "large"),
     }
+
+
+def test_results_as_json(calls: list, tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_text('{"rows": []}')
+    result = runner.invoke(main.app, ["bench", "speed", "--out", str(tmp_path), "--json"])
+    assert json.loads(result.stdout) == {"rows": []}
 
 
 def test_learning_takes_ways_sizes_and_seeds(calls: list, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_convert_and_back_keeps_every_digit(tmp_path: Path) -> None:
     first = _run("convert", "bundled:ethanol-validation", "--out", tmp_path / "a.xyz")
     assert first.exit_code == 0, first.output
     assert first.stdout.strip() == str(tmp_path / "a.xyz")
-    assert _run("convert", tmp_path / "a.xyz", "--out", tmp_path / "b.h5").exit_code == 0
+    second = _run("convert", tmp_path / "a.xyz", "--out", tmp_path / "b.h5", "--json")
+    assert json.loads(second.stdout) == {"path": str(tmp_path / "b.h5"), "n_frames": 200}
     before, after = open_dataset("bundled:ethanol-validation").frames(), open_dataset(tmp_path / "b.h5").frames()
     np.testing.assert_array_equal(after.energy, before.energy)
     np.testing.assert_allclose(after.forces, before.forces, atol=1e-11)
