@@ -85,6 +85,7 @@ bench: setup
 	$(BIN)/equimd bench speed --molecules ethanol --quick $(BENCH_IN)
 	$(BIN)/equimd bench conservation --molecules ethanol --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench calibration --molecules bundled --budget $(BENCH_TIME) --quick $(BENCH_IN)
+	$(BIN)/equimd bench guard --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench detection --budget $(BENCH_TIME) --quick $(BENCH_IN)
 	$(BIN)/equimd bench learning --ways random,logdet --sizes 50,100 --seeds 0 --budget 1m $(BENCH_IN)
 	$(BIN)/equimd bench report --out $(BENCH) --overwrite

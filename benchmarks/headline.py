@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.accuracy.accuracy_suite import row_variant
-from equimd.benchmarks.accuracy.accuracy_tables import duration
+from equimd.benchmarks.accuracy.accuracy_tables import RMD17, duration
 from equimd.benchmarks.options import PEERS
 from equimd.benchmarks.speed.speed_tables import NAMES
 from equimd.config import PRESETS
@@ -38,6 +38,73 @@ def read(folder: Path, *suites: str) -> Rows:
     """Rows of these suites by name; of a suite without results, none."""
     paths = (folder / f"{suite}.json" for suite in suites)
     return {row["name"]: row for path in paths if path.is_file() for row in json.loads(path.read_text())["rows"]}
+
+
+def face(folder: Path) -> str:
+    """README's table: what was measured, of which model, and what stands beside it; a missing figure reads -."""
+    # accuracy last: conservation has rows of the same names, of its own models
+    rows = read(folder, "speed", "conservation", "calibration", "detection", "accuracy")
+    return _table(
+        ["ethanol / aspirin", "model", "equimd", "beside it"], [*_errors(rows), *_steps(rows), *_trusted(rows)]
+    )
+
+
+def _errors(rows: Rows) -> Iterable[list[str]]:
+    told = (("force", "forces_mae_meV_per_A", "meV/A", ".1f", 1), ("energy", "energy_mae_meV", "meV", ".2f", 0))
+    for what, metric, unit, form, column in told:
+        own, painn = (_pair(rows, f"rmd17/{{}}/01/{of}/{metric}", form) for of in ("conservative", "schnetpack-painn"))
+        mace = " / ".join(RMD17["MACE"][molecule][column] for molecule in PAIR)
+        model = _model(rows, f"rmd17/ethanol/01/conservative/{metric}")
+        beside = f"SchNetPack PaiNN, as long: {painn}; MACE, published: {mace}"
+        yield [f"{what} error (MAE), rMD17", model, f"{own} {unit}", beside]
+
+
+def _steps(rows: Rows) -> Iterable[list[str]]:
+    own, *peers = (_pair(rows, f"speed/{{}}/1/md/wall_ms_{of}", ".1f") for of in ("equimd-guard", "nequip", "mace"))
+    settings = rows.get("speed/ethanol/1/md/wall_ms_equimd-guard", {"preset": ""})["preset"]
+    model = next((f"`{name}`" for name, has in PRESETS.items() if f", lmax {has.get('lmax')}," in settings), "-")
+    beside = "unguarded NequIP {}, MACE {}".format(*peers)
+    yield ["step of guarded dynamics, one thread", model, f"{own} ms", beside]
+    drift = "rmd17/{{}}/01/{}/nve_float32_drift_bound".format
+    own, direct = (_pair(rows, drift(of), ".2g") for of in ("conservative", "direct"))
+    model = _model(rows, drift("conservative").format("ethanol"))
+    yield ["energy drift at 300 K, 100 ps", model, f"{own} meV/atom/ps at most", f"direct forces: {direct}"]
+
+
+def _trusted(rows: Rows) -> Iterable[list[str]]:
+    covered = "rmd17/{{}}/01/{}/forces_coverage_95".format
+    own, others = (_pair(rows, covered(of), ".1%").replace("%", " %") for of in ("last-layer", "ensemble-3"))
+    model = _model(rows, covered("last-layer").format("ethanol"))
+    yield ["force errors within their 95 % region", model, own, f"ensemble of 3: {others}"]
+    hot = "bundled/ethanol/1000K/{}/forces_coverage_95".format
+    own, others = (_value(rows, hot(of), ".1%").replace("%", " %") for of in ("last-layer", "ensemble-4"))
+    model = _model(rows, hot("last-layer"))
+    yield ["the same at 1000 K, trained and calibrated at 300 K (ethanol)", model, own, f"ensemble of 4: {others}"]
+    name = next((n for n in rows if "/300K/last-layer/false_halts_of_" in n), "-")
+    runs, _, asked = name.rpartition("_of_")[2].removesuffix("_percent").partition("_runs_at_")
+    row = rows.get(name, {"per_seed": {}, "interval": ("-", "-")})
+    halts = ", ".join(f"{v:g}" for v in row["per_seed"].values()) or "-"
+    expected = "{} to {} expected".format(*row["interval"])
+    yield [f"ordinary runs halted, {asked} % asked for (ethanol)", _model(rows, name), f"{halts} of {runs}", expected]
+    told = ("before_physical", "before_bad")
+    halt, bound = ([_value(rows, f"bundled/ethanol/1000K/{of}/{m}", "g") for m in told] for of in ("halt", "bound"))
+    title = "halted at 1000 K before the molecule broke; by the first bad frame (ethanol)"
+    found = f"{halt[0]}; {halt[1]} of {_value(rows, 'bundled/ethanol/1000K/guard/runs', 'g')} runs"
+    model = _model(rows, "bundled/ethanol/1000K/halt/before_bad")
+    yield [title, model, found, f"threshold set as an error bound: {bound[0]}; {bound[1]}"]
+
+
+def _pair(rows: Rows, name: str, form: str) -> str:
+    """The values of both molecules of ``PAIR``, whose place in the row's name is {}."""
+    return " / ".join(_value(rows, name.format(molecule), form) for molecule in PAIR)
+
+
+def _model(rows: Rows, name: str) -> str:
+    """Preset and training time of the model of a row."""
+    if name not in rows:
+        return "-"
+    row = rows[name]
+    return f"`{row['preset'].partition(',')[0]}`, {duration(row['budget_s'])}"
 
 
 def speed(folder: Path) -> str:
@@ -144,4 +211,4 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 if __name__ == "__main__":
     results = Path("benchmarks") / "results"
-    print(speed(results), trust(results), presets(results), sep="\n\n")
+    print(face(results), speed(results), trust(results), presets(results), sep="\n\n")

@@ -10,14 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from equimd.benchmarks import models, own_runs
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import fingerprint
 from equimd.data.dataset import Dataset
+from equimd.data.system import System
 from equimd.errors import UncertaintyError
+from equimd.forces.forcefield import ForceField
 from equimd.guard.calibration import Calibration, Levels, is_calibrated, load_calibration
-from equimd.guard.score import StepDecision
+from equimd.guard.judge import Judge
+from equimd.guard.score import StepDecision, StepScore
+from equimd.model.interface import Model
 from equimd.progress import counted_stages
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import SEED_OFFSET, OwnRuns, start_rows, verdict
@@ -100,3 +105,17 @@ def _with_flags(done: Calibrating, alpha: float) -> Calibration:
 def always_exact(decision: StepDecision) -> StepDecision:
     """The same decision without a screen: every score is exact."""
     return replace(decision, level=0.0)
+
+
+def scored(
+    model: Model, system: System, decision: StepDecision, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) screen and exact score of frames (k, n, 3) of one structure, whatever the decision's level, eV/Angstrom."""
+    score = StepScore(always_exact(decision), model, system)
+    field = ForceField(model, system, judge=Judge(score=score), compile="off")
+    screen, exact = [], []
+    for part in torch.from_numpy(positions).split(64):
+        extras = field(part)[2]
+        screen.append(extras["screen"].numpy())
+        exact.append(score(part, extras)[0].numpy())
+    return np.concatenate(screen), np.concatenate(exact)

@@ -30,6 +30,11 @@ SUITES: Registry[Suite] = Registry(
     "benchmark suite",
     "SUITES",
     {
+        "guard": Suite(
+            "README's picture: the guard along a run at 300 K and one at 1000 K, beside the true error.",
+            "equimd.benchmarks.guard.guard_suite:run",
+            "equimd.benchmarks.guard.guard_suite:MOLECULES",
+        ),
         "accuracy": Suite("Errors on rMD17 and other sets in a fixed training time, beside published figures."),
         "speed": Suite("Time of training and dynamics, peak memory and compile time, beside other packages."),
         "conservation": Suite(

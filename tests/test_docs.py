@@ -1,4 +1,4 @@
-"""Every Python example of README and docs runs, the tutorial as a page and as a notebook, and the site builds.
+"""Every Python example of docs runs, the tutorial as a page and as a notebook, and the site builds.
 
 On a model of seconds, otherwise as printed.
 """
@@ -23,14 +23,13 @@ from typer.testing import CliRunner
 import equimd
 from equimd.cli import main
 from equimd.cli.commands import COMMANDS
-from equimd.data import bundled
-from equimd.data.convert import write_frames
+from tests.few_frames import few_bundled_frames
 from tests.training.toy import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 #: These have tests of their own: what docs/development/extending.md adds to tables would stay there.
 OWN_TESTS = ("tutorial.md", "extending.md")
-FILES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in OWN_TESTS)]
+FILES = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in OWN_TESTS)
 EXAMPLES = {p: re.findall(r"^```python\n(.*?)^```", p.read_text(), re.DOTALL | re.MULTILINE) for p in FILES}
 TINY = {**SMALL, "num_epochs": 2, "batch_size_train": 20, "num_readout": 4}
 SHORT = {"false_alarm_rate": 0.05, "run_length": 10, "blocks": 9}
@@ -60,15 +59,7 @@ TUTORIAL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_frames(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every tenth of the bundled frames."""
-    folder = tmp_path_factory.mktemp("bundled")
-    for path in bundled._FOLDER.glob("*.h5"):
-        data = equimd.data.StoreDataset(path)
-        write_frames(
-            folder / path.name, equimd.data.Subset(data, range(0, len(data), 10)), extra={"temperature": 300.0}
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundled, "_FOLDER", folder)
+    with few_bundled_frames(tmp_path_factory.mktemp("bundled")):
         yield
 
 

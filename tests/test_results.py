@@ -1,4 +1,4 @@
-"""Every figure that README quotes stands in a results file that its benchmark wrote, and the two do not part ways."""
+"""Every figure that README and docs quote stands in a results file that its benchmark wrote, and stays the same."""
 
 from __future__ import annotations
 
@@ -42,17 +42,50 @@ def test_the_accuracy_table_is_the_results_file() -> None:
     assert (RESULTS / "accuracy.md").read_text() == accuracy_tables.markdown(found)
 
 
-def test_readme_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
+def test_readme_quotes_its_table_and_no_figure_besides(root: Path) -> None:
     readme = (root / "README.md").read_text()
     begin, end = re.search(r"<!-- results:begin.*?-->\n", readme), readme.index("<!-- results:end -->")
     assert begin is not None
-    accuracy = accuracy_tables.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
-    quoted = readme[begin.end() : end]
-    for table in (accuracy, headline.speed(RESULTS), headline.trust(RESULTS)):
-        assert table in quoted, table
-        quoted = quoted.replace(table, "")
-    rest = readme[: begin.end()] + quoted + readme[end:]
+    assert readme[begin.end() : end].strip() == headline.face(RESULTS)
+    rest = readme[: begin.end()] + readme[end:]
     assert not FIGURE.search(rest), FIGURE.search(rest)
+    assert rest.count("|") == 0  # no other table
+
+
+def test_the_results_page_quotes_the_tables_and_no_figure_besides(root: Path) -> None:
+    page = (root / "docs" / "results.md").read_text()
+    accuracy = accuracy_tables.markdown(json.loads((RESULTS / "accuracy.json").read_text())).split("\n", 2)[2].strip()
+    for table in (accuracy, headline.speed(RESULTS), headline.trust(RESULTS)):
+        assert table in page, table
+        page = page.replace(table, "")
+    assert not FIGURE.search(page), FIGURE.search(page)
+
+
+def test_every_figure_of_readmes_table_is_that_of_a_row(tmp_path: Path) -> None:
+    """Eight lines, the first of the default model, none of them lacking a figure; other results make another table."""
+    lines = [line.strip("| ").split(" | ") for line in headline.face(RESULTS).splitlines()[2:]]
+    assert len(lines) == 8 and lines[0][1] == "`default`, 45 min"
+    assert {line[1].split("`")[1] for line in lines} <= set(PRESETS)
+    assert not [cell for line in lines for cell in line if cell == "-" or re.search(r"(^|[ /;])-($|[ /;])", cell)]
+    rows = headline.read(RESULTS, "accuracy")
+    for molecule, told in zip(headline.PAIR, re.findall(r"[\d.]+", lines[0][2]), strict=True):
+        assert float(told) == round(rows[f"rmd17/{molecule}/01/conservative/forces_mae_meV_per_A"]["value"], 1)
+    published = {figure for pair in accuracy_tables.RMD17["MACE"].values() for figure in pair}
+    for own, beside in ((line[2], line[3]) for line in _changed(tmp_path)):
+        asked = {"3", "4"} | published  # members of the ensembles; figures of papers
+        assert set(re.findall(r"\d[\d.]*", f"{own} {beside}")) - asked <= {"777", "777.0", "777.00", "77700.0", "200"}
+
+
+def _changed(folder: Path) -> list[list[str]]:
+    """README's table from results whose every value is 777."""
+    for path in result_files():
+        found = json.loads(path.read_text())
+        for row in found["rows"]:
+            row["value"] = 777.0
+            row |= {key: dict.fromkeys(row[key], 777.0) for key in ("per_seed",) if row.get(key)}
+            row |= {key: [777.0, 777.0] for key in ("interval",) if row.get(key)}
+        (folder / path.name).write_text(json.dumps(found))
+    return [line.strip("| ").split(" | ") for line in headline.face(folder).splitlines()[2:]]
 
 
 def test_the_table_of_faults_is_the_results_file(root: Path) -> None:

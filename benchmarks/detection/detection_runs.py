@@ -20,7 +20,7 @@ from equimd.forces.forcefield import ForceField
 from equimd.guard.calibration import Calibration
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepDecision, StepScore
+from equimd.guard.score import StepDecision
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
@@ -207,15 +207,8 @@ def frame_rates(bench: Bench, tasks: Sequence[labels.Task], errors: Sequence[np.
     true = np.concatenate([e[c] for e, c in zip(errors, chosen, strict=True)])
     rows = np.random.default_rng(seed).permutation(len(true))[:SAMPLE]
     rules = bench.rules
-    decision = rules["flag"].decision
-    score = StepScore(kept.always_exact(decision), bench.model, bench.system)
-    field = ForceField(bench.model, bench.system, judge=Judge(score=score), compile="off")
-    screen, exact = [], []
-    for part in torch.from_numpy(positions[rows]).split(64):
-        extras = field(part)[2]
-        screen.append(extras["screen"].numpy())
-        exact.append(score(part, extras)[0].numpy())
-    sigma, screened, bad = np.concatenate(exact), np.concatenate(screen), true[rows] > bench.tau
+    screened, sigma = kept.scored(bench.model, bench.system, rules["flag"].decision, positions[rows])
+    bad = true[rows] > bench.tau
     return {
         "n": len(rows),
         "sigma": sigma,

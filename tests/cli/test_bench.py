@@ -20,7 +20,7 @@ runner = CliRunner()
 
 def test_only_suites_that_are_there_are_listed() -> None:
     shown = runner.invoke(main.app, ["bench", "--help"]).output
-    for name in ("accuracy", "speed", "conservation", "calibration", "detection", "learning"):
+    for name in ("guard", "accuracy", "speed", "conservation", "calibration", "detection", "learning"):
         there = importlib.util.find_spec(f"equimd.benchmarks.{name}") is not None
         assert (f"  {name} " in shown) == there, name
     assert "  report " in shown

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equimd.data.paths import selection
-from equimd.data.readers.structures import read_structures
+from equimd.data.readers.structures import named_molecule, read_structures
 from equimd.data.system import System
 from equimd.errors import DataError
 from equimd.md.integrators import Langevin
@@ -33,18 +33,13 @@ def load_molecule(name: str) -> Atoms:
     Raises:
         DataError: neither such a file nor such a name.
     """
-    from ase.build import molecule
-
-    aliases = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methanol": "CH3OH", "ammonia": "NH3"}
-    try:
-        named = None if os.path.isfile(selection(name)[0]) else molecule(aliases.get(name.lower(), name))
-    except KeyError:
-        if not os.path.exists(name):
-            raise DataError(
-                f"'{name}' is neither a file nor a molecule ASE knows",
-                hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
-            ) from None
-        named = None
+    is_file = os.path.isfile(selection(name)[0])
+    named = None if is_file else named_molecule(name)
+    if named is None and not is_file and not os.path.exists(name):
+        raise DataError(
+            f"'{name}' is neither a file nor a molecule ASE knows",
+            hint="a structure file such as mol.xyz, or a name of ASE's G2 set such as CH3CH2OH (ethanol)",
+        )
     found = read_structures(name) if named is None else [named]
     if len(found) > 1:
         note(f"{name}: the last of its {len(found)} structures is taken")

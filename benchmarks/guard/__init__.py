@@ -1,0 +1,1 @@
+"""The guard along two trajectories, beside the true error: README's picture."""
