@@ -291,3 +291,16 @@ def test_other_formats_by_ase(tmp_path: Path) -> None:
         read_structures(_write(tmp_path / "a.traj", b"\x80\x04\x95\x00"))
     with pytest.raises(DataError, match="it is binary"):
         read_structures(_write(tmp_path / "a.bin", bytes(range(256))))
+
+
+def test_structures_by_name_where_there_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (named,) = read_structures("ethanol")
+    assert named.get_chemical_formula() == "C2H6O"
+    (bundled,) = read_structures("bundled:ethanol-test@-1")
+    assert bundled.get_chemical_formula() == "C2H6O"
+    (tmp_path / "ethanol").write_text("2\n\nH 0 0 0\nH 0 0 0.74\n")
+    assert read_structures("ethanol")[0].get_chemical_formula() == "H2"
+    for strange in ("ethanole", "water@0", "missing.xyz"):
+        with pytest.raises(DataError, match="no such file"):
+            read_structures(strange)

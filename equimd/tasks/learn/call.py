@@ -64,11 +64,23 @@ class LearnResult(Shown, Learned):
     def ending(self) -> str:
         """What was reached, and what to do next."""
         if self.status == "certified":
-            return f"{self.words}\nuse it: equimd simulate {self.run} {self.folder / task.STARTS_FILE}"
+            return f"{self.words}\nuse it: {self._simulation()}"
         more = f"equimd learn --resume {self.folder}"
         if self.status == "interrupted":
             return f"interrupted; go on with: {more}"
         return f"no certificate: {'; '.join(self.missing)}\nwith more time or labels: {more} --max-time TIME"
+
+    def _simulation(self) -> str:
+        """The command of a run such as the certificate is for, from the first conformer."""
+        path, names = (
+            self.folder / task.SETTINGS_FILE,
+            ("temperature", "run_length", "dt", "friction", "charge", "spin"),
+        )
+        settings = LearnSettings.parse(read_config(path), where=str(path))
+        # where it is not stated, simulate has the same
+        told = {k: v for k in names if (v := getattr(settings, k)) != LearnSettings.model_fields[k].default}
+        options = [f"--{'steps' if k == 'run_length' else k} {v:g}" for k, v in told.items()]
+        return " ".join([f"equimd simulate {self.run} {self.folder / task.STARTS_FILE}@0", *options])
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd learn --json``."""

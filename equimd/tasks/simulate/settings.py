@@ -48,7 +48,7 @@ class SimulationSettings(EnsembleSettings):
     """Every setting of a simulation and its default."""
 
     run: str = Field("", description="run folder of the model")
-    structure: str = Field("", description="start geometry: xyz, data set, trajectory ...; or a frame: FILE@-1")
+    structure: str = Field("", description="start geometry: a file, one of its frames: FILE@-1, or a name: ethanol")
     ensemble: EnsembleName = Field(
         DEFAULT, description="constant temperature with noise or without, or constant energy"
     )

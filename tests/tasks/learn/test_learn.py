@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.calculator import SCFError, all_changes
+from typer.testing import CliRunner
 
 import equimd
 from equimd import config, plots
+from equimd.cli import main
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
-from equimd.errors import ConfigError, DataError, RunError, UncertaintyError
+from equimd.errors import EXIT_HALTED, ConfigError, DataError, RunError, UncertaintyError
 from equimd.guard.calibration import StatePoint
 from equimd.guard.certificate import load_certificate
 from equimd.guard.wording import make_watch
@@ -321,7 +323,11 @@ def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest
     again = equimd.learn(resume=folder, progress=told.append)
     assert (again.status, again.certificate, again.words) == (found.status, found.certificate, found.words)
     assert again.to_json()["labels"] == found.labels and again.model().run.path == folder / "run"
-    assert "certified" in again.table() and "equimd simulate" in again.ending and len(repr(again)) < 200
+    assert "certified" in again.table() and len(repr(again)) < 200
+    words = again.ending.splitlines()[-1].removeprefix("use it: ").split()
+    assert words == ["equimd", "simulate", f"{folder}/run", f"{folder}/conformers.xyz@0", "--steps", "40"]
+    done = CliRunner().invoke(main.app, [*words[1:], "--compile", "off", "--out", str(tmp_path / "simulated")])
+    assert done.exit_code in (0, EXIT_HALTED) and (tmp_path / "simulated" / "summary.json").is_file()
     assert {p.kind for p in told if p.stage == "learn"} == {"line"}
     assert capfd.readouterr().out == ""
     with pytest.raises(ConfigError, match="leave out MOLECULE"):
