@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sized
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -38,6 +39,13 @@ def brief(value: Any) -> str:
     if len(text) <= LONGEST:
         return text
     return type(value).__name__ + (f" of {len(value)}" if isinstance(value, Sized) else "")
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits, without an exponent where that is readable."""
+    if value == 0 or not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def span(values: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.progress import Callback, Teller, duration, time_left
+from equimd.shown import three_digits
 from equimd.training.metrics import COLUMNS, Unit, in_file_units, unit_name
 
 
@@ -18,15 +19,8 @@ def describe(errors: Mapping[str, float], unit: Unit, prefix: str = "") -> str:
     for letter, key in (("E", "energy_mae"), ("F", "forces_mae")):
         value = errors.get(prefix + key, math.nan)
         if math.isfinite(value):
-            parts.append(f"{letter} {_short(value * unit.factor)}")
+            parts.append(f"{letter} {three_digits(value * unit.factor)}")
     return " ".join(parts)
-
-
-def _short(value: float) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    if value == 0 or not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 class EpochProgress(Teller):

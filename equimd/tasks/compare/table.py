@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from equimd.shown import three_digits
 
 COLOURS = ("#0b62a4", "#d95f02", "#5b8c3a", "#7b4ea3")
 SYMLOG_FROM = 20.0  # meV/atom: above it the energy axis is logarithmic
 
 
 def _error(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: "-" if not m["errors"] or m["errors"][key] is None else f"{m['errors'][key]:.3g}"
+    return lambda m: "-" if not m["errors"] or m["errors"][key] is None else _digits(m["errors"][key])
 
 
-def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: "-" if m[key] is None else format(m[key], form)
+def _digits(value: float) -> str:
+    return "0" if value == 0 else three_digits(value)
+
+
+def _number(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda m: "-" if m[key] is None else _digits(m[key])
 
 
 def _drift(m: Mapping[str, Any]) -> str:
     if m["drift_meV_per_atom_per_ps"] is None:
         return "-"
-    return f"{m['drift_meV_per_atom_per_ps']:+.2g} ± {m['drift_error']:.1g}"
+    drift, error = m["drift_meV_per_atom_per_ps"], m["drift_error"]
+    places = 0 if error <= 0 else max(0, 1 - math.floor(math.log10(error)))  # two digits of the error, and as far of it
+    return f"{drift:+.{places}f} ± {error:.{places}f}" if 1e-6 < error < 1e5 else f"{drift:+.2e} ± {error:.1e}"
 
 
 def _time(mode: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: f"{m['step_ms'][mode]:.3g}" if mode in m["step_ms"] else "-"
+    return lambda m: _digits(m["step_ms"][mode]) if mode in m["step_ms"] else "-"
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -40,12 +49,12 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("energy RMSE (meV)", _error("energy_rmse_meV")),
         ("force MAE (meV/A)", _error("forces_mae_meV_per_A")),
         ("force RMSE (meV/A)", _error("forces_rmse_meV_per_A")),
-        (f"net force, rms, frames {where} (meV/A)", _number("net_force_meV_per_A", ".2g")),
-        (f"torque, rms, frames {where} (meV)", _number("torque_meV", ".2g")),
+        (f"net force, rms, frames {where} (meV/A)", _number("net_force_meV_per_A")),
+        (f"torque, rms, frames {where} (meV)", _number("torque_meV")),
         ("step, eager (ms)", _time("eager")),
         ("step, compiled (ms)", _time("compiled")),
         (f"energy drift, NVE, {runs} (meV/atom/ps)", _drift),
-        ("stable, mean of replicas (ps)", _number("stable_ps", ".4g")),
+        ("stable, mean of replicas (ps)", _number("stable_ps")),
         ("unstable replicas", lambda m: f"{m['n_unstable']} of {len(m['replicas'])}"),
     ]
     cells = [(title, [show(m) for m in found["models"]]) for title, show in lines]

@@ -54,13 +54,16 @@ def _milli(value: float | None) -> float | None:
 
 
 HEAD = ("model", "train", "calibr", "audit", "failed", "val E", "val F", "covered", "bad exp.", "halted", "time")
-WIDTHS = (5, 6, 7, 6, 7, 7, 7, 8, 9, 14, 8)
-UNITS = "labels by use; validation errors in meV and meV/A; new labels within their 90 % bounds, of the batch before"
+WIDTHS = (5, 6, 7, 6, 7, 7, 7, 8, 9, 10, 7)
+UNITS = (
+    "labels by use; validation errors E in meV, F in meV/A; covered: new labels",
+    "within their 90 % bounds, of the batch before; halted: runs, by temperature",
+)
 
 
 def table_head() -> list[str]:
     """What stands above the rows of :func:`table_row`."""
-    return [UNITS, "".join(f"{name:>{width}}" for name, width in zip(HEAD, WIDTHS, strict=True))]
+    return [*UNITS, "".join(f"{name:>{width}}" for name, width in zip(HEAD, WIDTHS, strict=True))]
 
 
 def table_row(journal: Journal, number: int) -> str:

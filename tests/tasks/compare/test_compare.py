@@ -148,3 +148,25 @@ def test_elements_of_the_data_are_checked_first(runs: dict[str, Path], tmp_path:
     settings = parse_settings({"structure": str(runs["water"]), "ensemble": "nve"})
     with pytest.raises(DataError, match="never saw"):
         workflow.prepare([str(runs["conservative"]), str(runs["direct"])], settings, strange)
+
+
+def test_the_table_is_even_and_fits_80_columns() -> None:
+    errors = {
+        "energy_mae_meV": 3.14159,
+        "energy_rmse_meV": 1234.5,
+        "forces_mae_meV_per_A": 0.5,
+        "forces_rmse_meV_per_A": 9,
+    }
+    model = {
+        "name": "conservative", "forces": "conservative", "errors": errors, "net_force_meV_per_A": 3e-5,
+        "torque_meV": 0.0, "step_ms": {"eager": 12.345}, "stable_ps": 20.0, "n_unstable": 0, "replicas": [{}],
+        "drift_meV_per_atom_per_ps": -0.012345, "drift_error": 0.00234,
+    }  # fmt: skip
+    text = report.table(
+        {"models": [model, {**model, "name": "direct", "drift_error": 250.0}], "time_ps": 20.0, "data": {}}
+    )
+    rows = {line[:30].split("  ")[0]: line.split()[-1] for line in text.splitlines()}
+    assert max(map(len, text.splitlines())) <= 80
+    assert rows["energy MAE (meV)"] == "3.14" and rows["energy RMSE (meV)"] == "1234"
+    assert rows["force RMSE (meV/A)"] == "9.00" and rows["step, eager (ms)"] == "12.3"
+    assert "-0.0123 ± 0.0023" in text and "-0 ± 250" in text
