@@ -45,6 +45,7 @@ COMMANDS: Registry[Command] = Registry(
         "compare": Command(
             "two models side by side: errors, speed, conservation of energy, stability", "equimd.cli.compare:compare"
         ),
+        "traj": Command("analyse, draw and convert trajectories", "equimd.cli.traj:app"),
         "report": Command("one HTML page of runs, simulations and learn runs", "equimd.cli.report:report"),
         "ipi": Command("serve energies and forces to i-PI, with the same guard", "equimd.cli.ipi:ipi"),
         "predict": Command("energy and forces of the structures in a file", "equimd.cli.predict:predict"),

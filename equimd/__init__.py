@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from equimd.tasks.simulate.call import SimulationResult, simulate
     from equimd.tasks.simulate.settings import SimulationSettings
     from equimd.tasks.train import TrainResult, train
+    from equimd.tasks.trajectory.call import AnalysisResult, analyse
+    from equimd.tasks.trajectory.settings import AnalysisSettings
     from equimd.terminal import ProgressBar
 
 _HOME = {
@@ -57,6 +59,7 @@ _HOME = {
     "generate": "tasks.generate.call",
     "label": "tasks.label.task",
     "report": "tasks.report.call",
+    "analyse": "tasks.trajectory.call",
     "load": "calculators",
     "LoadedModel": "calculators",
     "Prediction": "calculators",
@@ -73,6 +76,7 @@ _HOME = {
     "GenerationResult": "tasks.generate.task",
     "LabelResult": "tasks.label.task",
     "ReportResult": "tasks.report.call",
+    "AnalysisResult": "tasks.trajectory.call",
     "LearnSettings": "tasks.learn.settings",
     "AuditSettings": "tasks.audit.settings",
     "CalibrationSettings": "tasks.calibrate.settings",
@@ -81,16 +85,17 @@ _HOME = {
     "GenerationSettings": "tasks.generate.settings",
     "LabelSettings": "tasks.label.settings",
     "ReportSettings": "tasks.report.settings",
+    "AnalysisSettings": "tasks.trajectory.settings",
 }
 _MODULES = ("config", "data", "errors", "units")
 
 __all__ = [
-    "AuditResult", "AuditSettings", "CalibrationResult", "CalibrationSettings", "ComparisonResult", "EquimdCalculator",
-    "EvaluationResult", "EvaluationSettings", "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings",
-    "LearnResult", "LearnSettings", "LoadedModel", "Prediction", "Progress", "ProgressBar", "ReportResult",
-    "ReportSettings", "SimulationResult", "SimulationSettings", "TrainResult", "audit", "calibrate", "compare",
-    "config", "data", "errors", "evaluate", "generate", "label", "learn", "load", "predict", "report", "simulate",
-    "train", "units",
+    "AnalysisResult", "AnalysisSettings", "AuditResult", "AuditSettings", "CalibrationResult",
+    "CalibrationSettings", "ComparisonResult", "EquimdCalculator", "EvaluationResult", "EvaluationSettings",
+    "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings", "LearnResult", "LearnSettings",
+    "LoadedModel", "Prediction", "Progress", "ProgressBar", "ReportResult", "ReportSettings", "SimulationResult",
+    "SimulationSettings", "TrainResult", "analyse", "audit", "calibrate", "compare", "config", "data", "errors",
+    "evaluate", "generate", "label", "learn", "load", "predict", "report", "simulate", "train", "units",
 ]  # fmt: skip
 
 

@@ -20,14 +20,14 @@ TRAIN, VAL, TRUE = "#8a8f98", "#0b62a4", "#222222"
 MAX_POINTS = 20_000  # of a scatter plot; more only darken it
 
 
-def new_figure(width: float, height: float, columns: int) -> tuple[Figure, Any]:
-    """A figure that needs no display and changes no global state of matplotlib."""
+def new_figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure that needs no display and changes no global state of matplotlib, and its axes, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="compressed")  # as constrained, and squares stay within the figure
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", color="#e3e5e8", linewidth=0.8)

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks.keywords",),
     ("tasks.doctor", "tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
-    ("tasks.audit", "tasks.compare", "tasks.train"),
+    ("tasks.audit", "tasks.compare", "tasks.train", "tasks.trajectory"),
     ("tasks.learn",),
     ("tasks.report",),
     ("benchmarks",),

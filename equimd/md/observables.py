@@ -1,4 +1,4 @@
-"""What is read off a trajectory: distances, velocities, drift, bonds. NumPy arrays in, NumPy arrays out."""
+"""What is read off a trajectory: means, distances, velocities, drift, bonds, torsions. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,47 @@ import numpy as np
 
 from equimd.data.lattice import Lattice
 from equimd.errors import DataError
+from equimd.uq.resampling import correlation_time
 
 BOND_TOLERANCE = 0.5  # Angstrom; Fu et al. 2022, "Forces are not Enough"
 LIGHT_CM_PER_FS = 2.99792458e-5  # speed of light
 MAX_BINS_BYTES = 1 << 26  # distances computed at once
+TORSION_BINS = 72  # of 5 degrees
+SMOOTHED = 2.0  # bins: width of the Gaussian that smooths a histogram of angles before its wells are told apart
+SADDLE, LEAST = 0.5, 0.01  # a well ends where the density is below half its peak, and holds 1 % of the frames
+
+
+class Estimate(NamedTuple):
+    """A mean over correlated values.
+
+    Attributes:
+        mean, std: of the values.
+        error: standard error of the mean, of sampling alone; infinite of a single independent value.
+        n_effective: how many independent values they are worth.
+    """
+
+    mean: float
+    error: float
+    std: float
+    n_effective: float
+
+
+def estimate(values: np.ndarray, trajectory: np.ndarray | None = None) -> Estimate:
+    """Mean and its sampling error, from the integrated autocorrelation time (Sokal 1989).
+
+    Args:
+        values: (T,), in the order of time within each trajectory.
+        trajectory: (T,) which one each is of; None: all of one.
+
+    Raises:
+        DataError: no values, or some that are not finite.
+    """
+    x = np.asarray(values, np.float64)
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        raise DataError(f"values of shape {x.shape} that are not all finite have no mean", where="mean")
+    n = len(x) / correlation_time(x, trajectory)
+    std = float(x.std(ddof=1)) if len(x) > 1 else 0.0
+    return Estimate(float(x.mean()), std / float(np.sqrt(n)) if n > 1 else float("inf"), std, n)
 
 
 def distance_distribution(
@@ -42,17 +79,17 @@ def distance_distribution(
     step = max(1, MAX_BINS_BYTES // (len(i) * 24))
     if max_distance is None:
         parts = range(0, len(frames), step)
-        longest = max(float(_distances(frames[k : k + step], i, j, lattice).max()) for k in parts)
+        longest = max(float(distances(frames[k : k + step], i, j, lattice).max()) for k in parts)
         max_distance = np.nextafter(longest, np.inf)
     edges = np.linspace(0.0, max_distance, bins + 1)
     counts = np.zeros(bins)
     for k in range(0, len(frames), step):
-        counts += np.histogram(_distances(frames[k : k + step], i, j, lattice), edges)[0]
+        counts += np.histogram(distances(frames[k : k + step], i, j, lattice), edges)[0]
     return 0.5 * (edges[1:] + edges[:-1]), counts / (len(frames) * len(i) * np.diff(edges))
 
 
-def _distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, lattice: Lattice | None) -> np.ndarray:
-    """(..., P) Angstrom, between atoms i and j of positions (..., n, 3)."""
+def distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, lattice: Lattice | None = None) -> np.ndarray:
+    """(..., P) Angstrom, between atoms i and j of positions (..., n, 3); nearest images, given a lattice."""
     delta = x[..., i, :] - x[..., j, :]
     if lattice is not None:
         delta = lattice.nearest(delta)
@@ -131,6 +168,61 @@ def dihedrals(positions: np.ndarray, quartets: np.ndarray) -> np.ndarray:
     left, right = np.cross(first, middle), np.cross(middle, last)
     sine = (np.cross(left, right) * middle).sum(-1) / np.linalg.norm(middle, axis=-1)
     return np.degrees(np.arctan2(sine, (left * right).sum(-1)))
+
+
+class Well(NamedTuple):
+    """A conformer, as angles about one bond tell it.
+
+    Attributes:
+        centre: circular mean of the angles in it, degrees, -180 to 180. low, high: its ends; it may reach over 180.
+        population: share of the frames.
+    """
+
+    centre: float
+    low: float
+    high: float
+    population: Estimate
+
+
+def wells(angles: np.ndarray, trajectory: np.ndarray | None = None) -> list[Well]:
+    """The conformers that torsion angles (T,) in degrees fall into, by rising centre.
+
+    A histogram of 5 degrees, smoothed by 10, has a well for each peak from which the density falls to half, and that
+    holds a hundredth of the frames; others are part of the next.
+    """
+    a = (np.asarray(angles, np.float64) + 180) % 360 - 180
+    counts = np.histogram(a, TORSION_BINS, (-180, 180))[0].astype(np.float64)
+    turns = np.minimum(np.arange(TORSION_BINS), TORSION_BINS - np.arange(TORSION_BINS)) / SMOOTHED
+    kernel = np.fft.rfft(np.exp(-0.5 * turns**2))
+    smooth = np.clip(np.fft.irfft(np.fft.rfft(counts) * kernel, TORSION_BINS), 0, None)
+    peaks = np.flatnonzero((smooth > np.roll(smooth, 1)) & (smooth >= np.roll(smooth, -1)) & (smooth > 0)).tolist()
+    while True:
+        saddles = [_lowest(smooth, p, peaks[(k + 1) % len(peaks)]) for k, p in enumerate(peaks)]
+        edges = -180 + 360 / TORSION_BINS * (np.array(saddles) + 0.5)
+        inside = _between(a, np.roll(edges, 1), edges)
+        higher = np.maximum(smooth[saddles], smooth[np.roll(saddles, 1)])
+        shallow = [k for k, p in enumerate(peaks) if higher[k] > SADDLE * smooth[p] or inside[k].mean() < LEAST]
+        if len(peaks) == 1 or not shallow:
+            break
+        peaks.pop(min(shallow, key=lambda k: smooth[peaks[k]]))
+    found = []
+    for k, within in enumerate(inside):
+        centre = np.degrees(np.angle(np.exp(1j * np.radians(a[within])).mean()))
+        ends = np.roll(edges, 1)[k], edges[k]
+        found.append(Well(float(centre), float(ends[0]), float(ends[1]), estimate(within.astype(float), trajectory)))
+    return sorted(found, key=lambda w: w.centre)
+
+
+def _lowest(smooth: np.ndarray, start: int, stop: int) -> int:
+    """The bin of least density on the way up from one bin to another, round the circle."""
+    way = np.arange(start, stop if stop > start else stop + len(smooth) + 1) % len(smooth)
+    return int(way[smooth[way].argmin()])
+
+
+def _between(angles: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+    """(T,) bool for each stretch of the circle, the whole of it where it begins and ends at one angle."""
+    widths = np.where(len(low) == 1, 360.0, (high - low) % 360)
+    return [(angles - start) % 360 < width for start, width in zip(low, widths, strict=True)]
 
 
 class Drift(NamedTuple):
@@ -212,7 +304,7 @@ def bond_stability(
     if not len(pairs):
         count = np.full(x.shape[1:-2], len(x))
         return BondStability(count, np.zeros(count.shape), np.zeros(count.shape, np.int64))
-    deviation = np.abs(_distances(x, pairs[:, 0], pairs[:, 1], lattice) - lengths)
+    deviation = np.abs(distances(x, pairs[:, 0], pairs[:, 1], lattice) - lengths)
     deviation = np.where(np.isfinite(deviation), deviation, np.inf)
     broken = (deviation > tolerance).any(-1)
     stable = np.where(broken.any(0), broken.argmax(0), len(x))

@@ -21,9 +21,9 @@ from equimd.md.observables import (
     linear_drift,
     velocity_autocorrelation,
 )
-from equimd.md.trajectory import Columns, read, read_columns
+from equimd.md.recorded import BLOCK, Recorded
+from equimd.md.trajectory import Columns
 
-BLOCK = 2000  # frames read at once
 MAX_FRAMES = 20_000  # of h(r) and of the velocity autocorrelation, per replica
 BINS, WIDTH = 800, 0.05  # of h(r): up to 40 Angstrom, written as far as there are any
 LAGS_FS = 1000.0  # of the velocity autocorrelation
@@ -38,20 +38,28 @@ def summarize(paths: Sequence[Path], limits: Limits) -> dict[str, Any]:
         limits: whose bonds are watched.
 
     Returns:
+        As :func:`of_runs`.
+    """
+    return of_runs([Recorded.of(p) for p in paths if p.is_file()], limits)
+
+
+def of_runs(runs: Sequence[Recorded], limits: Limits) -> dict[str, Any]:
+    """What some replicas tell; ``None`` where there are too few frames to tell, or observables are not known.
+
+    Returns:
         ``temperature_K_mean``, ``drift_meV_per_atom_per_ps`` (of the conserved quantity, mean over replicas),
         ``drift_error``, ``bonds``, ``distances`` (h(r), open molecules) and ``velocity_autocorrelation``.
     """
-    present = [p for p in paths if p.is_file()]
-    columns = [read_columns(p) for p in present]
+    columns = [run.columns for run in runs]
     out: dict[str, Any] = {
         "n_frames": sum(len(c.step) for c in columns),
-        "temperature_K_mean": _mean([c.observables["temperature"] for c in columns]),
+        "temperature_K_mean": _mean([c.observables["temperature"] for c in columns if "temperature" in c.observables]),
         **_drift(columns, limits.system.n_atoms),
-        "bonds": _bonds(present, columns, limits),
+        "bonds": _bonds(runs, limits),
     }
     if limits.system.n_atoms > 1 and not limits.system.periodic:
-        out["distances"] = _distances(present, columns)
-    out["velocity_autocorrelation"] = _velocities(present, columns)
+        out["distances"] = _distances(runs)
+    out["velocity_autocorrelation"] = _velocities(runs)
     return out
 
 
@@ -66,8 +74,8 @@ def _drift(columns: Sequence[Columns], n_atoms: int) -> dict[str, float | list[f
     for c in columns:
         try:
             found.append(linear_drift(c.time, c.observables["conserved"]))
-        except DataError:
-            continue  # too short
+        except (DataError, KeyError):
+            continue  # too short, or not known
     if not found:
         return {"drift_meV_per_atom_per_ps": None, "drift_error": None}
     slopes = np.array([d.slope for d in found]) * (PER_PS / n_atoms)
@@ -79,13 +87,12 @@ def _drift(columns: Sequence[Columns], n_atoms: int) -> dict[str, float | list[f
     }
 
 
-def _bonds(paths: Sequence[Path], columns: Sequence[Columns], limits: Limits) -> dict[str, Any]:
+def _bonds(runs: Sequence[Recorded], limits: Limits) -> dict[str, Any]:
     """The criterion of Fu et al. 2022 for each replica: how long all bonds held, and which strayed farthest."""
     replicas = []
-    for path, c in zip(paths, columns, strict=True):
+    for run in runs:
         unstable, worst, bond = None, 0.0, 0
-        for start in range(0, len(c.step), BLOCK):
-            part = read(path, slice(start, start + BLOCK))
+        for part in run.blocks(size=BLOCK):
             found = bond_stability(part.positions, limits.bonds, limits.bond_lengths, lattice=limits.system.lattice)
             if unstable is None and int(found.stable_frames) < len(part):
                 unstable = float(part.time[int(found.stable_frames)])
@@ -101,13 +108,11 @@ def _bonds(paths: Sequence[Path], columns: Sequence[Columns], limits: Limits) ->
     }
 
 
-def _distances(paths: Sequence[Path], columns: Sequence[Columns]) -> dict[str, Any] | None:
+def _distances(runs: Sequence[Recorded]) -> dict[str, Any] | None:
     """h(r) over all replicas, in bins of one width whatever the run."""
     total, frames = np.zeros(BINS), 0
-    for path, c in zip(paths, columns, strict=True):
-        stride = -(-len(c.step) // MAX_FRAMES)
-        for start in range(0, len(c.step), BLOCK * stride):
-            part = read(path, slice(start, start + BLOCK * stride, stride))
+    for run in runs:
+        for part in run.blocks(MAX_FRAMES, BLOCK):
             r, h = distance_distribution(part.positions, max_distance=BINS * WIDTH, bins=BINS)
             total, frames = total + h * len(part), frames + len(part)
     if not frames:
@@ -116,14 +121,14 @@ def _distances(paths: Sequence[Path], columns: Sequence[Columns]) -> dict[str, A
     return {"r_A": np.round(r[:used], 6).tolist(), "h_per_A": (total[:used] / frames).tolist()}
 
 
-def _velocities(paths: Sequence[Path], columns: Sequence[Columns]) -> dict[str, Any] | None:
+def _velocities(runs: Sequence[Recorded]) -> dict[str, Any] | None:
     """Mass-weighted autocorrelation, the mean over replicas with equally many frames behind each lag."""
     found, weights, step = [], [], 0.0
-    for path, c in zip(paths, columns, strict=True):
-        if len(c.step) < 4:
+    for run in runs:
+        if len(run) < 4 or not (interval := float(run.columns.time[1] - run.columns.time[0])) > 0:
             continue
-        step = float(c.time[1] - c.time[0])
-        part = read(path, slice(max(0, len(c.step) - MAX_FRAMES), None))
+        step = interval
+        part = run.read(slice(max(0, len(run) - MAX_FRAMES), None))
         lags = min(len(part) // 2, int(LAGS_FS / step) + 1)
         try:
             found.append(velocity_autocorrelation(part.velocities, weights=part.masses, n_lags=lags))

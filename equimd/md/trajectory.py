@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from equimd.data.hdf5 import writing
+from equimd.data.hdf5 import DAMAGED, writing
 from equimd.data.readers.h5md import GROUP, PARTICLES
 from equimd.errors import DataError, MachineError
 from equimd.files import replacing
@@ -81,6 +81,13 @@ class Trajectory(Shown):
 
     def __len__(self) -> int:
         return len(self.step)
+
+    def take(self, frames: slice) -> Trajectory:
+        """Some of the frames."""
+        own = {name: getattr(self, name)[frames] for name in ("step", "time", "positions", "velocities", "forces")}
+        observables = {name: values[frames] for name, values in self.observables.items()}
+        atoms = {name: values[frames] for name, values in self.atoms.items()}
+        return Trajectory(self.numbers, self.masses, **own, observables=observables, atoms=atoms)
 
 
 def trajectory_path(folder: Path, replica: int, count: int) -> Path:
@@ -247,7 +254,7 @@ def _open(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise DataError(f"is not an HDF5 file, or damaged ({error})", where=str(path)) from None
+        raise DataError(f"is not an HDF5 file, or damaged ({error})", where=str(path), hint=DAMAGED) from None
     if f"{PARTICLES}/position/value" not in file:
         file.close()
         raise DataError("is not an H5MD trajectory written by equimd", where=str(path))
@@ -284,6 +291,25 @@ def read_columns(path: str | Path) -> Columns:
         particles, observables = file[PARTICLES], file["observables"][GROUP]
         values = {name: observables[f"{name}/value"][...] for name in observables}
         return Columns(particles["position/step"][...], particles["position/time"][...], values)
+
+
+def read_system(path: str | Path) -> System:
+    """Elements, masses and cell of the atoms in a file. Of a cell that readers such as MDAnalysis do not know, the
+    reduced one of the same lattice.
+
+    Raises:
+        DataError: missing, damaged, or not such a file.
+    """
+    from equimd.data.system import System
+
+    with _open(Path(path)) as file:
+        particles, box = file[PARTICLES], file[PARTICLES]["box"]
+        periodic = np.char.equal(np.asarray(box.attrs["boundary"]).astype(str), "periodic").tolist()
+        cell = box["edges/value"][0] if any(periodic) else None
+        if cell is not None and "rotation" in box:
+            cell = cell @ box["rotation"][...].T
+        pbc = (periodic[0], periodic[1], periodic[2])
+        return System.build(particles["species"][...], masses=particles["mass"][...], cell=cell, pbc=pbc)
 
 
 def read(path: str | Path, frames: slice | np.ndarray = slice(None)) -> Trajectory:

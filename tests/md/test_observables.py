@@ -10,9 +10,11 @@ from equimd.md.observables import (
     bond_stability,
     dihedrals,
     distance_distribution,
+    estimate,
     linear_drift,
     velocity_autocorrelation,
     vibrational_spectrum,
+    wells,
 )
 from tests.dihedrals import dihedral
 
@@ -126,3 +128,46 @@ def test_bad_input_is_refused() -> None:
         linear_drift(np.arange(20.0), np.full(20, np.nan))
     with pytest.raises(DataError):
         bond_stability(np.zeros((0, 3, 3)), np.array([[0, 1]]), np.array([1.0]))
+
+
+def test_errors_of_means_hold_for_correlated_values() -> None:
+    """An autoregressive process, x_t = a x_(t-1) + noise: tau = (1 + a) / (1 - a) = 19 frames."""
+    rng, a = np.random.default_rng(0), 0.9
+    noise = rng.normal(size=(8, 20_000))
+    x = np.zeros_like(noise)
+    for t in range(1, noise.shape[1]):
+        x[:, t] = a * x[:, t - 1] + noise[:, t]
+    found = estimate(x.ravel(), np.repeat(np.arange(8), 20_000))
+    assert found.n_effective == pytest.approx(x.size / 19, rel=0.1)
+    assert found.std == pytest.approx(1 / np.sqrt(1 - a * a), rel=0.03)
+    assert found.error == pytest.approx(found.std * np.sqrt(19 / x.size), rel=0.1)
+    assert abs(found.mean) < 4 * found.error
+    assert estimate(np.array([3.0])).error == np.inf and estimate(np.array([3.0, 3.0])).error == 0
+    for wrong in (np.zeros(0), np.array([1.0, np.nan])):
+        with pytest.raises(DataError, match="no mean"):
+            estimate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("centres", "shares"),
+    [((-60, 60, 180), (0.3, 0.2, 0.5)), ((-178,), (1.0,)), ((0, 180), (0.75, 0.25)), ((15, 100), (0.4, 0.6))],
+)
+def test_wells_of_torsions(centres: tuple[int, ...], shares: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    angles = np.concatenate([rng.normal(c, 12, int(8000 * s)) for c, s in zip(centres, shares, strict=True)])
+    rng.shuffle(angles)
+    found = wells(angles)
+    off = [((w.centre - c + 180) % 360 - 180) for w, c in zip(found, sorted(centres), strict=False)]
+    if centres[-1] == 180:  # which side of the cut it is on is chance
+        off = [min(abs((w.centre - c + 180) % 360 - 180) for c in centres) for w in found]
+    assert len(found) == len(centres) and max(map(abs, off)) < 2
+    assert sum(w.population.mean for w in found) == pytest.approx(1)
+    assert sorted(w.population.mean for w in found) == pytest.approx(sorted(shares), abs=0.01)
+
+
+def test_rare_visits_and_noise_are_no_wells() -> None:
+    rng = np.random.default_rng(2)
+    angles = np.concatenate([rng.normal(60, 10, 4980), rng.normal(-60, 3, 20)])
+    assert [round(w.population.mean, 3) for w in wells(angles)] == [1.0]
+    assert len(wells(rng.uniform(-180, 180, 20_000))) == 1
+    assert wells(np.array([5.0]))[0].population.error == np.inf

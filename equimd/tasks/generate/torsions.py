@@ -54,6 +54,19 @@ def torsions(numbers: np.ndarray, positions: np.ndarray) -> list[Torsion]:
     return found
 
 
+def quartets(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(k, 4) atoms whose torsion angles tell conformers apart: of each of :func:`torsions` the bond, with the heaviest
+    neighbour on each side."""
+    pairs = bonds(numbers, positions)
+
+    def outer(atom: int, other: int) -> int:
+        near = [int(k) for pair in pairs if atom in pair for k in pair if k not in (atom, other)]
+        return max(near, key=lambda k: (numbers[k], -k))
+
+    found = [(outer(t.start, t.end), t.start, t.end, outer(t.end, t.start)) for t in torsions(numbers, positions)]
+    return np.array(found, np.int64).reshape(-1, 4)
+
+
 def _side(neighbours: dict[int, set[int]], atom: int, other: int) -> set[int]:
     """Atoms that hang on ``atom`` without the bond to ``other``; ``other`` among them where the bond is in a ring."""
     reached, waiting = {atom}, [k for k in neighbours[atom] if k != other]

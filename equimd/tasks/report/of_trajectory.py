@@ -9,19 +9,19 @@ import numpy as np
 
 from equimd.errors import DataError
 from equimd.md.ensembles import ENSEMBLES
-from equimd.md.observables import LIGHT_CM_PER_FS, dihedrals, vibrational_spectrum
-from equimd.md.trajectory import Columns, read, trajectory_path
-from equimd.tasks.generate.sampling import bonds
-from equimd.tasks.generate.torsions import Torsion, torsions
+from equimd.md.observables import LIGHT_CM_PER_FS, vibrational_spectrum
+from equimd.md.recorded import Recorded
+from equimd.md.trajectory import Columns, trajectory_path
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table, text
+from equimd.tasks.trajectory.measure import torsion_profiles
+from equimd.tasks.trajectory.source import Source
 
 if TYPE_CHECKING:
     from equimd.tasks.report.of_simulation import ReportedSimulation
 
 POINTS = 600  # of a line
 MOST_TORSIONS = 8
-BLOCK, MAX_FRAMES = 2000, 20_000  # frames read at once, and of a distribution, per replica
 EVENTS = 40  # buttons of frames that the guard spoke about
 
 
@@ -166,36 +166,14 @@ def vibrations(page: Page, summary: Mapping[str, Any]) -> str:
 
 def torsion_angles(page: Page, s: ReportedSimulation) -> str:
     """How the angles about single bonds are distributed, over all replicas."""
-    atoms = s.start.atoms()
-    found = [] if any(s.start.pbc) else torsions(atoms.numbers, atoms.positions)
+    runs = {r: Recorded.of(trajectory_path(s.folder, r, s.summary["n_replicas"])) for r in s.columns}
+    found = torsion_profiles(Source(str(s.folder), s.start.system(), s.start.reference.numpy(), runs))
     if not found:
         raise DataError("the molecule has no bond about which a turn gives another conformer")
-    pairs = bonds(atoms.numbers, atoms.positions)
-    quartets = np.array([_quartet(t, pairs, atoms.numbers) for t in found[:MOST_TORSIONS]])
-    edges = np.linspace(-180, 180, 73)
-    counts = np.zeros((len(quartets), len(edges) - 1))
-    for replica, columns in s.columns.items():
-        path = trajectory_path(s.folder, replica, s.summary["n_replicas"])
-        stride = -(-len(columns.step) // MAX_FRAMES)
-        for start in range(0, len(columns.step), BLOCK * stride):
-            part = read(path, slice(start, start + BLOCK * stride, stride))
-            for k, angles in enumerate(dihedrals(part.positions, quartets).T):
-                counts[k] += np.histogram(angles, edges)[0]
-    symbols, made = atoms.get_chemical_symbols(), []
-    for quartet, of in zip(quartets, counts, strict=True):
-        name = "–".join(f"{symbols[k]}{k}" for k in quartet)
-        drawn = [layers.line(0.5 * (edges[1:] + edges[:-1]), 100 * of / max(of.sum(), 1), "amber")]
+    made = []
+    for torsion in found[:MOST_TORSIONS]:
+        drawn = [layers.line(torsion.angle, 100 * torsion.share, "amber")]
         axes = {"label": "angle (degrees)", "from": -180, "to": 180}, {"label": "share in 5° (%)", "from": 0}
-        made.append(page.plot(name, *axes, drawn))
+        made.append(page.plot(torsion.name.replace("-", "–"), *axes, drawn))
     left = f" The first {MOST_TORSIONS} of {len(found)}." if len(found) > MOST_TORSIONS else ""
     return paragraph(f"Angles about single bonds, 0° where the outer atoms are on one side.{left}") + figures(*made)
-
-
-def _quartet(torsion: Torsion, pairs: np.ndarray, numbers: np.ndarray) -> tuple[int, int, int, int]:
-    """The bond with its heaviest neighbour on each side."""
-
-    def outer(atom: int, other: int) -> int:
-        near = [int(k) for pair in pairs if atom in pair for k in pair if k not in (atom, other)]
-        return max(near, key=lambda k: (numbers[k], -k))
-
-    return outer(torsion.start, torsion.end), torsion.start, torsion.end, outer(torsion.end, torsion.start)

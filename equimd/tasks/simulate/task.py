@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from equimd.files import replacing, versions, write_json
+from equimd.files import versions, write_json
 from equimd.guard.flags import SuspectFrame
 from equimd.guard.score import StepScore
 from equimd.interrupts import stop_signals
 from equimd.md.ensembles import ENSEMBLES
+from equimd.md.recorded import Recorded
 from equimd.md.simulation import Simulation
+from equimd.md.structures import write_extxyz
 from equimd.md.summary import summarize
-from equimd.md.trajectory import read, read_columns, trajectory_path
+from equimd.md.trajectory import trajectory_path
 from equimd.notices import doing
 from equimd.progress import Callback
 from equimd.tasks.simulate import plot
@@ -24,7 +26,6 @@ from equimd.tasks.simulate.session import Session
 from equimd.tasks.simulate.suspects import write_frames_before
 
 SUMMARY_FILE, PLOT_FILE = "summary.json", "simulation.png"
-BLOCK = 500  # frames converted to extended XYZ at once
 
 
 def execute(
@@ -58,7 +59,7 @@ def execute(
     plot.simulation(paths, folder / PLOT_FILE, judge=session.judge, halts=halts)
     if session.settings.extxyz:
         for path in paths.values():
-            write_extxyz(path, session)
+            write_extxyz(Recorded.of(path), session.system, path.with_suffix(".extxyz"), state)
     return summary
 
 
@@ -123,37 +124,6 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
         "threshold": h.threshold,
         "atoms": list(h.atoms),
     }
-
-
-def write_extxyz(path: Path, session: Session) -> Path:
-    """A trajectory as extended XYZ beside it: energies, forces, momenta and the observables of each frame."""
-    from ase import Atoms
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.constraints import FixAtoms
-    from ase.io import write
-    from ase.units import fs
-
-    system, start = session.system, session.start
-    cell = None if system.cell is None else system.cell.cpu().numpy()
-    fixed = None if start.fixed is None else FixAtoms(mask=start.fixed.numpy())
-    out = path.with_suffix(".extxyz")
-    total = len(read_columns(path).step)
-    with replacing(out) as temporary, temporary.open("w") as file:
-        for first in range(0, total, BLOCK):
-            part, frames = read(path, slice(first, first + BLOCK)), []
-            for k in range(len(part)):
-                atoms = Atoms(part.numbers, part.positions[k], masses=part.masses, cell=cell, pbc=system.pbc)
-                atoms.set_velocities(part.velocities[k] / fs)
-                atoms.set_constraint(fixed)
-                energy = float(part.observables["potential_energy"][k])
-                atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=part.forces[k])
-                atoms.info = {"step": int(part.step[k]), "time_fs": float(part.time[k]), **start.state}
-                for name, values in part.observables.items():
-                    if name != "potential_energy":
-                        atoms.info[name] = float(values[k])
-                frames.append(atoms)
-            write(file, frames, format="extxyz")
-    return out
 
 
 def table(summary: Mapping[str, Any]) -> str:
