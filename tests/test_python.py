@@ -27,8 +27,8 @@ from tests.training.toy import SMALL, WATER, toy_file, toy_frames
 TRAINING = {**SMALL, "batch_size_train": 8, "energy_unit": "eV"}
 GOOD = {**TRAINING, "num_epochs": 40, "lr": 1e-2, "ema_decay": 0.9, "num_features": 16, "batch_size_train": 4}
 FUNCTIONS = [
-    "analyse", "audit", "calibrate", "compare", "evaluate", "generate", "label", "learn", "predict", "report", "simulate",
-    "train",
+    "analyse", "audit", "calibrate", "compare", "evaluate", "generate", "label", "learn", "predict", "report",
+    "simulate", "train",
 ]  # fmt: skip
 CALIBRATION = {"false_alarm_rate": 0.05, "run_length": 20, "blocks": 9, "temperature": 580.0, "energy_unit": "eV"}
 

@@ -159,10 +159,14 @@ class StepScore:
         finite = torch.isfinite(positions).all(-1).all(-1) & torch.isfinite(screen)
         rows, scores = (rows & finite).nonzero().flatten(), torch.where(finite, screen, torch.nan)
         self.exact_count += len(rows)
-        for part in rows.split(BATCH_SIZE) if len(rows) else ():
-            atoms[part] = self._exact(positions[part])
-            scores[part] = atoms[part].amax(-1)
+        if len(rows):
+            atoms[rows] = self.exact(positions[rows])
+            scores[rows] = atoms[rows].amax(-1)
         return scores, atoms
+
+    def exact(self, positions: Tensor) -> Tensor:
+        """sqrt(trace C_i) (A, n) of finite positions (A, n, 3), whatever the screen says; not counted."""
+        return torch.cat([self._exact(part) for part in positions.split(BATCH_SIZE)])
 
     def _screen(self, extras: Mapping[str, Tensor]) -> Tensor:
         if "screen" in extras:

@@ -45,12 +45,15 @@ class Output:
     Attributes:
         folder: exists already.
         save_every: steps between saved frames.
+        sigma_every: every so many of them hold the exact score of each atom, also where the judge did not need it, if
+            its score has one; 0 for none.
         info: written with every suspect frame, such as charge and spin, for whoever labels them.
         flush_seconds: what is buffered is written at least so often, however slow the steps are.
     """
 
     folder: Path
     save_every: int = 10
+    sigma_every: int = 0
     info: Mapping[str, Any] = field(default_factory=dict)
     flush_seconds: float = 60.0
 
@@ -275,6 +278,7 @@ class Simulation:
         """Buffer a frame of each replica of a state that was accepted."""
         if self.output is None or judged.step < 0:
             return
+        decision = self._with_sigmas(judged, decision, self.output)
         kinetic = kinetic_energy(self.system, judged.velocities).cpu().numpy()
         heat = temperature(self.system, judged.velocities, self.dof).cpu().numpy()
         conserved = self.integrator.conserved(self.system, judged).cpu().numpy()
@@ -300,6 +304,21 @@ class Simulation:
             moment = judged.step * self.integrator.dt
             frame = Frame(judged.step, moment, positions, velocities, forces, observables, atoms)
             self.writers[self.state.replicas.index(replica)].append(frame)
+
+    def _with_sigmas(self, judged: State, decision: Decision, output: Output) -> Decision:
+        """The decision with exact scores of frames that are saved with them and whose score is the screen's alone."""
+        exact = getattr(self.judge.score, "exact", None)
+        due = output.sigma_every and judged.step % (output.save_every * output.sigma_every) == 0
+        if not due or exact is None or decision.scores is None:
+            return decision
+        x, scores, atoms = judged.positions, decision.scores.clone(), decision.atom_scores
+        atoms = x.new_full(x.shape[:2], torch.nan) if atoms is None else atoms.clone()
+        halted = {e.row for e in decision.halts}
+        rows = [k for k, lacks in enumerate(torch.isnan(atoms).any(1).tolist()) if lacks and k not in halted]
+        if rows:
+            atoms[rows] = exact(x[rows])
+            scores[rows] = atoms[rows].amax(-1).to(scores)
+        return replace(decision, scores=scores, atom_scores=atoms)
 
     def save(self) -> None:
         """Write the frames, the suspects and the restart file; does nothing without an output folder.
@@ -348,7 +367,9 @@ def _judge(forces: ForceFunction, judge: Judge | None) -> Judge:
 def _settings(integrator: Integrator, judge: Judge, output: Output) -> dict[str, Any]:
     """What must be the same for a run to go on as it would have."""
     score = {"score": judge.name, "threshold": judge.threshold, "on_exceed": judge.action}
-    return {**integrator.settings(), "save_every": output.save_every, **({} if judge.threshold is None else score)}
+    sigmas = {"sigma_every": output.sigma_every} if output.sigma_every else {}
+    saved = {"save_every": output.save_every, **sigmas}
+    return {**integrator.settings(), **saved, **({} if judge.threshold is None else score)}
 
 
 def _unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

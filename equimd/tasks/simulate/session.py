@@ -21,7 +21,7 @@ from equimd.data.batch import DENSE_MAX_ATOMS
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.data.system import System
-from equimd.errors import ConfigError, RunError
+from equimd.errors import ConfigError, RunError, UncertaintyError
 from equimd.files import check_output, check_writable, file_digest, new_folder, write_atomic
 from equimd.forces.forcefield import ForceField
 from equimd.guard.calibration import FOLDER, JSON_FILE, StatePoint
@@ -86,7 +86,7 @@ class Session:
 
     def output(self, folder: Path) -> Output:
         """Where and how often frames are written."""
-        return Output(folder, self.settings.save_every, info=self.start.state)
+        return Output(folder, self.settings.save_every, self.settings.sigma_every, info=self.start.state)
 
 
 def prepare(
@@ -176,6 +176,9 @@ def _assemble(
         steps=steps,
         formula=formula(start.numbers.numpy()),
     )
+    if settings.sigma_every and watch.threshold is None:
+        hint = f"equimd calibrate {shown_run or settings.run} --data FRAMES, and a threshold (--uq-threshold)"
+        raise UncertaintyError("--sigma-every: without a calibrated threshold there are no sigmas", hint=hint)
     state: Any = {"charge": start.charge, "spin": start.spin}
     judge = Judge.of(potential, system, watch.decision, watch.threshold, watch.action, limits=limits, **state)
     forces = ForceField(potential, system, judge=judge, compile=settings.compile, steps=steps, **state)

@@ -68,6 +68,9 @@ class SimulationSettings(EnsembleSettings):
         0.0, ge=0, allow_inf_nan=False, description="ps under a langevin bath before the run; guarded, not recorded"
     )
     save_every: int = Field(10, ge=1, description="steps between saved frames")
+    sigma_every: int = Field(
+        0, ge=0, description="every so many saved frames with the exact sigma of each atom, to colour by; 0: as needed"
+    )
     extxyz: bool = Field(False, description="write the trajectories as extended XYZ too, at the end")
     uq_threshold: Threshold | None = Field(
         None,
