@@ -1,4 +1,4 @@
-"""How objects look in an interpreter and in a notebook: what they say of themselves, never their arrays."""
+"""How objects look in an interpreter and in a notebook: what they say of themselves, never their arrays; numbers."""
 
 from __future__ import annotations
 
@@ -52,3 +52,11 @@ def span(values: Any) -> str:
     """``9`` or ``3 to 21``: the least and the largest of some whole numbers."""
     low, high = int(min(values, default=0)), int(max(values, default=0))
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def with_error(value: float, error: float, least: int = 2, between: str = " +- ") -> str:
+    """``1.5312 +- 0.0004``: as many decimals as two digits of the error take; without an error, ``least`` decimals."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.{least}f}"
+    decimals = min(max(1 - math.floor(math.log10(error)), 0), 9)
+    return f"{value:.{decimals}f}{between}{error:.{decimals}f}"

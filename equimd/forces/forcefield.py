@@ -112,6 +112,7 @@ class ForceField:
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
         self.compile: Compile = compile
         self.steps, self.block, self.replicas = steps, block, replicas
+        self._given_block = block
         self.compiled: bool | None = None
         self._compiled: CompiledForces | None = None
         self._template = self._structures(1, charge, spin)
@@ -158,6 +159,14 @@ class ForceField:
             return parts[0]
         extras = {k: torch.cat([p[2][k] for p in parts]) for k in parts[0][2]}
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), extras
+
+    def begin(self, positions: Tensor, compile: Compile | None = None) -> None:
+        """Decide how all calls are computed, ahead of the first one, or anew with another ``compile``."""
+        self.compile = compile or self.compile
+        self.block = self._given_block
+        self._compiled = self.compiled = None
+        if self.dense:
+            self._begin(positions)
 
     def _begin(self, positions: Tensor) -> None:
         """Decide how this and all later calls are computed."""

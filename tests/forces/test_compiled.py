@@ -223,7 +223,7 @@ def test_portions_of_a_task_share_a_block(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("equimd.forces.forcefield.build", lambda *_: None)
     model = potential("float64")
     for count in (24, 17, 3):
-        ForceField(model, SYSTEM, compile="on", replicas=24)._begin(torch.zeros(count, SYSTEM.n_atoms, 3))
+        ForceField(model, SYSTEM, compile="on", replicas=24).begin(torch.zeros(count, SYSTEM.n_atoms, 3))
     assert len(built) == 3 and len(set(built)) == 1
-    ForceField(model, SYSTEM, compile="on")._begin(torch.zeros(1, SYSTEM.n_atoms, 3))
+    ForceField(model, SYSTEM, compile="on").begin(torch.zeros(1, SYSTEM.n_atoms, 3))
     assert built[-1] == 1 < built[0]

@@ -26,7 +26,8 @@ from equimd.model.interface import Model
 POINTS = 200  # of a curve in a plot
 MIN_FRAMES = 8  # of a drift
 TURN = 10  # steps of one model before it is another's turn
-UNKNOWN = ("drift", "drift_error", "temperature", "curve")  # what is not known of a replica that never began
+#: What is not known of a replica that never began.
+UNKNOWN = ("drift", "drift_error", "temperature", "temperature_ends", "curve")
 
 
 def net_force_and_torque(positions: np.ndarray, forces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +127,9 @@ def judge_replica(
 
     Returns:
         ``stable_ps``, ``stopped``, ``drift`` and ``drift_error`` (meV/atom/ps; of the conserved quantity),
-        ``temperature`` (K), ``curve`` (ps, change of the conserved quantity in meV/atom); None where not known.
+        ``temperature`` (K), ``temperature_ends`` (of the first and the last tenth, K: a drift of the energy heats or
+        cools, and at constant energy the mean is no state point), ``curve`` (ps, change of the conserved quantity in
+        meV/atom); None where not known.
     """
     if not path.exists():
         return {"stable_ps": 0.0, "stopped": stopped, **dict.fromkeys(UNKNOWN)}, np.zeros((0, 0, 3))
@@ -137,13 +140,14 @@ def judge_replica(
     n_atoms, time_ps = len(found.numbers), 1e-3 * found.time[:good]
     energy = found.observables["conserved"][:good]
     drift = linear_drift(time_ps, 1e3 * energy / n_atoms) if good >= MIN_FRAMES else None
-    thin = max(1, good // POINTS)
+    thin, heat, tenth = max(1, good // POINTS), found.observables["temperature"][:good], max(1, good // 10)
     told = {
         "stable_ps": 1e-3 * end,
         "stopped": stopped,
         "drift": None if drift is None else drift.slope,
         "drift_error": None if drift is None else drift.error,
-        "temperature": float(found.observables["temperature"][:good].mean()) if good else None,
+        "temperature": float(heat.mean()) if good else None,
+        "temperature_ends": [float(heat[:tenth].mean()), float(heat[-tenth:].mean())] if good else None,
         "curve": [time_ps[::thin], (1e3 * (energy - energy[0]) / n_atoms)[::thin]] if good else None,
     }
     return told, found.positions[:good]

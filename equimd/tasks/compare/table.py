@@ -33,6 +33,15 @@ def _drift(m: Mapping[str, Any]) -> str:
     return f"{drift:+.{places}f} ± {error:.{places}f}" if 1e-6 < error < 1e5 else f"{drift:+.2e} ± {error:.1e}"
 
 
+def _heat(m: Mapping[str, Any]) -> str:
+    """Where no energy is conserved, the end is another temperature than the beginning."""
+    ends = [r["temperature_ends"] for r in m["replicas"] if r.get("temperature_ends")]
+    if not ends:
+        return "-"
+    first, last = (sum(column) / len(ends) for column in zip(*ends, strict=True))
+    return f"{first:.0f} to {last:.0f}"
+
+
 def _time(mode: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda m: _digits(m["step_ms"][mode]) if mode in m["step_ms"] else "-"
 
@@ -54,6 +63,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("step, eager (ms)", _time("eager")),
         ("step, compiled (ms)", _time("compiled")),
         (f"energy drift, NVE, {runs} (meV/atom/ps)", _drift),
+        ("temperature, NVE, first and last tenth (K)", _heat),
         ("stable, mean of replicas (ps)", _number("stable_ps")),
         ("unstable replicas", lambda m: f"{m['n_unstable']} of {len(m['replicas'])}"),
     ]

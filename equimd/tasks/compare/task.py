@@ -120,6 +120,7 @@ def compare(
     Raises:
         RunError: ``out`` holds simulations of other settings.
     """
+    alike([c.session for c in contenders])
     models: list[dict[str, Any]] = []
     for c in contenders:
         note(f"{c.name}: dynamics at constant energy")
@@ -154,12 +155,23 @@ def _named(progress: Callback | None, name: str) -> Callback | None:
     return None if progress is None else lambda event: progress(replace(event, stage=f"{event.stage} {name}"))
 
 
+def alike(sessions: Sequence[Session]) -> None:
+    """Compile the forces of all models or of none, where ``auto`` leaves it to what was compiled before."""
+    for mode in (None, "on", "off"):
+        for s in sessions:
+            if mode is None or bool(s.forces.compiled) != (mode == "on"):
+                s.forces.begin(s.start.positions.to(s.system.masses.device), mode)
+        if len({bool(s.forces.compiled) for s in sessions}) == 1:
+            return
+
+
 def _about(c: Contender) -> dict[str, Any]:
     return {
         "name": c.name,
         "run": c.session.settings.run,
         "forces": "conservative" if c.model.potential.conservative else "direct",
         "model_sha256": c.session.identity["model_sha256"],
+        "compiled": bool(c.session.forces.compiled),
     }
 
 

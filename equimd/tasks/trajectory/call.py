@@ -10,13 +10,13 @@ from typing import Any
 from equimd.errors import ConfigError
 from equimd.files import check_output
 from equimd.notices import note
-from equimd.shown import Shown
+from equimd.shown import Shown, with_error
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.trajectory import files, plot
 from equimd.tasks.trajectory.measure import Measured, measured
 from equimd.tasks.trajectory.settings import AnalysisSettings
 from equimd.tasks.trajectory.source import Source, open_source
-from equimd.tasks.trajectory.table import table, with_error
+from equimd.tasks.trajectory.table import table
 
 
 @dataclass(frozen=True, repr=False)

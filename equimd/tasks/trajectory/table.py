@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from equimd.md.observables import Estimate, Well
+from equimd.shown import with_error
 from equimd.tasks.trajectory.measure import MEANS, Measured
 
 MOST = 12  # lines of bonds, torsions and events
 FEW = 10  # independent values, below which an error is a guess
-
-
-def with_error(value: float, error: float, least: int = 2) -> str:
-    """``1.5312 +- 0.0004``: as many decimals as two digits of the error take; without an error, ``least`` decimals."""
-    if not (math.isfinite(error) and error > 0):
-        return f"{value:.{least}f}"
-    decimals = min(max(1 - math.floor(math.log10(error)), 0), 9)
-    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
 
 
 def table(name: str, replicas: int, found: Measured) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,14 +118,56 @@ def test_a_replica_is_judged_until_a_bond_breaks(tmp_path: Path) -> None:
     for k in range(30):
         x = np.array([[0.0, 0.0, 0.0], [0.74 + (0.6 if k >= 20 else 0.0), 0.0, 0.0]])
         energy = 1e-3 * k + 1e-5 * rng.normal() if k < 20 else 50.0
-        writer.append(Frame(k, 10.0 * k, x, 0 * x, 0 * x, {"conserved": energy, "temperature": 300.0}, {}))
+        writer.append(Frame(k, 10.0 * k, x, 0 * x, 0 * x, {"conserved": energy, "temperature": 300.0 + k}, {}))
     writer.flush()
     bonds, lengths = np.array([[0, 1]]), np.array([0.74])
     told, positions = measures.judge_replica(tmp_path / "trajectory.h5md", bonds, lengths, length_fs=290.0)
     assert told["stable_ps"] == pytest.approx(0.19) and len(positions) == 20
     assert told["drift"] == pytest.approx(50.0, rel=0.01)  # 1 meV of 2 atoms in 10 fs
+    assert told["temperature_ends"] == pytest.approx([300.5, 318.5])  # of two frames each
     never, _ = measures.judge_replica(tmp_path / "no.h5", bonds, lengths, length_fs=290.0, stopped="fused")
     assert (never["stable_ps"], never["drift"], never["stopped"]) == (0.0, None, "fused")
+
+
+class _Forces:
+    """Of a model whose compiled form is there (``cached``), or can be made."""
+
+    def __init__(self, cached: bool, can: bool = True) -> None:
+        self.cached, self.can, self.compiled, self.asked = cached, can, None, []
+
+    def begin(self, _: object, mode: str | None) -> None:
+        self.asked.append(mode)
+        self.compiled = self.can and (mode == "on" or (mode is None and self.cached))
+
+
+@pytest.mark.parametrize(
+    ("cached", "can", "compiled", "asked"),
+    [
+        ((True, False), (True, True), (True, True), ([None], [None, "on"])),
+        ((False, False), (True, True), (False, False), ([None], [None])),
+        ((True, True), (True, True), (True, True), ([None], [None])),
+        ((True, False), (True, False), (False, False), ([None, "off"], [None, "on"])),
+    ],
+)
+def test_both_are_compiled_or_none(cached: tuple, can: tuple, compiled: tuple, asked: tuple) -> None:
+    forces = [_Forces(*pair) for pair in zip(cached, can, strict=True)]
+    start, system = SimpleNamespace(positions=torch.zeros(1, 2, 3)), SimpleNamespace(masses=torch.ones(2))
+    workflow.alike([SimpleNamespace(forces=f, start=start, system=system) for f in forces])
+    assert tuple(f.compiled for f in forces) == compiled and tuple(f.asked for f in forces) == asked
+
+
+def test_heating_at_constant_energy_has_a_name() -> None:
+    def table(*heat: list[float] | None) -> dict[str, list[str]]:
+        model = {
+            "name": "a", "forces": "direct", "errors": None, "stable_ps": 0.03, "net_force_meV_per_A": None,
+            "torque_meV": None, "step_ms": {}, "n_unstable": 1, "drift_meV_per_atom_per_ps": None,
+        }  # fmt: skip
+        models = [{**model, "replicas": [{"temperature_ends": h}, {}]} for h in heat]
+        return dict(report.rows({"models": models, "time_ps": 20, "data": "x"}))
+
+    title = "temperature, NVE, first and last tenth (K)"
+    assert table([301.2, 3684.0], [300.0, 299.7])[title] == ["301 to 3684", "300 to 300"]
+    assert title not in table(None, None)
 
 
 def test_drifts_are_pooled() -> None:

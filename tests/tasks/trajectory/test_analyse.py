@@ -20,7 +20,7 @@ from equimd.errors import ConfigError, DataError
 from equimd.md.observables import distances
 from equimd.md.recorded import Recorded, gathered
 from equimd.md.trajectory import read
-from equimd.tasks.trajectory.table import with_error
+from equimd.shown import with_error
 from tests.data.molecules import ethanol as frames_of_ethanol
 from tests.data.molecules import save_md17
 from tests.golden.saved import SAVED
