@@ -199,6 +199,7 @@ def test_third_party_imports_are_declared() -> None:
         if name.startswith("equimd.benchmarks.peers."):  # run in the peers' own environments
             continue
         outside = {i.split(".")[0] for i in _imports(name, inside_functions=True)} - sys.stdlib_module_names
+        outside = {each.lower() for each in outside}
         assert outside <= declared | {"equimd"}, name
 
 

@@ -70,14 +70,21 @@ def open_source(given: str | Path, replica: int | None = None, interval: float |
         return _of_simulation(path, chosen, replica)
     if replica is not None:
         raise DataError("is no simulation: it has no replicas", where=str(given), hint="leave out --replica")
-    if path.is_dir() and not any(p.suffix in (".xyz", ".extxyz", ".raw", ".aselmdb") for p in path.rglob("*")):
-        raise DataError("is no simulation", where=str(given), hint=HINT)
-    if path.is_file() and detect(path) == "h5md":
+    if _format(path) == "h5md":
         run = _recorded(path, chosen)
         with reading(path, UNREADABLE):
             system = read_system(path)
         return Source(str(given), system, run.read(slice(0, 1)).positions[0], {0: run})
     return _of_structures(given, path, interval)
+
+
+def _format(path: Path) -> str:
+    try:
+        return detect(path)
+    except DataError:
+        if path.is_dir():
+            raise DataError("is no simulation, and holds no frames", where=str(path), hint=HINT) from None
+        raise
 
 
 def _recorded(path: Path, chosen: slice | None) -> Recorded:

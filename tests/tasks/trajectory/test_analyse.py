@@ -149,6 +149,7 @@ def test_what_is_refused(ethanol: Path, flagged: Path, tmp_path: Path) -> None:
     for given, message in (
         ([tmp_path / "absent"], "no such file or folder"),
         ([tmp_path / "empty"], "is no simulation"),
+        ([SAVED / "direct"], "is no simulation"),
         ([tmp_path / "none.h5md"], "the file is empty"),
         ([tmp_path / "cut.h5md"], "HDF5 file"),
         ([tmp_path / "cut"], "trajectory-001.h5md: is not an HDF5 file, or damaged"),
