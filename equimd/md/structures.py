@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 BLOCK = 500  # frames converted at once
+ATOM = "atom_"  # before the name of a value of atoms: one of the frame may be called the same
 
 
 def as_atoms(part: Trajectory, system: System, state: Mapping[str, int] | None = None) -> list[Atoms]:
     """A structure of each frame: energies and forces as results of a calculator, momenta, step, time (fs) and the
-    observables in ``info``, values of atoms such as ``force_sigma`` as arrays. What is NaN in a frame it does not have.
+    observables in ``info``, values of atoms as arrays such as ``atom_force_sigma``; nothing of what is NaN in a frame.
 
     Args:
         state: charge and spin, where they are stated.
@@ -51,7 +52,7 @@ def as_atoms(part: Trajectory, system: System, state: Mapping[str, int] | None =
         atoms.info |= {**(state or {}), **values}
         for name, of in part.atoms.items():
             if np.isfinite(of[k]).all():
-                atoms.arrays[name] = np.asarray(of[k], np.float64)
+                atoms.arrays[ATOM + name] = np.asarray(of[k], np.float64)
         found.append(atoms)
     return found
 

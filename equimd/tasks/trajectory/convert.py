@@ -15,7 +15,7 @@ from equimd.data.paths import selection
 from equimd.errors import ConfigError, DataError
 from equimd.files import check_output, plain, replacing
 from equimd.md.recorded import Recorded
-from equimd.md.structures import BLOCK, as_atoms, write_extxyz
+from equimd.md.structures import ATOM, BLOCK, as_atoms, write_extxyz
 from equimd.tasks.trajectory.source import Source, open_source
 from equimd.units import KJ_PER_MOL
 
@@ -125,7 +125,7 @@ def _pdb(source: Source, run: Recorded, path: Path, ending: str) -> None:
             if cell is not None and rotation is not None:
                 atoms.set_cell(cell)
                 atoms.positions = atoms.positions @ rotation
-            sigma = atoms.arrays.get("force_sigma", np.zeros(len(atoms)))
+            sigma = atoms.arrays.get(ATOM + "force_sigma", np.zeros(len(atoms)))
             atoms.set_array("bfactor", np.clip(MEV * sigma, 0, LARGEST))
             text = io.StringIO()
             write(text, atoms, format="proteindatabank")

@@ -18,6 +18,7 @@ from equimd.errors import DataError
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.recorded import UNREADABLE, Recorded
 from equimd.md.simulation import SUSPECTS_FILE
+from equimd.md.structures import ATOM
 from equimd.md.trajectory import Trajectory, read_system, trajectory_path
 from equimd.tasks.simulate.session import SETTINGS_FILE
 from equimd.tasks.simulate.settings import parse_settings, read_settings
@@ -189,7 +190,7 @@ def _trajectory(images: Sequence[Atoms], interval: float | None, energy: np.ndar
         np.array(velocities),
         forces,
         observables,
-        {name: np.array([a.arrays.get(name, blank) for a in images]) for name in sorted(names)},
+        {name.removeprefix(ATOM): np.array([a.arrays.get(name, blank) for a in images]) for name in sorted(names)},
     )
 
 

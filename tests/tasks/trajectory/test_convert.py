@@ -60,7 +60,7 @@ def test_extended_xyz_has_it_all(flagged: Path, tmp_path: Path) -> None:
         for name in ("force_sigma", "flagged", "temperature", "conserved"):
             assert atoms.info[name] == pytest.approx(part.observables[name][k]), name
         if np.isfinite(part.atoms["force_sigma"][k]).all():
-            np.testing.assert_allclose(atoms.arrays["force_sigma"], part.atoms["force_sigma"][k], atol=1e-7)
+            np.testing.assert_allclose(atoms.arrays["atom_force_sigma"], part.atoms["force_sigma"][k], atol=1e-7)
             known += 1
     assert known and any(a.info["flagged"] for a in frames)
     # it comes back as it was: what is read off it is the same
@@ -76,7 +76,7 @@ def test_extended_xyz_has_it_all(flagged: Path, tmp_path: Path) -> None:
 def test_what_is_not_known_is_not_written(ethanol: Path, tmp_path: Path) -> None:
     convert(f"{ethanol}@28:32", tmp_path / "some.xyz")
     frames = read_atoms(tmp_path / "some.xyz", ":", format="extxyz")
-    assert ["force_sigma" in a.arrays for a in frames] == [False, False, True, True]
+    assert ["atom_force_sigma" in a.arrays for a in frames] == [False, False, True, True]
     write(tmp_path / "plain.xyz", [a.copy() for a in frames], plain=True)
     convert(tmp_path / "plain.xyz", tmp_path / "again.extxyz")
     again = read_atoms(tmp_path / "again.extxyz", ":")
