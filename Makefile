@@ -75,7 +75,7 @@ lint: setup-tests
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS)
 
 peers: check-python
 	@$(PYTHON) .ci/peers.py --cache "$(CACHE)" --torch "$(TORCH)" --build "$(TORCH_BUILD)" $(PEERS)

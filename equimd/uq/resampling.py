@@ -8,6 +8,8 @@ import numpy as np
 
 from equimd.errors import UncertaintyError
 
+SIGNIFICANT = 2.0  # standard deviations, from which on an autocorrelation is one
+
 
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray | float],
@@ -65,10 +67,12 @@ def correlation_time(values: np.ndarray, trajectory: np.ndarray | None = None, *
     """Integrated autocorrelation time tau = 1 + 2 sum_t rho(t), in frames; n / tau samples are independent.
 
     The sum ends at the first lag above ``window`` times tau (Sokal 1989). Autocovariances about the common mean are
-    averaged over trajectories, so that slow drifts from one to the next count as correlation.
+    averaged over trajectories, so that slow drifts from one to the next count as correlation. Lags of independent
+    values are not zero but scatter about it, each by one over the root of its number of pairs (Bartlett 1946): there is
+    no correlation where both the first lag and the sum are within two of their standard deviations.
 
     Returns:
-        At least 1; 1 for values that do not vary.
+        At least 1; 1 for values that do not vary, or that may as well be independent.
     """
     values = np.asarray(values, np.float64)
     trajectory = np.zeros(len(values), np.int64) if trajectory is None else np.asarray(trajectory)
@@ -86,4 +90,9 @@ def correlation_time(values: np.ndarray, trajectory: np.ndarray | None = None, *
     rho = (total / count) / (total[0] / count[0])
     tau = 2 * np.cumsum(rho) - 1
     ends = np.flatnonzero(np.arange(longest) >= window * tau)
-    return float(max(tau[ends[0] if len(ends) else -1], 1.0))
+    end = int(ends[0]) if len(ends) else longest - 1
+    if end < 1:
+        return 1.0
+    first = rho[1] * np.sqrt(count[1])
+    whole = (tau[end] - 1) / (2 * np.sqrt((1 / count[1 : end + 1]).sum()))
+    return float(max(tau[end], 1.0)) if max(first, whole) > SIGNIFICANT else 1.0

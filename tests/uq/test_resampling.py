@@ -85,3 +85,16 @@ def test_blocks_do_not_cross_trajectories() -> None:
     assert found.tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
     with pytest.raises(UncertaintyError):
         blocks(np.zeros(3), 0)
+
+
+@pytest.mark.parametrize("n", [50, 99, 300])
+def test_independent_values_have_no_correlation(n: int) -> None:
+    """Frames drawn at random are as many as they are: the scatter of a sum of lags is not taken for correlation."""
+    rng = np.random.default_rng(n)
+    found = np.array([correlation_time(x) for x in rng.exponential(size=(200, n))])
+    rare = np.array([correlation_time(x) for x in (rng.random((200, n)) > 0.95).astype(float)])
+    assert (1 / found).mean() > 0.97 and (1 / rare).mean() > 0.97  # as a share of the frames
+    walk = np.zeros((200, n))
+    for k in range(1, n):
+        walk[:, k] = 0.8 * walk[:, k - 1] + rng.normal(size=200)
+    assert np.mean([correlation_time(x) > 1.5 for x in walk]) > 0.8

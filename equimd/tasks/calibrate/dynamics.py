@@ -52,6 +52,21 @@ class OwnRuns:
     temperature_K: float  # noqa: N815 (a unit)
     seconds: float
 
+    def joined(self, other: OwnRuns) -> OwnRuns:
+        """These runs and others, of the same length."""
+        n, m = len(self.scores), len(other.scores)
+
+        def mean(name: str) -> float:
+            return (n * getattr(self, name) + m * getattr(other, name)) / (n + m)
+
+        return OwnRuns(
+            np.concatenate([self.scores, other.scores]),
+            self.broken + other.broken,
+            mean("exact_share"),
+            mean("temperature_K"),
+            self.seconds + other.seconds,
+        )
+
 
 def start_rows(n_frames: int, blocks: int) -> np.ndarray:
     """Rows of the frames that runs start from: evenly spread, each once as long as there are enough."""
@@ -87,14 +102,14 @@ class Molecule:
     replicas: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: Model, frames: Frames, rows: np.ndarray) -> Molecule:
+    def of(cls, model: Model, frames: Frames, rows: np.ndarray, first: int = 0) -> Molecule:
         n = int(frames.n_atoms[rows[0]])
         device = model.device
         cell, pbc = frames.cell[rows[0]], frames.pbc[rows[0]]
         system = System.build(frames.numbers[rows[0], :n], cell=cell if pbc.any() else None, pbc=pbc, device=device)
         positions = torch.from_numpy(frames.positions[rows, :n].copy()).to(device)
         charge, spin = int(frames.charge[rows[0]]), int(frames.spin[rows[0]])
-        return cls(model, system, positions, charge, spin, tuple(int(r) for r in rows))
+        return cls(model, system, positions, charge, spin, tuple(first + int(r) for r in rows))
 
     def field(
         self, decision: StepDecision | None = None, steps: int | None = None, compile: Compile = "auto"
@@ -139,10 +154,15 @@ def run_own_dynamics(
     settings: CalibrationSettings,
     temperature_K: float,
     progress: Progress | None = None,
+    *,
+    first: int = 0,
 ) -> OwnRuns:
     """Runs of ``settings.run_length`` steps from each start frame, scored by the whole decision.
 
     Ends early when a physical check stops a run: there will be no threshold then.
+
+    Args:
+        first: number of the run from the first start frame; numbers choose the random numbers.
     """
     began = time.monotonic()
     every, steps = settings.score_every, settings.run_length
@@ -151,7 +171,7 @@ def run_own_dynamics(
     broken: list[str] = []
     groups = same_system(starts)
     for number, rows in enumerate(groups):
-        molecule = Molecule.of(model, starts, rows)
+        molecule = Molecule.of(model, starts, rows, first)
         simulation = molecule.simulation(settings, temperature_K, decision)
         score = cast(StepScore, simulation.judge.score)
 
@@ -173,6 +193,41 @@ def run_own_dynamics(
             break
     share = exact / max(count, 1)
     return OwnRuns(found, tuple(broken), share, float(np.mean(heat or [np.nan])), time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class Early:
+    """When fewer runs than asked for are enough.
+
+    Attributes:
+        runs: how many are made first.
+        enough: of their highest scores (runs,), whether no more are made.
+    """
+
+    runs: int
+    enough: Callable[[np.ndarray], bool]
+
+
+def run_until_enough(
+    model: Model,
+    decision: StepDecision,
+    starts: Frames,
+    settings: CalibrationSettings,
+    temperature_K: float,
+    progress: Progress | None = None,
+    early: Early | None = None,
+) -> OwnRuns:
+    """:func:`run_own_dynamics` from all start frames, or from the first of them if these runs are enough."""
+    if early is None or early.runs >= len(starts):
+        return run_own_dynamics(model, decision, starts, settings, temperature_K, progress)
+    rows = np.arange(len(starts))
+    first, rest = rows[: early.runs], rows[early.runs :]
+    found = run_own_dynamics(model, decision, starts.take(first), settings, temperature_K, progress)
+    if found.broken or early.enough(found.scores.max(1)):
+        return found
+    # their numbers choose the random numbers of runs: those of the first ones are taken
+    more = run_own_dynamics(model, decision, starts.take(rest), settings, temperature_K, progress, first=early.runs)
+    return found.joined(more)
 
 
 @dataclass(frozen=True)

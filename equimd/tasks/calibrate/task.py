@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,13 @@ import torch
 
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset, Subset
+from equimd.data.frames import Frames
 from equimd.data.given import GivenData
 from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
 from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
 from equimd.guard.score import StepDecision
+from equimd.guard.thresholds import ErrorBound
 from equimd.guard.wording import threshold_meaning
 from equimd.md.ensembles import ENSEMBLES
 from equimd.model.interface import check_data
@@ -24,10 +27,11 @@ from equimd.notices import doing
 from equimd.run import Run
 from equimd.tasks.calibrate import quality
 from equimd.tasks.calibrate.dynamics import (
+    Early,
     Molecule,
     OwnRuns,
     Verdict,
-    run_own_dynamics,
+    run_until_enough,
     same_system,
     start_rows,
     verdict,
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 PROBE = 8  # frames that the time estimate is made with
+FEW = 19  # runs that show a rate of 5 %
 PARTITION_FILE = "partition.json"
 NO_TEMPERATURE = (
     "no halt threshold: the data do not say at which temperature they were sampled; give --temperature, in K, "
@@ -145,8 +150,18 @@ def start_rows_of(prepared: Prepared) -> np.ndarray:
     return start_rows(len(prepared.parts.threshold), prepared.settings.blocks)
 
 
-def calibrate(prepared: Prepared, progress: Progress | None = None) -> Calibrating:
-    """Do it. Nothing is written: see :func:`save`."""
+def calibrate(
+    prepared: Prepared,
+    progress: Progress | None = None,
+    *,
+    enough: Callable[[ErrorBound, np.ndarray], bool] | None = None,
+) -> Calibrating:
+    """Do it. Nothing is written: see :func:`save`.
+
+    Args:
+        enough: of the error bound and the highest scores of the first :data:`FEW` runs, whether a threshold of what
+            these can show, a rate of 5 %, is enough; by default all runs are made.
+    """
     from equimd.uq.laplace import fit_last_layers
 
     settings, parts = prepared.settings, prepared.parts
@@ -165,7 +180,8 @@ def calibrate(prepared: Prepared, progress: Progress | None = None) -> Calibrati
     limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), part, settings)
     report_part = part if prepared.test is None else _test_part(prepared, layer, told("test frames"))
     doing("own dynamics")
-    own, outcome = _halt(prepared, found, scored, part, told("own dynamics"))
+    early = None if enough is None else Early(FEW, lambda maxima: enough(limits.error, maxima))
+    own, outcome = _halt(prepared, found, scored, part, told("own dynamics"), early)
     calibration = Calibration(
         calibrated=found.calibrated,
         screen=scored.screen,
@@ -192,15 +208,37 @@ def _test_part(prepared: Prepared, layer: LastLayer, progress: Callable[[int, in
 
 
 def _halt(
-    prepared: Prepared, found: Recalibrated, scored: Scored, part: Part, progress: Callable[[int, int], None] | None
+    prepared: Prepared,
+    found: Recalibrated,
+    scored: Scored,
+    part: Part,
+    progress: Callable[[int, int], None] | None,
+    early: Early | None,
 ) -> tuple[OwnRuns | None, Verdict]:
     settings = prepared.settings
     if prepared.no_halt is not None or prepared.temperature is None:
         return None, Verdict(None, prepared.no_halt)
     decision = StepDecision(found.calibrated, scored.screen, scored.halt_level)
     starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
-    own = run_own_dynamics(prepared.model, decision, starts, settings, prepared.temperature, progress)
-    return own, verdict(own, decision.of_predictions(part.predictions).score, scored.halt_level, settings)
+    own = run_until_enough(prepared.model, decision, starts, settings, prepared.temperature, progress, early)
+    if len(own.scores) < settings.blocks:  # it is for what these can show
+        rate = max(settings.false_halt_rate, 1 / (len(own.scores) + 1))
+        settings = settings.changed(false_halt_rate=rate, blocks=len(own.scores))
+    outcome = verdict(own, decision.of_predictions(part.predictions).score, scored.halt_level, settings)
+    if outcome.threshold is not None and (why := meaningless(outcome.threshold.value, starts)) is not None:
+        outcome = replace(outcome, threshold=None, refused=why)
+    return own, outcome
+
+
+def meaningless(threshold: float, frames: Frames) -> str | None:
+    """Why a threshold (eV/Angstrom) is none: errors as large as forces themselves would pass it; None if it is one."""
+    size = float(np.sqrt(np.square(frames.forces[frames.force_mask]).sum(-1).mean()))
+    if threshold < size:
+        return None
+    return (
+        f"it would be {threshold:.3g} eV/A, and forces themselves are {size:.3g} eV/A (root mean square): the model "
+        "knows too little for a threshold to mean anything; train it on more frames, or for longer"
+    )
 
 
 def _state_point(prepared: Prepared) -> StatePoint:

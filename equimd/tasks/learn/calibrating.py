@@ -14,7 +14,7 @@ from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.guard.calibration import Calibration
 from equimd.guard.screen import MIN_FRAMES
-from equimd.guard.thresholds import needed
+from equimd.guard.thresholds import ErrorBound, needed
 from equimd.run import Run
 from equimd.tasks.audit.runs import Dynamics, draws, guarded_runs
 from equimd.tasks.audit.task import HALTS_EXPECTED, start_rows
@@ -30,7 +30,6 @@ FRAMES = needed(FLAG_RATE) + 2 * MIN_FRAMES
 DRAW_STEPS = 1000  # of the runs that they are drawn from, at most: starts are equilibrated already
 MOST_RUNS = 4  # times as many runs as frames, at most
 COMPILE_FROM = 1500.0  # seconds of all the time, from which compiling the potential pays back
-FEW_RUNS = 0.5  # of the rate of halts: what few runs can show
 STAGE = "calibration"
 SEEDS = {"calibration": 1, "explore": 2, "audit": 3}  # keep the random numbers of different runs apart
 
@@ -128,29 +127,23 @@ def calibrate_model(work: Work, number: int, *, halt: bool) -> dict[str, Any]:
     then passes, as a rule.
     """
     stage = f"{'thresholds' if halt else 'calibrate'}-{number}"
-    return work.journal.once(stage, lambda: _thresholds(work, number) if halt else _calibrate(work, number, None))
+    return work.journal.once(stage, lambda: _calibrate(work, number, halt))
 
 
-def _thresholds(work: Work, number: int) -> dict[str, Any]:
-    rate = work.settings.false_halt_rate
-    found = _calibrate(work, number, FEW_RUNS * rate, HALTS_EXPECTED * rate)
-    return found if found["halt"] is not None or found["refused"] else _calibrate(work, number, HALTS_EXPECTED * rate)
-
-
-def _calibrate(work: Work, number: int, rate: float | None, foreseen: float = 1.0) -> dict[str, Any]:
-    """Calibrate, with a threshold for a rate of halts if there is one; not saved where the runs foresee more halts."""
+def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
     from equimd.tasks.calibrate.task import calibrate, prepare, save
 
     s, run = work.settings, Run.open(work.model_path(number))
+    rate = HALTS_EXPECTED * s.false_halt_rate
     settings = CalibrationSettings(
         false_alarm_rate=FLAG_RATE,
-        false_halt_rate=s.false_halt_rate if rate is None else rate,
+        false_halt_rate=rate,
         run_length=s.run_length,
         temperature=s.temperature,
         dt=s.dt,
         friction=s.friction,
-        blocks=needed(s.false_halt_rate if rate is None else rate),
-        halt=rate is not None,
+        blocks=needed(rate),
+        halt=halt,
         compile="on" if compiled(work) else "off",
         seed=s.seed,
     )
@@ -161,25 +154,22 @@ def _calibrate(work: Work, number: int, rate: float | None, foreseen: float = 1.
         work.progress(f"calibration: {stage}", done, total)
         work.check_time()
 
-    done = calibrate(prepared, told)
-    calibration, report = done.calibration, done.calibration.report
-    maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1))
-    halts = None
-    if calibration.halt is not None and maxima is not None:
-        value = s.error / calibration.error.multiplier
-        halts = share_above(maxima, value)
-        calibration = _shipped(calibration, value)
-    enough = halts is None or halts < foreseen
-    if enough:
-        save(replace(done, calibration=calibration), calibration_files(work))
+    def enough(bound: ErrorBound, maxima: np.ndarray) -> bool:
+        return share_above(maxima, s.error / bound.multiplier) < rate
+
+    done = calibrate(prepared, told, enough=enough)
+    if done.calibration.halt is not None:
+        done = replace(done, calibration=_shipped(done.calibration, s.error))
+    save(done, calibration_files(work))
+    report = done.calibration.report
+    maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1)).tolist()
     return {
-        "multiplier": calibration.error.multiplier,
+        "multiplier": done.calibration.error.multiplier,
         "zms": report["forces"]["zms"],
-        "refused": None if rate is None else done.outcome.refused,
-        "maxima": None if maxima is None else maxima.tolist(),
-        "foreseen": halts,
+        "refused": done.outcome.refused if halt else None,
+        "maxima": maxima,
         "seconds": None if done.own is None else done.own.seconds,
-        "halt": calibration.halt.value if calibration.halt is not None and enough else None,
+        "halt": None if done.calibration.halt is None else done.calibration.halt.value,
     }
 
 
@@ -192,11 +182,14 @@ def share_above(maxima: np.ndarray, value: float) -> float:
     return float(gumbel_r.sf(np.log(value), place, max(width, 1e-6)))
 
 
-def _shipped(calibration: Calibration, value: float) -> Calibration:
+def _shipped(calibration: Calibration, error: float) -> Calibration:
     """Halt where the error bound equals the error that makes a frame bad, if that is above the threshold of the rate:
     a better model then halts less."""
     halt = calibration.halt
-    if halt is None or value <= halt.value:
+    if halt is None:
+        return calibration
+    value = error / calibration.error.multiplier
+    if value <= halt.value:
         return calibration
     # the rate is at most what it was: of the interval, the upper end is left
     return replace(calibration, halt=replace(halt, value=value, interval=(0.0, halt.interval[1])))

@@ -22,8 +22,8 @@ from equimd.labels.label import Label
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
-from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
-from equimd.tasks.learn.calibrating import FEW_RUNS, FRAMES, dynamics
+from equimd.tasks.audit.task import HALTS_EXPECTED, AuditPlan, audit, best_plan, plan_audit
+from equimd.tasks.learn.calibrating import FRAMES, dynamics
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, whitened
 from equimd.tasks.learn.settings import LearnSettings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SEED_FRAMES, FEWEST_SEED = 60, 20  # labels before the first model
 VALIDATION = 8  # one in so many of these is for validation
 CANDIDATES = 300  # cheap frames that the seed is chosen from
-PRETRAINING, FIRST, ROUND = 0.22, 0.15, 0.12  # shares of the time for trainings
+PRETRAINING, FIRST, ROUND = 0.18, 0.1, 0.12  # shares of the time for trainings
 SEED_TIME = 0.15  # share of the time for the first labels
 RIDGE = 1e-8  # of the mean of a matrix's diagonal, added to it: weights that no row depends on
 RATTLE = 0.06  # Angstrom: how far conformers are rattled where there are no cheap frames
@@ -252,7 +252,7 @@ def audit_seconds(work: Work, cost: float) -> float:
     s = work.settings
     confidence = confidence_of(attempts(work) + 1)
     draws = trials_needed(0, s.share, confidence)
-    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + needed(FEW_RUNS * s.false_halt_rate)
+    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + needed(HALTS_EXPECTED * s.false_halt_rate)
     return MARGIN * (cost * runs * s.run_length + work.label_seconds(draws))
 
 

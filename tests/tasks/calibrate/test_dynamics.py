@@ -9,8 +9,18 @@ from equimd.data.dataset import Dataset
 from equimd.data.frames import Frames
 from equimd.guard.score import StepDecision
 from equimd.run import Run
-from equimd.tasks.calibrate.dynamics import OwnRuns, make_integrator, run_own_dynamics, same_system, start_rows, verdict
+from equimd.tasks.calibrate.dynamics import (
+    Early,
+    OwnRuns,
+    make_integrator,
+    run_own_dynamics,
+    run_until_enough,
+    same_system,
+    start_rows,
+    verdict,
+)
 from equimd.tasks.calibrate.sigmas import Part, recalibrate, set_screen
+from equimd.tasks.calibrate.task import meaningless
 from equimd.uq.laplace import fit_last_layers
 from equimd.uq.predict import predict
 from tests.tasks.calibrate.conftest import settings
@@ -102,6 +112,34 @@ def test_runs_are_scored_by_the_decision(run: Run, held_out: Dataset, decision: 
     # a run is the same whatever judges it, and whoever runs beside it
     alone = run_own_dynamics(model, every, starts, settings(run_length=8, score_every=4), 300.0)
     np.testing.assert_allclose(alone.scores, found.scores[:, 1::2], rtol=1e-4)
+
+
+def test_the_first_runs_may_be_enough_and_are_not_made_again(
+    run: Run, held_out: Dataset, decision: StepDecision
+) -> None:
+    model, _ = run.load_model()
+    exact, starts = StepDecision(decision.calibrated, decision.screen, 0.0), held_out.frames(np.arange(5))
+    short, seen = settings(run_length=6), []
+
+    def made(enough: bool) -> OwnRuns:
+        def told(maxima: np.ndarray) -> bool:
+            seen.append(maxima)
+            return enough
+
+        return run_until_enough(model, exact, starts, short, 300.0, early=Early(2, told))
+
+    at_once = run_own_dynamics(model, exact, starts, short, 300.0)
+    np.testing.assert_allclose(made(True).scores, at_once.scores[:2], rtol=1e-4)
+    np.testing.assert_allclose(made(False).scores, at_once.scores, rtol=1e-4)
+    assert [len(maxima) for maxima in seen] == [2, 2]
+    assert run_until_enough(model, exact, starts, short, 300.0, early=Early(5, made)).scores.shape == (5, 6)
+
+
+def test_a_threshold_as_large_as_forces_means_nothing() -> None:
+    frames = toy_frames(20)
+    size = np.sqrt(np.square(frames.forces).sum(-1).mean())
+    assert meaningless(0.9 * size, frames) is None
+    assert f"{size:.3g} eV/A (root mean square)" in str(meaningless(1.1 * size, frames))
 
 
 def test_a_run_that_flies_apart_ends_everything(run: Run, held_out: Dataset, decision: StepDecision) -> None:

@@ -46,10 +46,10 @@ PLAN = {
     "compile": {"runs": False},
     "cheap": {"frames": 80, "trajectories": 2, "turned": False},
     "train-cheap": {"num_epochs": 30, "compile": "off"},
-    "train-0": {"num_epochs": 60, "compile": "off"},
+    "train-0": {"num_epochs": 100, "compile": "off"},
     "explore-0": {"steps": 24},
     "next-0": {"expected_bad": 0.1, "do": "learn", "batch": 12, "seconds": 10.0},
-    "train-1": {"num_epochs": 40, "compile": "off"},
+    "train-1": {"num_epochs": 60, "compile": "off"},
 }
 TINY = {**SMALL, "num_features": 16, "batch_size_train": 8, "lr": 1e-2, "ema_decay": 0.9}
 
