@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,8 @@ def train(
             "--resume goes on with a run and its settings: leave out the config file and --out, and --overwrite"
         )
     with ProgressBar() as progress:
+        from equimd.data.given import BUNDLED
+        from equimd.run import Run
         from equimd.tasks.train import stated_settings
         from equimd.tasks.train import train as work
         from equimd.training.parallel import leads
@@ -70,4 +73,6 @@ def train(
         typer.echo(f"test errors of {done.run}\n{done.table()}")
     if not json:
         show_how_to_look(done.run)
-    log(f"use it: equimd predict {done.run} molecule.xyz")
+    data = Run.open(done.run).config.dataset.data[0]
+    frame = f"{data}@0" if data.startswith(BUNDLED) or Path(data).is_file() else "molecule.xyz"
+    log(f"use it: equimd predict {done.run} {shlex.quote(frame)}")

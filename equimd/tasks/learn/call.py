@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +69,19 @@ class LearnResult(Shown, Learned):
         more = f"equimd learn --resume {self.folder}"
         if self.status == "interrupted":
             return f"interrupted; go on with: {more}"
-        return f"no certificate: {'; '.join(self.missing)}\nwith more time or labels: {more} --max-time TIME"
+        asked = self._settings()
+        what = f"--max-time {math.ceil(2 * asked.max_time / 60)}m"
+        if self.labels["total"] > 0.6 * asked.labels:  # an audit takes what is left, at least
+            what += f" --labels {2 * asked.labels}"
+        return f"no certificate: {'; '.join(self.missing)}\nwith more time or labels: {more} {what}"
+
+    def _settings(self) -> LearnSettings:
+        path = self.folder / task.SETTINGS_FILE
+        return LearnSettings.parse(read_config(path), where=str(path))
 
     def _simulation(self) -> str:
         """The command of a run such as the certificate is for, from the first conformer."""
-        path, names = (
-            self.folder / task.SETTINGS_FILE,
-            ("temperature", "run_length", "dt", "friction", "charge", "spin"),
-        )
-        settings = LearnSettings.parse(read_config(path), where=str(path))
+        settings, names = self._settings(), ("temperature", "run_length", "dt", "friction", "charge", "spin")
         # where it is not stated, simulate has the same
         told = {k: v for k in names if (v := getattr(settings, k)) != LearnSettings.model_fields[k].default}
         options = [f"--{'steps' if k == 'run_length' else k} {v:g}" for k, v in told.items()]

@@ -30,6 +30,7 @@ from equimd.tasks.audit.of_run import audit_run
 from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.calibrate import plots as calibration_plots
 from equimd.tasks.learn import rounds
+from equimd.tasks.learn.call import LearnResult
 from equimd.tasks.learn.journal import JOURNAL_FILE, PLAN_FILE, Journal
 from equimd.tasks.learn.molecules import conformers
 from equimd.tasks.learn.settings import LearnSettings
@@ -223,6 +224,8 @@ def test_too_few_labels_end_without_a_certificate(often: tuple[Path, Learned], t
     found = learn(other, reopen(other, {"labels": spent + 5}), executor=executor)
     assert found.status == "not_certified" and found.certificate is None and executor.calls == 0
     assert found.missing == ["5 labels are left, an audit takes 13"]
+    more = LearnResult(**vars(found)).ending.splitlines()[-1]
+    assert more.endswith(f"equimd learn --resume {other} --max-time 20m --labels {2 * (spent + 5)}"), more
     assert found.run is not None and Run.open(found.run).load_model()
 
 
