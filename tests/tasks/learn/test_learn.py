@@ -225,7 +225,7 @@ def test_too_few_labels_end_without_a_certificate(often: tuple[Path, Learned], t
     assert found.status == "not_certified" and found.certificate is None and executor.calls == 0
     assert found.missing == ["5 labels are left, an audit takes 13"]
     more = LearnResult(**vars(found)).ending.splitlines()[-1]
-    assert more.endswith(f"equimd learn --resume {other} --max-time 20m --labels {2 * (spent + 5)}"), more
+    assert more.endswith(f"equimd learn --resume {other} --max-time 120m --labels {2 * (spent + 5)}"), more
     assert found.run is not None and Run.open(found.run).load_model()
 
 
