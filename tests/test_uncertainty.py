@@ -246,7 +246,7 @@ def test_the_evaluate_command(run: Path, tmp_path: Path) -> None:
     assert found["uncertainty"]["n_frames"] == 12
     assert {"zms", "nll", "crps", "ence", "intervals"} <= set(found["uncertainty"]["forces"])
     assert found["energy_std_meV"] > 0
-    assert "12 of 12 frames" in told.stderr
+    assert "uncertainties 12 of 12 frames" in told.stderr
     written = read(tmp_path / "o.xyz", ":")
     assert sum("forces_std" in a.arrays for a in written) == 12
     error = np.concatenate([a.get_forces() - a.arrays["forces_ref"] for a in written])
@@ -258,4 +258,4 @@ def test_the_evaluate_command(run: Path, tmp_path: Path) -> None:
     assert "flagged: " in shown
     without = runner.invoke(app, [*words, "--no-uncertainty"])
     assert "ZMS" not in without.stdout
-    assert "frames" not in without.stderr
+    assert "uncertainties" not in without.stderr and "errors 30 of 30 frames" in without.stderr

@@ -35,7 +35,7 @@ class Toy:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     folder = tmp_path_factory.mktemp("benchmarks")
     data = toy_file(folder / "train.xyz", n=60)
-    start(toy_config(data, num_epochs=40, splits=(50, 10, 0), lr=1e-2, warmup_steps=10), folder / "run").fit()
+    start(toy_config(data, num_epochs=60, splits=(50, 10, 0), lr=1e-2, warmup_steps=10), folder / "run").fit()
     held_out = ArrayDataset(toy_frames(180, seed=5))
     found = kept.calibrations(folder / "run", held_out, SETTINGS, folder / "kept", flags=(0.1,))
     return Toy(folder, folder / "run", models.load_model(folder / "run"), held_out, *found)

@@ -16,6 +16,7 @@ from equimd.cli.main import app
 NO_RESULT = {
     "config template": "prints a YAML file",
     "config check": "prints a YAML file",
+    "traj plot": "draws what traj analyse gives as JSON",
 }
 
 

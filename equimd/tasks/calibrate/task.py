@@ -231,12 +231,12 @@ def _halt(
 
 
 def meaningless(threshold: float, frames: Frames) -> str | None:
-    """Why a threshold (eV/Angstrom) is none: errors as large as forces themselves would pass it; None if it is one."""
-    size = float(np.sqrt(np.square(frames.forces[frames.force_mask]).sum(-1).mean()))
-    if threshold < size:
+    """Why a threshold (eV/Angstrom) is none: errors as large as any force would pass it; None if it is one."""
+    largest = float(np.sqrt(np.square(frames.forces[frames.force_mask]).sum(-1)).max())
+    if threshold < largest:
         return None
     return (
-        f"it would be {threshold:.3g} eV/A, and forces themselves are {size:.3g} eV/A (root mean square): the model "
+        f"it would be {threshold:.3g} eV/A, and no force of the held-out frames is above {largest:.3g} eV/A: the model "
         "knows too little for a threshold to mean anything; train it on more frames, or for longer"
     )
 

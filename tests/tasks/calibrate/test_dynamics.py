@@ -137,9 +137,9 @@ def test_the_first_runs_may_be_enough_and_are_not_made_again(
 
 def test_a_threshold_as_large_as_forces_means_nothing() -> None:
     frames = toy_frames(20)
-    size = np.sqrt(np.square(frames.forces).sum(-1).mean())
-    assert meaningless(0.9 * size, frames) is None
-    assert f"{size:.3g} eV/A (root mean square)" in str(meaningless(1.1 * size, frames))
+    largest = np.linalg.norm(frames.forces, axis=-1).max()
+    assert meaningless(0.9 * largest, frames) is None
+    assert f"no force of the held-out frames is above {largest:.3g} eV/A" in str(meaningless(1.1 * largest, frames))
 
 
 def test_a_run_that_flies_apart_ends_everything(run: Run, held_out: Dataset, decision: StepDecision) -> None:
