@@ -1,16 +1,29 @@
-"""Every tenth of the bundled frames in the place of all of them, for examples that run as they are printed."""
+"""For examples that run as they are printed: every tenth of the bundled frames, and settings of seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import equimd
 from equimd.data import bundled
 from equimd.data.convert import write_frames
+
+#: A calibration of seconds.
+SHORT = {"false_alarm_rate": 0.05, "run_length": 10, "blocks": 9}
+
+
+def shorter_python(tiny: Mapping[str, Any]) -> dict[str, str]:
+    """What takes minutes in the examples in Python, and what is done instead; ``SHORT`` is to be in their scope."""
+    return {
+        'preset="small", max_time="5m"': ", ".join(f"{key}={value!r}" for key, value in tiny.items()),
+        'calibrate(trained, "bundled:ethanol"': 'calibrate(trained, "bundled:ethanol", **SHORT',
+        'time="5ps"': 'time="10fs"',
+    }
 
 
 @contextmanager

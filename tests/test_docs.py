@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import equimd
 from equimd.cli import main
 from equimd.cli.commands import COMMANDS
-from tests.few_frames import few_bundled_frames
+from tests.few_frames import SHORT, few_bundled_frames, shorter_python
 from tests.training.toy import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,12 +32,9 @@ OWN_TESTS = ("tutorial.md", "extending.md")
 FILES = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in OWN_TESTS)
 EXAMPLES = {p: re.findall(r"^```python\n(.*?)^```", p.read_text(), re.DOTALL | re.MULTILINE) for p in FILES}
 TINY = {**SMALL, "num_epochs": 2, "batch_size_train": 20, "num_readout": 4}
-SHORT = {"false_alarm_rate": 0.05, "run_length": 10, "blocks": 9}
 #: What takes minutes, and what is done instead.
 SHORTER = {
-    'preset="small", max_time="5m"': ", ".join(f"{key}={value!r}" for key, value in TINY.items()),
-    'calibrate(trained, "bundled:ethanol"': 'calibrate(trained, "bundled:ethanol", **SHORT',
-    'time="5ps"': 'time="10fs"',
+    **shorter_python(TINY),
     "run(100_000)": "run(20)",
     "run(200_000)": "run(20)",
     "jobs=2": "jobs=1",

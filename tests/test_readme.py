@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 import equimd
 from equimd.cli import main
 from equimd.errors import EXIT_HALTED
-from tests.few_frames import few_bundled_frames
+from tests.few_frames import SHORT, few_bundled_frames, shorter_python
 from tests.training.toy import SMALL, option_list
 
 TINY = {**SMALL, "num_epochs": 2, "batch_size_train": 20}
-SHORT = {"false_alarm_rate": 0.05, "run_length": 10, "blocks": 9}
 #: What takes minutes, and what is done instead.
 SHORTER_COMMANDS = {
     "--preset small --max-time 5m": " ".join(option_list(num_epochs=2, batch_size_train=20)),
@@ -28,11 +27,7 @@ SHORTER_COMMANDS = {
     "--time 5": "--steps 20",
     "--max-time 60m": "--max-time 1s",
 }
-SHORTER_PYTHON = {
-    'preset="small", max_time="5m"': ", ".join(f"{key}={value!r}" for key, value in TINY.items()),
-    'calibrate(trained, "bundled:ethanol"': 'calibrate(trained, "bundled:ethanol", **SHORT',
-    'time="5ps"': 'time="10fs"',
-}
+SHORTER_PYTHON = shorter_python(TINY)
 WORDS = 200  # before the first picture and the first table are over
 
 

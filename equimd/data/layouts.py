@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,16 +11,14 @@ import numpy as np
 
 from equimd.data.frames import Frames
 from equimd.data.hdf5 import dataset, gather, integers
-from equimd.data.store_write import ATOMS, FRAMES
-
-#: A frame's forces and positions take so many bytes an atom.
-ATOM_BYTES = 48
+from equimd.data.store_write import ATOMS, FRAMES, Kind
 
 
 class Layout(Protocol):
     """Frames of an open store by row."""
 
     elements: tuple[int, ...]
+    keep: bool  # whether its frames stay in memory once they are read
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -38,19 +37,17 @@ class Flat:
     which are packed, are read in stretches.
     """
 
-    def __init__(self, path: Path, file: Any, n_frames: int, keep: bool | None, limit: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, file: Any, n_frames: int) -> None:
+        self.path, self.keep = path, False
         atoms, frames = file["atoms"], file["frames"]
         self.first = integers(frames, "first")
         if self.first.shape != (n_frames + 1,) or (n_frames and (self.first[0] or (np.diff(self.first) < 1).any())):
             raise ValueError("the frames do not follow each other")
         total = int(self.first[-1])
-        self.columns = {f"atoms/{k}": _checked(atoms, k, *v, total) for k, v in ATOMS.items() if _has(atoms, k, v)}
-        self.columns |= {f"frames/{k}": _checked(frames, k, *v, n_frames) for k, v in FRAMES.items() if k in frames}
+        self.columns = _columns(atoms, ATOMS, total) | _columns(frames, FRAMES, n_frames)
         self.elements = tuple(sorted(int(z) for z in np.asarray(file.attrs["elements"]).reshape(-1)))
         if not all(0 < z < 119 for z in self.elements):
             raise ValueError("its elements are none")
-        self.keep = total * ATOM_BYTES <= limit if keep is None else keep
         self._arrays: dict[str, np.ndarray] | None = None
 
     @property
@@ -64,15 +61,15 @@ class Flat:
         atoms = (self.first[rows][:, None] + np.arange(width))[slots]
         found: dict[str, np.ndarray] = {}
         for name, (dtype, blank, shape) in ATOMS.items():
-            if f"atoms/{name}" not in self.columns:
+            if f"/atoms/{name}" not in self.columns:
                 continue
             found[name] = np.full((len(rows), width, *shape), 0 if blank is None else blank, dtype)
-            found[name][slots] = self._values(file, f"atoms/{name}", atoms)
+            found[name][slots] = self._values(file, f"/atoms/{name}", atoms)
         if not np.isin(found["numbers"][slots], self.elements).all():
             raise ValueError("an atom is of no element that the header lists")
         for name in FRAMES:
-            if f"frames/{name}" in self.columns:
-                found[name] = self._values(file, f"frames/{name}", rows)
+            if f"/frames/{name}" in self.columns:
+                found[name] = self._values(file, f"/frames/{name}", rows)
         found.setdefault("charge_stated", np.zeros(len(rows), bool))
         return Frames.build(found.pop("numbers"), found.pop("positions"), where=str(self.path), **found)
 
@@ -97,20 +94,20 @@ class Flat:
         return {**self.__dict__, "_arrays": None}
 
 
-def _has(group: Any, name: str, kind: tuple[type, float | None, tuple[int, ...]]) -> bool:
-    return name in group or kind[1] is None
-
-
-def _checked(
-    group: Any, name: str, dtype: type, blank: float | None, shape: tuple[int, ...], count: int
-) -> tuple[type, tuple[int, ...]]:
-    """A column has a value of its shape for each atom or frame; raises what h5py raises else."""
-    found = dataset(group, name)
-    if found.shape != (count, *shape):
-        raise ValueError(f"'{name}' has shape {found.shape}, not {(count, *shape)}")
-    if np.dtype(dtype).kind != found.dtype.kind:
-        raise ValueError(f"'{name}' holds {found.dtype}, not {np.dtype(dtype)}")
-    return dtype, shape
+def _columns(group: Any, kinds: Mapping[str, Kind], count: int) -> set[str]:
+    """Names in the file of the columns of a group that are there, each with a value of its shape for every atom or
+    frame; raises what h5py raises else."""
+    found = set()
+    for name, (dtype, blank, shape) in kinds.items():
+        if name not in group and blank is not None:
+            continue
+        column = dataset(group, name)
+        if column.shape != (count, *shape):
+            raise ValueError(f"'{name}' has shape {column.shape}, not {(count, *shape)}")
+        if np.dtype(dtype).kind != column.dtype.kind:
+            raise ValueError(f"'{name}' holds {column.dtype}, not {np.dtype(dtype)}")
+        found.add(f"{group.name}/{name}")
+    return found
 
 
 def _stretches(data: Any, rows: np.ndarray) -> np.ndarray:
@@ -131,14 +128,13 @@ class Grouped:
 
     FIELDS = ("positions", "energy", "forces", "cell", "pbc", "charge", "spin", "charge_stated", "weight")
 
-    def __init__(self, path: Path, file: Any, n_frames: int, keep: bool | None, limit: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, file: Any, n_frames: int) -> None:
+        self.path, self.keep = path, False
         self._memory: Frames | None = None
         self._read_compositions(file["composition"])
         self._group, self._row = integers(file["index"], "group"), integers(file["index"], "row")
         self._check_index(n_frames)
         self.elements = tuple(sorted({int(z) for numbers in self._numbers for z in numbers}))
-        self.keep = int(self.n_atoms.sum()) * ATOM_BYTES <= limit if keep is None else keep
 
     def _read_compositions(self, root: Any) -> None:
         """The atoms of each group, how many frames it has, and whether charges are stated."""

@@ -37,7 +37,7 @@ from equimd.data.dataset import DatasetInfo, ListedDataset, Units, iterate_block
 from equimd.data.frames import Frames
 from equimd.data.hdf5 import DAMAGED, integers, open_hdf5, reading
 from equimd.data.layouts import Flat, Grouped, Layout
-from equimd.data.store_write import FORMAT, FORMAT_VERSION, MEMORY_LIMIT
+from equimd.data.store_write import ATOM_BYTES, FORMAT, FORMAT_VERSION, MEMORY_LIMIT
 from equimd.data.store_write import write_store as write_store
 from equimd.errors import DataError
 
@@ -90,11 +90,9 @@ class StoreDataset(ListedDataset):
         if n_frames < 0:
             raise ValueError(f"{n_frames} frames")
         self._length = n_frames
-        layout: Layout
-        if version < FORMAT_VERSION:
-            layout, listed = Grouped(self.path, file, n_frames, keep, MEMORY_LIMIT), file["index"]
-        else:
-            layout, listed = Flat(self.path, file, n_frames, keep, MEMORY_LIMIT), file["frames"]
+        kind, listed = (Flat, file["frames"]) if version == FORMAT_VERSION else (Grouped, file["index"])
+        layout: Layout = kind(self.path, file, n_frames)
+        layout.keep = int(layout.n_atoms.sum()) * ATOM_BYTES <= MEMORY_LIMIT if keep is None else keep
         self._trajectory = integers(listed, "trajectory")
         self.time_index = integers(listed, "time") if "time" in listed else None
         for name, array in (("trajectory", self._trajectory), ("time", self.time_index)):

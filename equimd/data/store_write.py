@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "equimd-frames", 3
 #: Stores up to this size (positions and forces) are kept in memory once read, and packed if that is asked for.
-MEMORY_LIMIT = 256 << 20
+MEMORY_LIMIT, ATOM_BYTES = 256 << 20, 48
 PIECE = 16 << 20  # bytes that are copied at once
-#: What holds for every atom or frame where an array is absent, and the shape of one value.
-ATOMS: dict[str, tuple[type, float | None, tuple[int, ...]]] = {
+#: Kind of number, what holds where an array is absent (None: it never is), and the shape of one value.
+Kind = tuple[type, float | None, tuple[int, ...]]
+ATOMS: dict[str, Kind] = {
     "numbers": (np.uint8, None, ()),
     "positions": (np.float64, None, (3,)),
     "forces": (np.float64, np.nan, (3,)),
 }
-FRAMES: dict[str, tuple[type, float | None, tuple[int, ...]]] = {
+FRAMES: dict[str, Kind] = {
     "energy": (np.float64, np.nan, ()),
     "cell": (np.float64, 0, (3, 3)),
     "pbc": (np.bool_, 0, (3,)),
@@ -147,7 +148,7 @@ class _Writer:
     """Appends blocks to columns."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        def column(kind: tuple[type, float | None, tuple[int, ...]]) -> _Column:
+        def column(kind: Kind) -> _Column:
             return _Column(stack.enter_context(tempfile.TemporaryFile(dir=folder)), *kind)  # type: ignore[arg-type]
 
         self.atoms = {name: column(kind) for name, kind in ATOMS.items()}
@@ -182,7 +183,7 @@ class _Writer:
         file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
         file.attrs["units_energy"], file.attrs["units_length"] = "eV", "Angstrom"
         n_atoms = self.atoms["numbers"].written
-        packing = compression if 48 * n_atoms <= MEMORY_LIMIT else None
+        packing = compression if ATOM_BYTES * n_atoms <= MEMORY_LIMIT else None
         atoms, frames = file.create_group("atoms"), file.create_group("frames")
         self.sizes.file.seek(0)
         sizes = np.fromfile(self.sizes.file, np.int64)

@@ -138,6 +138,6 @@ def test_an_interruption_leaves_the_earlier_calibration(
     def interrupted(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equimd.tasks.calibrate.dynamics.run_own_dynamics", interrupted)
+    monkeypatch.setattr("equimd.tasks.calibrate.task.run_own_dynamics", interrupted)
     assert call(folder, "--temperature", "580").exit_code == 130
     assert {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir()} == before

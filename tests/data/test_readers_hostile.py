@@ -116,13 +116,38 @@ def flat(tmp_path: Path) -> Path:
     return tmp_path / "flat.h5"
 
 
-def _damage(kind: str, file: h5py.File, group: h5py.Group) -> None:
-    """Change one thing in a store."""
-    if kind == "no index":
-        del file["index"]
-    elif kind == "a group for an array":
+def _damage_any(kind: str, file: h5py.File, group: h5py.Group, atoms: h5py.Group) -> None:
+    """Change one thing that stores of both formats have: ``group`` has the energies, ``atoms`` the positions."""
+    if kind == "a group for an array":
         del group["energy"]
         group.create_group("energy")
+    elif kind == "a huge array":
+        shape = (10**11 // atoms["positions"][0].size, *atoms["positions"].shape[1:])
+        del atoms["positions"]
+        atoms.create_dataset("positions", shape=shape, chunks=(1, *shape[1:]), dtype="f8")
+    elif kind == "text for numbers":
+        del atoms["numbers"]
+        atoms["numbers"] = "CCO"
+    elif kind == "atomic number 0":
+        atoms["numbers"][0] = 0
+    elif kind == "a list for a count":
+        file.attrs["n_frames"] = [1, 2, 3]
+    elif kind == "a word for a version":
+        file.attrs["format_version"] = "new"
+    elif kind == "another file":
+        del group["energy"]
+        group["energy"] = h5py.ExternalLink("/dev/zero", "/")
+    elif kind == "raw values of another file":
+        n = len(group["energy"])
+        del group["energy"]
+        group.create_dataset("energy", (n,), "f8", external=[("/dev/zero", 0, 8 * n)])
+
+
+def _damage(kind: str, file: h5py.File, group: h5py.Group) -> None:
+    """Change one thing in a store of a group for each composition."""
+    _damage_any(kind, file, group, group)
+    if kind == "no index":
+        del file["index"]
     elif kind == "a negative row":
         file["index/row"][0] = -1
     elif kind == "a row beyond":
@@ -131,28 +156,9 @@ def _damage(kind: str, file: h5py.File, group: h5py.Group) -> None:
         file["index/group"][0] = 99
     elif kind == "a composition missing":
         file.move(group.name, group.name.replace("000000", "000007"))
-    elif kind == "a huge array":
-        del group["positions"]
-        group.create_dataset("positions", shape=(10**9, 9, 3), chunks=(1, 9, 3), dtype="f8")
-    elif kind == "text for numbers":
-        del group["numbers"]
-        group["numbers"] = "CCO"
-    elif kind == "atomic number 0":
-        group["numbers"][0] = 0
-    elif kind == "a list for a count":
-        file.attrs["n_frames"] = [1, 2, 3]
-    elif kind == "a word for a version":
-        file.attrs["format_version"] = "new"
     elif kind == "a charge of 0.5":
         del group["charge_stated"]
         group["charge"] = np.full(len(group["energy"]), 0.5)
-    elif kind == "another file":
-        del group["energy"]
-        group["energy"] = h5py.ExternalLink("/dev/zero", "/")
-    elif kind == "raw values of another file":
-        n = len(group["energy"])
-        del group["energy"]
-        group.create_dataset("energy", (n,), "f8", external=[("/dev/zero", 0, 8 * n)])
 
 
 KINDS = ("no index", "a group for an array", "a negative row", "a row beyond", "a composition beyond",
@@ -173,11 +179,9 @@ def test_damaged_stores(store: Path, kind: str) -> None:
 def _damage_flat(kind: str, file: h5py.File) -> None:
     """Change one thing in a store."""
     atoms, frames = file["atoms"], file["frames"]
+    _damage_any(kind, file, frames, atoms)
     if kind in ("no first", "no numbers", "no positions"):
         del (frames if kind == "no first" else atoms)[kind.split()[1]]
-    elif kind == "a group for an array":
-        del frames["energy"]
-        frames.create_group("energy")
     elif kind == "a frame of no atoms":
         frames["first"][1] = 0
     elif kind == "frames that begin beyond":
@@ -186,39 +190,20 @@ def _damage_flat(kind: str, file: h5py.File) -> None:
         frames["first"][0] = -1
     elif kind == "fewer atoms than it says":
         frames["first"][-1] += 1
-    elif kind == "a huge array":
-        del atoms["positions"]
-        atoms.create_dataset("positions", shape=(10**11, 3), chunks=(1, 3), dtype="f8")
-    elif kind == "text for numbers":
-        del atoms["numbers"]
-        atoms["numbers"] = "CCO"
-    elif kind == "atomic number 0":
-        atoms["numbers"][0] = 0
     elif kind == "an element that is not listed":
         atoms["numbers"][0] = 92
     elif kind == "no elements":
         del file.attrs["elements"]
     elif kind == "elements that are none":
         file.attrs["elements"] = [0, 1, 6, 8]
-    elif kind == "a list for a count":
-        file.attrs["n_frames"] = [1, 2, 3]
     elif kind == "a count below zero":
         file.attrs["n_frames"] = -1
-    elif kind == "a word for a version":
-        file.attrs["format_version"] = "new"
     elif kind == "a charge of 0.5":
         del frames["charge"]
         frames["charge"] = np.full(len(frames["energy"]), 0.5)
     elif kind == "trajectories of fewer frames":
         del frames["trajectory"]
         frames["trajectory"] = np.zeros(3, np.int64)
-    elif kind == "another file":
-        del frames["energy"]
-        frames["energy"] = h5py.ExternalLink("/dev/zero", "/")
-    elif kind == "raw values of another file":
-        n = len(frames["energy"])
-        del frames["energy"]
-        frames.create_dataset("energy", (n,), "f8", external=[("/dev/zero", 0, 8 * n)])
 
 
 FLAT_KINDS = (

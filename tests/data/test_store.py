@@ -65,7 +65,7 @@ def test_large_stores_are_mapped_and_never_packed(tmp_path: Path, monkeypatch: p
     data = StoreDataset(tmp_path / "a.h5")
     assert_same(data.frames([3, 17, 3]), mixed().take([3, 17, 3]))
     arrays = data._layout._arrays
-    assert isinstance(arrays["atoms/positions"], np.memmap) and isinstance(arrays["frames/energy"], np.memmap)
+    assert isinstance(arrays["/atoms/positions"], np.memmap) and isinstance(arrays["/frames/energy"], np.memmap)
     assert_same(pickle.loads(pickle.dumps(data)).frames(), mixed())
     data.frames([3]).positions[:] = 0  # what is handed over may be written to
     data.verify()

@@ -147,6 +147,19 @@ class Molecule:
         )
 
 
+@dataclass(frozen=True)
+class Early:
+    """When fewer runs than asked for are enough.
+
+    Attributes:
+        runs: how many are made first.
+        enough: of their highest scores (runs,), whether no more are made.
+    """
+
+    runs: int
+    enough: Callable[[np.ndarray], bool]
+
+
 def run_own_dynamics(
     model: Model,
     decision: StepDecision,
@@ -156,6 +169,7 @@ def run_own_dynamics(
     progress: Progress | None = None,
     *,
     first: int = 0,
+    early: Early | None = None,
 ) -> OwnRuns:
     """Runs of ``settings.run_length`` steps from each start frame, scored by the whole decision.
 
@@ -163,7 +177,17 @@ def run_own_dynamics(
 
     Args:
         first: number of the run from the first start frame; numbers choose the random numbers.
+        early: the runs from the first start frames alone, if these are enough.
     """
+    if early is not None and early.runs < len(starts):
+
+        def made(rows: np.ndarray) -> OwnRuns:
+            part, number = starts.take(rows), first + int(rows[0])
+            return run_own_dynamics(model, decision, part, settings, temperature_K, progress, first=number)
+
+        found_first, rest = made(np.arange(early.runs)), np.arange(early.runs, len(starts))
+        done = found_first.broken or early.enough(found_first.scores.max(1))
+        return found_first if done else found_first.joined(made(rest))
     began = time.monotonic()
     every, steps = settings.score_every, settings.run_length
     found = np.full((len(starts), steps // every), np.nan)
@@ -193,41 +217,6 @@ def run_own_dynamics(
             break
     share = exact / max(count, 1)
     return OwnRuns(found, tuple(broken), share, float(np.mean(heat or [np.nan])), time.monotonic() - began)
-
-
-@dataclass(frozen=True)
-class Early:
-    """When fewer runs than asked for are enough.
-
-    Attributes:
-        runs: how many are made first.
-        enough: of their highest scores (runs,), whether no more are made.
-    """
-
-    runs: int
-    enough: Callable[[np.ndarray], bool]
-
-
-def run_until_enough(
-    model: Model,
-    decision: StepDecision,
-    starts: Frames,
-    settings: CalibrationSettings,
-    temperature_K: float,
-    progress: Progress | None = None,
-    early: Early | None = None,
-) -> OwnRuns:
-    """:func:`run_own_dynamics` from all start frames, or from the first of them if these runs are enough."""
-    if early is None or early.runs >= len(starts):
-        return run_own_dynamics(model, decision, starts, settings, temperature_K, progress)
-    rows = np.arange(len(starts))
-    first, rest = rows[: early.runs], rows[early.runs :]
-    found = run_own_dynamics(model, decision, starts.take(first), settings, temperature_K, progress)
-    if found.broken or early.enough(found.scores.max(1)):
-        return found
-    # their numbers choose the random numbers of runs: those of the first ones are taken
-    more = run_own_dynamics(model, decision, starts.take(rest), settings, temperature_K, progress, first=early.runs)
-    return found.joined(more)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from equimd.tasks.calibrate.dynamics import (
     Molecule,
     OwnRuns,
     Verdict,
-    run_until_enough,
+    run_own_dynamics,
     same_system,
     start_rows,
     verdict,
@@ -220,7 +220,7 @@ def _halt(
         return None, Verdict(None, prepared.no_halt)
     decision = StepDecision(found.calibrated, scored.screen, scored.halt_level)
     starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
-    own = run_until_enough(prepared.model, decision, starts, settings, prepared.temperature, progress, early)
+    own = run_own_dynamics(prepared.model, decision, starts, settings, prepared.temperature, progress, early=early)
     if len(own.scores) < settings.blocks:  # it is for what these can show
         rate = max(settings.false_halt_rate, 1 / (len(own.scores) + 1))
         settings = settings.changed(false_halt_rate=rate, blocks=len(own.scores))

@@ -14,7 +14,6 @@ from equimd.tasks.calibrate.dynamics import (
     OwnRuns,
     make_integrator,
     run_own_dynamics,
-    run_until_enough,
     same_system,
     start_rows,
     verdict,
@@ -126,13 +125,13 @@ def test_the_first_runs_may_be_enough_and_are_not_made_again(
             seen.append(maxima)
             return enough
 
-        return run_until_enough(model, exact, starts, short, 300.0, early=Early(2, told))
+        return run_own_dynamics(model, exact, starts, short, 300.0, early=Early(2, told))
 
     at_once = run_own_dynamics(model, exact, starts, short, 300.0)
     np.testing.assert_allclose(made(True).scores, at_once.scores[:2], rtol=1e-4)
     np.testing.assert_allclose(made(False).scores, at_once.scores, rtol=1e-4)
     assert [len(maxima) for maxima in seen] == [2, 2]
-    assert run_until_enough(model, exact, starts, short, 300.0, early=Early(5, made)).scores.shape == (5, 6)
+    assert run_own_dynamics(model, exact, starts, short, 300.0, early=Early(5, made)).scores.shape == (5, 6)
 
 
 def test_a_threshold_as_large_as_forces_means_nothing() -> None:
