@@ -85,11 +85,13 @@ class GuardError(EquimdError):
     Attributes:
         structure: the frame (ASE ``Atoms``), with ``atom_score`` and ``responsible`` of each atom; None if not known.
         last_accepted: (n, 3) Angstrom, the last positions that passed; None if there were none.
+        step: of the program that moves the atoms, whose forces were refused; None if not known.
     """
 
     exit_code = EXIT_HALTED
     structure: Any = None
     last_accepted: Any = None
+    step: int | None = None
 
     def __init__(
         self,

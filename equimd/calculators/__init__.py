@@ -5,5 +5,6 @@ from __future__ import annotations
 from equimd.calculators.ase import EquimdCalculator, StepSigma
 from equimd.calculators.loading import LoadedModel, load
 from equimd.calculators.predictor import Prediction, Wanted
+from equimd.calculators.step import Step, StepForces
 
-__all__ = ["EquimdCalculator", "LoadedModel", "Prediction", "StepSigma", "Wanted", "load"]
+__all__ = ["EquimdCalculator", "LoadedModel", "Prediction", "Step", "StepForces", "StepSigma", "Wanted", "load"]

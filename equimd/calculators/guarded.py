@@ -73,8 +73,8 @@ class CalculatorGuard:
         self.last_accepted: np.ndarray | None = None
         self._last = -math.inf
 
-    def act(self, decision: Decision, atoms: Atoms) -> None:
-        """Act on what the judge decided about ``atoms``.
+    def act(self, decision: Decision, atoms: Atoms, step: int | None = None) -> None:
+        """Act on what the judge decided about ``atoms``, in a step of the program that moves them, if it tells which.
 
         Raises:
             GuardError: they are not to be taken as true, with ``on_exceed="halt"``.
@@ -87,31 +87,33 @@ class CalculatorGuard:
         new, self._last = self.count - self._last >= GAP, self.count
         self.events += new
         if self.on_exceed == "halt" or new:
-            error = self._error(decision.events[0], atoms, decision.atom_scores)
+            error = self._error(decision.events[0], atoms, decision.atom_scores, step)
             if self.on_exceed == "halt":
                 raise error
             self.tell(error)
 
-    def _error(self, event: Event, atoms: Atoms, scores: Tensor | None) -> GuardError:
+    def _error(self, event: Event, atoms: Atoms, scores: Tensor | None, step: int | None) -> GuardError:
         named = ", ".join(f"{atoms.symbols[k]}{k}" for k in event.atoms[:5]) + (" ..." if len(event.atoms) > 5 else "")
         structure = atoms.copy()
         structure.info = {
             **atoms.info, "reason": event.reason, "code": event.code, "score": event.score,
             "threshold": event.threshold,
         }  # fmt: skip
+        if step is not None:
+            structure.info["step"] = step
         known = np.full(len(atoms), np.nan) if scores is None or event.code != SCORE_NAME else scores[0].numpy().copy()
         structure.arrays["atom_score"] = known
         structure.arrays["responsible"] = np.isin(np.arange(len(atoms)), event.atoms).astype(int)
         error = GuardError(
             event.reason + (f" (atoms {named})" if named else ""),
-            where=f"structure {self.count} of the calculator",
+            where=f"structure {self.count} of the calculator" if step is None else f"step {step}",
             hint=HINT,
             code=event.code,
             atoms=event.atoms,
             score=event.score,
             threshold=event.threshold,
         )
-        error.structure, error.last_accepted = structure, self.last_accepted
+        error.structure, error.last_accepted, error.step = structure, self.last_accepted, step
         return error
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ase import Atoms
+
 from equimd.calculators.ase import EquimdCalculator
 from equimd.calculators.guarded import OnExceed
 from equimd.calculators.predictor import Predictor, Wanted
+from equimd.calculators.step import Step
+from equimd.forces.forcefield import Compile
 
 
 class LoadedModel(Predictor):
@@ -25,6 +29,19 @@ class LoadedModel(Predictor):
         return EquimdCalculator(
             self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold, charge=charge, spin=spin
         )
+
+    def step(
+        self,
+        atoms: Atoms,
+        *,
+        on_exceed: OnExceed = "halt",
+        threshold: str | float = "auto",
+        compile: Compile = "auto",
+        charge: int | None = None,
+        spin: int | None = None,
+    ) -> Step:
+        """Energy, forces and score of one structure, for engines; the arguments are those of :class:`Step`."""
+        return Step(self, atoms, on_exceed=on_exceed, threshold=threshold, compile=compile, charge=charge, spin=spin)
 
 
 def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:

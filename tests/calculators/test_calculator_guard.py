@@ -12,31 +12,9 @@ from ase.md.verlet import VelocityVerlet
 
 import equimd
 from equimd.errors import ConfigError, GuardError, UncertaintyError
-from tests.guard.calibrated import calibrate_run
-from tests.training.test_training import start
-from tests.training.toy import WATER, toy_config, toy_file, toy_frames
+from tests.training.toy import WATER
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run, and the same calibrated."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("guard")
-    start(toy_config(toy_file(folder / "train.xyz", n=40), num_epochs=10, lr=1e-2), folder / "plain").fit()
-    shutil.copytree(folder / "plain", folder / "calibrated")
-    calibrate_run(folder / "calibrated", toy_frames(40), toy_frames(60, seed=1))
-    return {name: folder / name for name in ("plain", "calibrated")}
-
-
-def moving(speed: float) -> Atoms:
-    """Water whose first hydrogen leaves along its bond, in Angstrom/fs."""
-    atoms = Atoms([8, 1, 1], WATER)
-    away = atoms.positions[1] - atoms.positions[0]
-    velocities = np.zeros((3, 3))
-    velocities[1] = speed / units.fs * away / np.linalg.norm(away)
-    atoms.set_velocities(velocities)
-    return atoms
+from .conftest import moving
 
 
 def test_an_integrator_stops_at_the_refused_frame(runs: dict[str, Path]) -> None:

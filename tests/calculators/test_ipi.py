@@ -24,9 +24,7 @@ import equimd
 from equimd.calculators.ipi import Address, Driver, Served
 from equimd.cli.main import app
 from equimd.errors import DataError, RunError
-from tests.guard.calibrated import calibrate_run
-from tests.training.test_training import start
-from tests.training.toy import WATER, toy_config, toy_file, toy_frames
+from tests.training.toy import WATER
 
 IPI = shutil.which("i-pi", path=str(Path(sys.executable).parent)) or shutil.which("i-pi")
 # ASE leaves a socket that could not connect to the garbage collector
@@ -54,14 +52,6 @@ potential{{electronvolt}}] </properties>
   </system>
 </simulation>
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ipi")
-    start(toy_config(toy_file(folder / "train.xyz", n=40), num_epochs=10, lr=1e-2), folder / "run").fit()
-    calibrate_run(folder / "run", toy_frames(40), toy_frames(60, seed=1))
-    return folder / "run"
 
 
 @pytest.fixture
