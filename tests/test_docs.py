@@ -46,7 +46,7 @@ SHORTER = {
 }
 
 #: Examples of these run where they are installed.
-ENGINES = {"openmm"}
+ENGINES = {"lammps", "openmm"}
 
 #: The same in the tutorial. A bound that every frame is above halts as 1000 K halt a trained model.
 TUTORIAL = {

