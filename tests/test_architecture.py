@@ -194,6 +194,7 @@ def test_third_party_imports_are_declared() -> None:
     every = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     declared = {re.split(r"[<>=!~;\[ ]", r, maxsplit=1)[0].lower().replace("-", "_") for r in every}
     declared |= {"yaml"} if "pyyaml" in declared else set()
+    declared |= {"torch_sim"} if "torch_sim_atomistic" in declared else set()
     declared |= {"laplace"} if "laplace_torch" in declared else set()
     for name in MODULES:
         if name.startswith("equimd.benchmarks.peers."):  # run in the peers' own environments

