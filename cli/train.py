@@ -13,6 +13,7 @@ from equimd.cli.completion import completing, presets
 from equimd.cli.options import with_settings
 from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS
 
+DURATIONS = ("max_time", "max_wall_time", "stop_before", "checkpoint_interval")
 _PRESET = typer.Option(
     "--preset",
     help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}",
@@ -20,7 +21,7 @@ _PRESET = typer.Option(
 )
 
 
-@with_settings(*SECTIONS.values(), skip=DERIVED_KEYS, kinds={"max_time": str, "checkpoint_interval": str})
+@with_settings(*SECTIONS.values(), skip=DERIVED_KEYS, kinds=dict.fromkeys(DURATIONS, str))
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file of settings (`equimd config template`)")] = None,
     preset: Annotated[str | None, _PRESET] = None,

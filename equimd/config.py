@@ -222,11 +222,25 @@ class TrainConfig(Settings):
         gt=0,
         description="training time, such as 90s, 45m, 2h; the schedule fits itself to it; compilation comes on top",
     )
+    max_wall_time: Seconds | None = Field(
+        None, gt=0, description="time of this session, all told, such as 24h; a checkpoint is left to go on from"
+    )
+    stop_before: Seconds | None = Field(
+        None, gt=0, description="stop so long before the job of Slurm ends, or before max_wall_time, such as 10m"
+    )
     early_stopping_min_epochs: int = Field(0, ge=0, description="never stop early before this many epochs")
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop when validation has not improved for so many epochs; off by default"
     )
     batch_size_train: int = Field(5, ge=1, description="frames of one training step")
+    max_atoms_per_batch: WholeNumber = Field(
+        None,
+        ge=1,
+        description="atoms of one training step, at most: as many frames as fit, not batch_size_train",
+    )
+    oversized_frames: Literal["refuse", "drop"] = Field(
+        "refuse", description="training frames of more than max_atoms_per_batch atoms: refuse them, or leave them out"
+    )
     batch_size_inference: int = Field(50, ge=1, description="frames of one batch in validation, test and prediction")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: this one")
     seed: int = Field(0, ge=0, lt=2**63, description="of the split, the weights and the order of the frames")

@@ -1,4 +1,5 @@
-"""Ctrl-C and a polite kill: the first ends the work after the step under way, the second at once."""
+"""Ctrl-C, a polite kill, and SIGUSR1, which a scheduler sends before a job's time is over: the first ends the work
+after the step under way, the second at once."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGINT or SIGTERM came since the block began.
+    """A function that says whether SIGINT, SIGTERM or SIGUSR1 came since the block began.
 
     Work that asks it between steps can end in good order. A second signal raises KeyboardInterrupt wherever the work
     is. Outside the main thread, which alone may handle signals, the function says no.
@@ -40,12 +41,30 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def unreached() -> Iterator[None]:
+    """Processes that are started meanwhile never get SIGUSR1, which a scheduler sends to all processes of a job.
+
+    Among them the one that multiprocessing keeps account of its resources with; it would end, and be missed.
+    """
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        resource_tracker.ensure_running()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_to_parent() -> None:
-    """For worker processes: Ctrl-C is the main process's to handle, a worker would only print a traceback; and a worker
-    whose main process was killed has nobody to work for."""
+    """For worker processes: Ctrl-C and SIGUSR1, which may be sent to all processes of a job, are the main process's to
+    handle, a worker would only print a traceback or die; and a worker whose main process was killed has nobody to work
+    for."""
     import multiprocessing
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -57,7 +76,7 @@ def leave_to_parent() -> None:
 
 
 def at_any_time(exit_code: int) -> None:
-    """For a program, as the first thing it does: both signals raise KeyboardInterrupt from now on.
+    """For a program, as the first thing it does: these signals raise KeyboardInterrupt from now on.
 
     During an import they end the program instead, with a word and ``exit_code``: there is nothing to be put in order
     yet, and what is imported may lose an exception, or turn it into another.

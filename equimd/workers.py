@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from equimd.interrupts import leave_to_parent
+from equimd.interrupts import leave_to_parent, unreached
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -33,6 +33,8 @@ def one_thread() -> Iterator[None]:
 def processes(count: int) -> Iterator[Executor]:
     """So many processes, started as they are needed; all of them are ended when an exception is raised."""
     spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with unreached():
+        pass  # the account of multiprocessing's resources; the pool's own processes start as they are needed
     with one_thread(), ProcessPoolExecutor(count, spawning, leave_to_parent) as pool:
         try:
             yield pool

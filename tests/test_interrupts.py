@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to stop, the second stops."""
+"""Ctrl-C, SIGTERM and SIGUSR1: the first asks to stop, the second stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from equimd.interrupts import stop_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_asks_and_the_second_stops(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals() as stopped:

@@ -27,7 +27,7 @@ from equimd.machine import choose_device
 from equimd.model.interface import Evaluation, Model, VirialModel, gives_virial
 from equimd.run import Run
 from equimd.shown import Shown
-from equimd.training.loader import sorted_batches
+from equimd.training.batching import sorted_batches
 from equimd.uq.predict import Predictions
 from equimd.uq.predict import predict as predict_raw
 from equimd.uq.rows import BATCH_SIZE as EXACT_BATCH

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from equimd.data.frames import Frames
 from equimd.errors import MachineError
-from equimd.interrupts import leave_to_parent
+from equimd.interrupts import leave_to_parent, unreached
 from equimd.labels.label import Label, ask
 from equimd.workers import one_thread
 
@@ -107,7 +107,7 @@ def _start(calculator: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, calculator), daemon=True)
-    with one_thread():
+    with one_thread(), unreached():
         process.start()
     theirs.close()
     return _Worker(process, ours, since=time.monotonic())

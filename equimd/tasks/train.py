@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -25,6 +26,8 @@ from equimd.run import Run, check_free, free_name
 from equimd.shown import Shown
 from equimd.tasks.evaluate.measure import finish_run, table
 from equimd.tasks.keywords import takes
+from equimd.training.account import learned_nothing, plan
+from equimd.training.deadline import slurm_end, stop_time
 from equimd.training.loop import Trainer
 from equimd.training.parallel import Processes, launched
 from equimd.training.setup import RESUMABLE, Setup, complete, prepare
@@ -48,6 +51,7 @@ class TrainResult(Shown):
         status: ``completed`` (the budget is used up), ``stopped early``, or ``interrupted``.
         epochs, steps: done, over all sessions. best_epoch: the one whose weights were kept.
         training_seconds: over all sessions, without compiling_seconds.
+        atoms_per_second: of training steps. waiting_share: the part of their time, 0 to 1, spent waiting for data.
         test: errors on the test frames, as ``equimd.evaluate`` gives them; None without test frames.
     """
 
@@ -58,6 +62,8 @@ class TrainResult(Shown):
     best_epoch: int
     training_seconds: float
     compiling_seconds: float
+    atoms_per_second: float
+    waiting_share: float
     test: dict[str, Any] | None = None
 
     def model(self) -> LoadedModel:
@@ -123,11 +129,12 @@ def train(
         progress: called with :class:`~equimd.progress.Progress`; without it, nothing is shown.
 
     Raises:
-        Interrupted: Ctrl-C, a KeyboardInterrupt: the run is saved, its ``result`` says how far it is, and
-            ``equimd.train(resume=...)`` goes on. A second Ctrl-C ends at once.
+        Interrupted: Ctrl-C, SIGTERM, SIGUSR1 or ``stop_before``, a KeyboardInterrupt: the run is saved, its ``result``
+            says how far it is, and ``equimd.train(resume=...)`` goes on. A second signal ends at once.
         ConfigError, DataError, RunError: what is wrong with settings, data or folder, before anything is written; or
             the time ended before the model learned anything (the run can be gone on with, and more time).
     """
+    began = time.time()
     given = {"data": data, "preset": preset, **options}
     given = {key: value for key, value in given.items() if value is not None}
     with launched() as processes:
@@ -139,7 +146,7 @@ def train(
         finally:
             processes.broadcast(str(made[1].path) if made else None)
         with locked(made[1].path):
-            return _fit(*made, processes, progress)
+            return _fit(*made, stop_time(made[0].config.training, began), processes, progress)
 
 
 def _follow(processes: Processes) -> TrainResult:
@@ -177,6 +184,7 @@ def _new(
     unnamed = [k for k in DATA_KEYS if given_names(given.get(k)) is None]
     config = stated_settings(settings, {k: v for k, v in given.items() if k not in unnamed})
     frames = {k: open_given(given[k], config.dataset.reading) for k in unnamed}
+    stop_time(config.training, time.time())
     folder = _folder(config, frames) if out is None else Path(out)
     reads = [name for k in DATA_KEYS for name in getattr(config.dataset, k) or ()]
     check_free(folder, overwrite, [*reads, *([config.training.init] if config.training.init else [])])
@@ -235,6 +243,10 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     config = parse_config(given, base=run.config, where="--resume")
     if given:
         run.save_config(config)
+    t = config.training
+    if t.stop_before and "stop_before" not in given and t.max_wall_time is None and slurm_end() is None:
+        warn(f"when this job ends is not known: --stop-before {duration(t.stop_before)} is left out")
+        config = parse_config({"stop_before": None}, base=config)
     if run.trained:
         return prepare(config, run=run), run
     setup = prepare(config)  # stopped before its first checkpoint: from the beginning
@@ -242,7 +254,7 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     return setup, run
 
 
-def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None) -> TrainResult:
+def _fit(setup: Setup, run: Run, stop_at: float | None, processes: Processes, progress: Callback | None) -> TrainResult:
     """Train, then test."""
     for text in setup.notes:
         note(text)
@@ -251,17 +263,20 @@ def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None
     note(f"run: {run.path}")
     resume = run.trained
     doing("building the model")
-    trainer = Trainer(setup, run, resume=resume, progress=progress, processes=processes)
-    note(trainer.describe())
+    trainer = Trainer(setup, run, resume=resume, progress=progress, stop_at=stop_at, processes=processes)
+    note(plan(trainer))
     t, m = setup.config.training, setup.config.model
     short = t.max_time is not None and t.max_time < SHORT_TRAINING
     if not resume and not t.init and short and m.lmax > 1:
         note("such a short training gets farther with --preset small")
     ended = trainer.fit()
+    if trainer.pace.atoms_per_second:
+        note(f"training steps: {trainer.pace}")
     if ended == "interrupted":
-        text = f"interrupted after {trainer.progress.epoch} epochs; go on with: equimd train --resume {run.path}"
+        how = "stopped before the time limit" if trainer.time_is_up else "interrupted"
+        text = f"{how} after {trainer.progress.epoch} epochs; go on with: equimd train --resume {run.path}"
         raise Interrupted(text, _result(trainer, ended))
-    if why := trainer.learned_nothing():
+    if why := learned_nothing(trainer):
         run.update_info({"status": "learned nothing"})
         raise ConfigError(
             f"the time ended before the model learned anything: {why}",
@@ -272,7 +287,10 @@ def _fit(setup: Setup, run: Run, processes: Processes, progress: Callback | None
     plots.curves(run.path / METRICS_FILE, run.path / "curves.png")
     test = None
     if setup.test is not None:
-        settings: dict[str, Any] = {"batch_size": t.batch_size_inference, "device": str(trainer.device)}
+        size = t.batch_size_inference
+        if t.max_atoms_per_batch is not None:
+            size = max(1, min(size, t.max_atoms_per_batch // int(setup.test.n_atoms.max(initial=1))))
+        settings: dict[str, Any] = {"batch_size": size, "device": str(trainer.device)}
         with counting(progress, "frames", "test errors") as tell:
             test = finish_run(run, setup.test, progress=tell, **settings)
     return _result(trainer, ended, test)

@@ -25,8 +25,12 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    place: float = 0.0  # steps, if each epoch had as many as the first one: batches by atoms are not as many in each
     elapsed: float = 0.0  # seconds of training, over all its sessions
     compiling: float = 0.0  # seconds of compilation, which do not count in these
+    atoms: int = 0  # of the steps that took so many seconds, and waited so many for data; see equimd.training.pace
+    stepping: float = 0.0
+    waiting: float = 0.0
     rows: int = 0  # lines of metrics.csv that belong to this state
     best: float | None = None
     best_epoch: int = 0
@@ -128,7 +132,7 @@ def load_checkpoint(path: Path, identity: str) -> Checkpoint:
             "the checkpoint is of other settings or other data", where=str(path), hint="train anew in another --out"
         )
     with understood(path, hint="use a copy, or train again"):
-        progress, like = Progress(**meta["progress"]), Progress(best=0.0)
+        progress, like = Progress(**{"place": meta["progress"]["step"], **meta["progress"]}), Progress(best=0.0)
         for name, value in vars(progress).items():
             known = type(getattr(like, name))
             if not isinstance(value, (known, int) if known is float else known) and (name, value) != ("best", None):

@@ -17,6 +17,7 @@ from equimd.training.schedule import epoch_budget
 
 COMPILE_SECONDS = 90.0  # one cold compilation of the step
 COMPILE_PAYS = 2.5  # a compiled step takes about a third of the time, so this leaves some margin
+FEW_SIZES = 4  # of structures, each of which has shapes of its own
 SECONDS_PER_PAIR = 6e-5  # of an eager training step, 128 features, 3 layers, on one core
 
 
@@ -31,13 +32,18 @@ def pays_to_compile(config: RunConfig, sizes: np.ndarray, periodic: bool = False
         return t.compile == "on"
     if periodic or int(sizes.max(initial=0)) > DENSE_MAX_ATOMS:
         return False
-    distinct = np.unique(sizes)
-    shapes = len(distinct) if len(distinct) <= 4 else len(np.unique(-(-distinct // 4)))
+    shapes = len(np.unique(padded_slots(sizes)))
     expected = math.inf if t.max_time is None else t.max_time
     if (epochs := epoch_budget(t)) is not None:
         width = (m.num_features / 128) * (m.num_layers / 3) * m.lmax**2
         expected = min(expected, epochs * float(np.square(sizes.astype(float)).sum()) * SECONDS_PER_PAIR * width)
     return expected > shapes * COMPILE_SECONDS * COMPILE_PAYS
+
+
+def padded_slots(sizes: np.ndarray) -> np.ndarray:
+    """(N,) slots that structures of so many atoms get in compiled batches: up to four sizes have their own, more share
+    multiples of 4."""
+    return sizes if len(np.unique(sizes)) <= FEW_SIZES else -(-sizes // 4) * 4
 
 
 def pad_batch(batch: Batch, num_structures: int, num_slots: int) -> Batch:

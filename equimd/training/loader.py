@@ -1,4 +1,4 @@
-"""Batches, in an order that depends on the seed and the epoch alone, so that a resumed training sees the same ones."""
+"""Frames as batches of tensors, prepared here or in other processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from equimd.data.batch import Batch
 from equimd.data.dataset import Dataset
 from equimd.data.frames import Frames
-from equimd.interrupts import leave_to_parent
+from equimd.interrupts import leave_to_parent, unreached
 
 MEMORY_LIMIT = 2**31  # bytes of frames kept in memory; larger sets are read batch by batch
-POOL_BATCHES = 50  # mixed sizes are sorted within pools of so many batches: little padding, still random
+
+PADDING = 2  # times the atoms themselves: frames that take more places in memory than that are read batch by batch
 
 
 class FrameSource:
@@ -37,7 +38,8 @@ class FrameSource:
         self.rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int64)
         self.sizes = data.n_atoms[self.rows]
         width = int(self.sizes.max(initial=0))
-        self._block: Frames | None = data.frames(self.rows) if len(self) * (width * 49 + 120) < memory else None
+        held = len(self) * (width * 49 + 120) < memory and len(self) * width <= PADDING * int(self.sizes.sum())
+        self._block: Frames | None = data.frames(self.rows) if held else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,27 +51,6 @@ class FrameSource:
     def batch(self, index: np.ndarray) -> Batch:
         """The same frames as tensors on the CPU."""
         return Batch.from_frames(self.frames(index), self.cutoff, dtype=self.dtype, mean_weight=self.mean_weight)
-
-
-def shuffled_batches(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of one epoch: every frame once, frames of like size together, all else random."""
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(sizes))
-    if sizes.min(initial=0) == sizes.max(initial=0):
-        return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-    batches = []
-    pool = batch_size * POOL_BATCHES
-    for start in range(0, len(order), pool):
-        part = order[start : start + pool]
-        part = part[np.argsort(sizes[part], kind="stable")]
-        batches += [part[k : k + batch_size] for k in range(0, len(part), batch_size)]
-    return [batches[k] for k in rng.permutation(len(batches))]
-
-
-def sorted_batches(sizes: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """All frames, smallest structures first, for evaluation."""
-    order = np.argsort(sizes, kind="stable")
-    return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
 
 
 class Loader:
@@ -96,7 +77,9 @@ class Loader:
                 worker_init_fn=_quiet_worker,
             )
         self._order = list(order)
-        yield from self._workers
+        with unreached():
+            batches = iter(self._workers)
+        yield from batches
 
 
 class _Batches(torch.utils.data.Dataset):

@@ -25,10 +25,12 @@ from equimd.interrupts import stop_signals
 from equimd.machine import choose_device
 from equimd.progress import Callback, duration
 from equimd.run import LAST_FILE, MODEL_FILE, Run, save_model
+from equimd.training.batching import Batching, sorted_batches
 from equimd.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from equimd.training.compiling import pays_to_compile
-from equimd.training.loader import FrameSource, Loader, shuffled_batches, sorted_batches
+from equimd.training.loader import FrameSource, Loader
 from equimd.training.metrics import MetricsFile, RunningErrors, Unit, validate
+from equimd.training.pace import Pace
 from equimd.training.parallel import ALONE, Processes
 from equimd.training.progress import EpochProgress, EventWriter
 from equimd.training.references import shift_references
@@ -48,6 +50,7 @@ class Trainer:
         setup: frames and model.
         run: the run folder that takes checkpoints, weights and metrics.
         resume: go on from the run's checkpoint.
+        stop_at: when to stop as Ctrl-C does, seconds since 1970.
         processes: that share the training, each with a trainer of its own on the same frames and run.
     """
 
@@ -58,6 +61,7 @@ class Trainer:
         *,
         resume: bool = False,
         progress: Callback | None = None,
+        stop_at: float | None = None,
         processes: Processes = ALONE,
     ) -> None:
         from equimd.training.step import TrainStep
@@ -82,6 +86,7 @@ class Trainer:
             ema_decay=t.ema_decay,
             compile=pays_to_compile(self.config, self.train_source.sizes, setup.periodic),
             batch_size=min(t.batch_size_train, len(self.train_source)),
+            max_atoms=t.max_atoms_per_batch,
             sizes=np.unique(self.train_source.sizes).tolist(),
             processes=processes,
         )
@@ -89,40 +94,27 @@ class Trainer:
         self.progress = Progress()
         self.running = RunningErrors()
         self.best: dict[str, Tensor] | None = None
-        self.steps_per_epoch = len(shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, 0))
+        self.batching = Batching.of(t, self.train_source.sizes, setup.periodic)
+        self.steps_per_epoch = len(self.batching.epoch(0))
         self.val_interval = validation_interval(self.config.training, len(setup.train), len(setup.val))
         if resume:
             self._restore()
+        self.pace = Pace(self.progress)
         self.schedule = Schedule(t, self.steps_per_epoch, self.progress.schedule)
         self.metrics: MetricsFile | None = None
         self.events: EventWriter | None = None
         if processes.first:
             self.metrics = MetricsFile(run.path / "metrics.csv", keep=self.progress.rows)
             self.events = EventWriter(run.path / "tensorboard", self.progress.step) if t.tensorboard else None
+        self._order: list[np.ndarray] = []  # the batches of the epoch under way
         self._signalled: Callable[[], bool] = lambda: False  # whether this process is asked to stop
         self._asked = False  # by :meth:`stop`
+        self.stop_at = stop_at
         self._stopping = False  # whether any of them is
         self._clock = self.progress.elapsed  # seconds of training by the first one's clock
         self._started = time.monotonic()
         self._saved = time.monotonic()
         self._save_cost = 0.0
-
-    def describe(self) -> str:
-        """The model and the plan, in two lines."""
-        t, m = self.config.training, self.model.config
-        weights = sum(p.numel() for p in self.model.parameters())
-        budget = [f"{n} epochs" for n in [epoch_budget(t)] if n is not None]
-        budget += [duration(t.max_time)] if t.max_time is not None else []
-        every = "epoch" if self.val_interval == 1 else f"{self.val_interval} epochs"
-        how = "compiled" if self.step.compile else "eager"
-        if self.processes.size > 1:
-            how += f", {self.processes.size} processes"
-        return (
-            f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
-            f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
-            f"training: {' or '.join(budget)}, {self.steps_per_epoch} steps an epoch, {how}, on {self.device}, "
-            f"validated every {every}; energies in {self.told.unit.name}, forces in {self.told.unit.forces}"
-        )
 
     # state
 
@@ -203,6 +195,11 @@ class Trainer:
         """End after the step under way, as Ctrl-C does; the training can be gone on with."""
         self._asked = True
 
+    @property
+    def time_is_up(self) -> bool:
+        """Whether ``stop_at`` has come."""
+        return self.stop_at is not None and time.time() >= self.stop_at
+
     def _epochs(self) -> str:
         t, p = self.config.training, self.progress
         budget = epoch_budget(t)
@@ -210,13 +207,13 @@ class Trainer:
         while True:
             if self._stopped_early():
                 return "stopped early"
-            if (budget is not None and p.epoch >= budget) or self._out_of_time():
+            if (budget is not None and p.epoch >= budget) or self.out_of_time():
                 return "completed"
-            order = shuffled_batches(self.train_source.sizes, t.batch_size_train, t.seed, p.epoch)
-            for batch in self.loader(self.processes.parts(order[p.batch :])):
+            self._order = order = self.batching.epoch(p.epoch)
+            for batch in self.pace.waiting(self.loader(self.processes.parts(order[p.batch :]))):
                 self._one_step(batch.to(self.device))
                 self._agree()
-                if self._stopping or self._out_of_time():
+                if self._stopping or self.out_of_time():
                     break
                 self._save_if_due()
             if p.batch == len(order):
@@ -227,22 +224,28 @@ class Trainer:
 
     def _agree(self) -> None:
         """Take the time from the first process, and whether to stop from any: the same answers in each."""
-        mine = [self.elapsed() if self.processes.first else 0.0, float(self._signalled() or self._asked)]
+        asked = self._signalled() or self._asked or (self.processes.first and self.time_is_up)
+        mine = [self.elapsed() if self.processes.first else 0.0, float(asked)]
         clock, stops = self.processes.sum_(torch.tensor(mine, dtype=torch.float64)).tolist()
         self._clock, self._stopping = clock, stops > 0
 
     def _one_step(self, batch: Batch) -> None:
         p = self.progress
         shapes, began = self.step.shapes_compiled, time.monotonic()
-        sums = self.step(batch, self.schedule.lr(p.step, self._clock))
+        sums = self.step(batch, self.schedule.lr(p.place, self._clock))
+        self.running.add(sums)
         if self.step.shapes_compiled > shapes:
             self._leave_out(time.monotonic() - began)
-        self.running.add(sums)
+        else:
+            atoms = int(self.train_source.sizes[self._order[p.batch]].sum())
+            self.pace.stepped(atoms, time.monotonic() - began)
         p.step += 1
+        p.place += self.steps_per_epoch / len(self._order)
         p.batch += 1
-        used, elapsed = self.schedule.used(p.step, self.elapsed()), self.elapsed()
+        used, elapsed = self.schedule.used(p.place, self.elapsed()), self.elapsed()
         if self.told.due(used):
-            self.told.update(self._epoch_name(), used, elapsed, self.running.errors(self.config.training), p.last_row)
+            errors = self.running.errors(self.config.training)
+            self.told.update(self._epoch_name(), used, elapsed, errors, p.last_row, self.pace.atoms_per_second)
 
     def _leave_out(self, seconds: float) -> None:
         """A step that compiled its graph does not count as time of training: how long that takes depends on what else
@@ -272,7 +275,7 @@ class Trainer:
                 where=str(self.run.path),
                 hint="a smaller --lr or --grad-clip; `equimd data inspect` finds broken labels",
             )
-        rate = self.schedule.lr(max(0, p.step - 1), self.elapsed())
+        rate = self.schedule.lr(max(0.0, p.place - 1), self.elapsed())
         head = {
             "epoch": p.epoch + 1,
             "step": p.step,
@@ -290,7 +293,7 @@ class Trainer:
             return
         self.metrics.append(row)
         self.told.epoch(
-            self._epoch_name(int(row["epoch"])), row, self.schedule.used(self.progress.step, self.elapsed()), note
+            self._epoch_name(int(row["epoch"])), row, self.schedule.used(self.progress.place, self.elapsed()), note
         )
         if self.events:
             self.events.write(row)
@@ -307,7 +310,7 @@ class Trainer:
         p, t = self.progress, self.config.training
         weights = self.step.ema_weights()
         self.averaged.load_state_dict(weights)
-        order = sorted_batches(self.val_loader.source.sizes, t.batch_size_inference)
+        order = sorted_batches(self.val_loader.source.sizes, t.batch_size_inference, t.max_atoms_per_batch)
         own = self.val_loader(order[self.processes.rank :: self.processes.size])
         found = validate(self.averaged, (b.to(self.device) for b in own), t, self.processes)
         loss = found["loss"]
@@ -324,7 +327,8 @@ class Trainer:
             return False
         return p.best is not None and p.epoch - p.best_epoch >= t.early_stopping_patience
 
-    def _out_of_time(self) -> bool:
+    def out_of_time(self) -> bool:
+        """Whether the time to train for is over, by the clock of the first process."""
         limit = self.config.training.max_time
         return limit is not None and self._clock >= limit
 
@@ -354,26 +358,12 @@ class Trainer:
         for name, weights in ((LAST_FILE, last), (MODEL_FILE, best)):
             self.averaged.load_state_dict(weights)
             if not self.config.training.energy_weight:
-                shift_references(self.averaged, self.setup.train, self.config.training.batch_size_inference)
+                t = self.config.training
+                shift_references(self.averaged, self.setup.train, t.batch_size_inference, t.max_atoms_per_batch)
             digest = save_model(
                 self.run.path / name, self.model.config, self.averaged.state_dict(), epoch=self.progress.best_epoch
             )
         self.run.update_info({"model_sha256": digest})
-
-    def learned_nothing(self) -> str | None:
-        """Why the model is no better than none, where its time ended too early; None else.
-
-        Its errors of validation are compared with those of no forces at all; a warm start takes a step, at least.
-        """
-        p, t = self.progress, self.config.training
-        if t.max_time is None or not self._out_of_time() or epoch_budget(t) == p.epoch:
-            return None
-        if p.step == 0:
-            return "not a step was taken"
-        error, size = p.last_row.get("val_forces_rmse", 0.0), self.setup.val_force_rms
-        if t.init or not t.forces_weight or error < size:
-            return None
-        return f"{p.step} steps, and errors of forces ({1e3 * error:.0f} meV/A) as large as forces ({1e3 * size:.0f})"
 
     def summary(self) -> dict[str, Any]:
         """Where the training stands, for run.json."""
@@ -383,6 +373,7 @@ class Trainer:
             "steps": p.step,
             "training_seconds": round(self.elapsed(), 1),
             "compiling_seconds": round(p.compiling, 1),
+            **self.pace.summary(),
             "best_epoch": p.best_epoch,
         }
 

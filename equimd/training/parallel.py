@@ -50,8 +50,15 @@ class Processes:
         return self.rank == 0
 
     def parts(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What this process takes of each batch: every ``size``-th frame, none where there are too few."""
-        return [index[self.rank :: self.size] for index in batches]
+        """What this process takes of each batch: frames are dealt out there and back, so that of frames in the order of
+        their size each process has about as many atoms; none where there are too few."""
+        if self.size == 1:
+            return list(batches)
+        return [self._part(index) for index in batches]
+
+    def _part(self, index: np.ndarray) -> np.ndarray:
+        turn, place = np.divmod(np.arange(len(index)), self.size)
+        return index[np.where(turn % 2, self.size - 1 - place, place) == self.rank]
 
     def device(self, device: torch.device) -> torch.device:
         """``device``, or the GPU of this process's own.

@@ -31,15 +31,23 @@ class EpochProgress(Teller):
         self.unit = unit
 
     def update(
-        self, epoch: str, used: float, elapsed: float, running: Mapping[str, float], last: Mapping[str, float]
+        self,
+        epoch: str,
+        used: float,
+        elapsed: float,
+        running: Mapping[str, float],
+        last: Mapping[str, float],
+        pace: float = 0.0,
     ) -> None:
-        """Where the epoch stands. ``used``: part of the budget; ``last``: row of the last epoch."""
+        """Where the epoch stands. ``used``: part of the budget; ``last``: row of the last epoch; ``pace``: atoms/s."""
         left = time_left(elapsed, used) if used > 0.002 else ""
         parts = [f"train {describe(running, self.unit)}"]
         if val := describe(last, self.unit, "val_"):
             parts.append(f"val {val}")
         parts[-1] += f" {self.unit.name}, {self.unit.forces}"
-        self.step(used, f"epoch {epoch}", *parts, left=left, values={f"train_{key}": x for key, x in running.items()})
+        parts += [f"{pace:,.0f} atoms/s"] if pace else []
+        values = {**{f"train_{key}": x for key, x in running.items()}, "atoms_per_second": pace}
+        self.step(used, f"epoch {epoch}", *parts, left=left, values=values)
 
     def epoch(self, epoch: str, row: Mapping[str, float], used: float, note: str = "") -> None:
         """The line of a finished epoch; its values are a row of metrics.csv, in eV."""

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from equimd.data.dataset import Dataset
-from equimd.training.loader import FrameSource, sorted_batches
+from equimd.training.batching import sorted_batches
+from equimd.training.loader import FrameSource
 
 if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential
 
 
-def shift_references(model: Potential, data: Dataset, batch_size: int = 50) -> int:
+def shift_references(model: Potential, data: Dataset, batch_size: int = 50, max_atoms: int | None = None) -> int:
     """Shift the atomic energies so that the model's energies fit those of ``data`` best; in place, float64.
 
     Solves ``counts @ shift = E - E_model`` by least squares with the smallest shift: for one composition this is one
@@ -29,7 +30,7 @@ def shift_references(model: Potential, data: Dataset, batch_size: int = 50) -> i
     normal, right, used = np.zeros((len(elements),) * 2), np.zeros(len(elements)), 0
     training = model.training
     model.eval()
-    for index in sorted_batches(source.sizes, batch_size):
+    for index in sorted_batches(source.sizes, batch_size, max_atoms):
         frames = source.frames(index)
         known = frames.has_energy
         if not known.any():

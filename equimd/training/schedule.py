@@ -46,8 +46,8 @@ class Schedule:
     steps_per_epoch: int
     state: dict[str, float] = field(default_factory=dict)
 
-    def used(self, step: int, elapsed: float) -> float:
-        """Part of the budget used, 0..1."""
+    def used(self, step: float, elapsed: float) -> float:
+        """Part of the budget used, 0..1, after so many steps; parts of one where epochs are not of one length."""
         parts = [0.0]
         if (epochs := epoch_budget(self.config)) is not None:
             parts.append(step / max(1, epochs * self.steps_per_epoch))
@@ -55,14 +55,14 @@ class Schedule:
             parts.append(elapsed / self.config.max_time)
         return min(1.0, max(parts))
 
-    def warmup(self, step: int) -> float:
+    def warmup(self, step: float) -> float:
         """Linear rise over ``warmup_steps``, at most a tenth of a known number of steps."""
         steps = self.config.warmup_steps
         if (epochs := epoch_budget(self.config)) is not None:
             steps = min(steps, epochs * self.steps_per_epoch // 10)
         return min(1.0, (step + 1) / (steps + 1))
 
-    def lr(self, step: int, elapsed: float) -> float:
+    def lr(self, step: float, elapsed: float) -> float:
         """Learning rate of step ``step`` (from 0) after ``elapsed`` seconds of training."""
         shape = 1.0
         if self.config.lr_schedule == "cosine":

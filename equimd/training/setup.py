@@ -22,6 +22,7 @@ from equimd.data.state import States, joined, refuse_unknown
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
 from equimd.run import Run
+from equimd.training.batching import within_limit
 from equimd.training.references import shift_references
 from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
 from equimd.training.warm import frozen_split, leaks
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 DEFAULT_SPLITS = (0.8, 0.1, 0.1)
 # settings that may change between the sessions of one training: its budget, and how the work is done
 RESUMABLE = (
-    "num_epochs", "max_time", "early_stopping_min_epochs", "early_stopping_patience", "batch_size_inference",
-    "num_workers", "checkpoint_interval", "device", "threads", "compile", "display_unit", "tensorboard",
+    "num_epochs", "max_time", "max_wall_time", "stop_before", "early_stopping_min_epochs", "early_stopping_patience",
+    "batch_size_inference", "num_workers", "checkpoint_interval", "device", "threads", "compile", "display_unit",
+    "tensorboard",
 )  # fmt: skip
 SPLIT_FILE = "split.json"
 
@@ -86,7 +88,7 @@ DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies
 # settings that came later, and the value that means what runs from before they existed did: those can still go on
 LATER_KEYS: dict[str, object] = {
     "force_unit": None, "energy_key": None, "forces_key": None, "mask_fixed": False, "missing_labels": "refuse",
-    "charge": None, "spin": None,
+    "charge": None, "spin": None, "max_atoms_per_batch": None, "oversized_frames": "refuse",
 }  # fmt: skip
 
 
@@ -132,7 +134,11 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     check_weights(config)
     data = _frames("data", config, frames)
     notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
-    split = _new_split(config, data, notes) if run is None else Split.load(run.path / SPLIT_FILE)
+    if run is None:
+        split = _new_split(config, data, notes)
+        split = within_limit(split, data.n_atoms, config.training, data.info.path)
+    else:
+        split = Split.load(run.path / SPLIT_FILE)
     warnings = list(split.warnings)
     parts: dict[str, Dataset | None] = {}
     for name in ("train", "val", "test"):
@@ -347,7 +353,8 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         known = Survey(elements=set(keep["elements"]))
         model.atomic_energies.copy_(torch.from_numpy(reference_energies(config, known)))
     else:
-        shift_references(model, train, config.training.batch_size_inference)
+        t = config.training
+        shift_references(model, train, t.batch_size_inference, t.max_atoms_per_batch)
     notes.append(f"starts from the model of {config.training.init}")
     return model
 
@@ -360,7 +367,8 @@ def set_threads(config: RunConfig, train: Dataset) -> Callable[[], None]:
     before = torch.get_num_threads()
     wanted = config.training.threads
     if wanted is None:
-        atoms = float(np.mean(train.n_atoms)) * config.training.batch_size_train
+        t = config.training
+        atoms = t.max_atoms_per_batch or float(np.mean(train.n_atoms)) * t.batch_size_train
         wanted = 1 if atoms <= 500 else before
     torch.set_num_threads(wanted)
     return lambda: torch.set_num_threads(before)

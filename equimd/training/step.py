@@ -25,7 +25,7 @@ from equimd.machine import has_compiler
 from equimd.model.painn.network import learning_rate_factors
 from equimd.model.painn.potential import Network, Potential, batch_arguments
 from equimd.notices import doing
-from equimd.training.compiling import compiled, pad_batch
+from equimd.training.compiling import FEW_SIZES, compiled, pad_batch
 from equimd.training.metrics import Loss, energy_losses, force_losses
 from equimd.training.parallel import ALONE, Processes
 
@@ -78,6 +78,7 @@ class TrainStep:
         ema_decay: of the averaged weights; 0 for none.
         compile: run the step as one compiled graph where the layout allows it (dense batches, a C++ compiler).
         batch_size: structures of a full batch; compiled batches are padded up to it.
+        max_atoms: slots of a full batch, instead.
         sizes: atom counts that occur in the data; with many, compiled batches are padded to multiples of 4 slots.
         processes: that share each step. Every one is called with its part of the batch, which may be empty, and ends
             with the same weights.
@@ -96,6 +97,7 @@ class TrainStep:
         ema_decay: float = 0.0,
         compile: bool = False,
         batch_size: int | None = None,
+        max_atoms: int | None = None,
         sizes: Sequence[int] = (),
         processes: Processes = ALONE,
     ) -> None:
@@ -109,6 +111,7 @@ class TrainStep:
                 log.warning("no C++ compiler found: training runs uncompiled, about half as fast")
             self.compile = False
         self.batch_size = None if batch_size is None else -(-batch_size // processes.size)
+        self.max_atoms = max_atoms
         self.sizes = sorted(set(sizes))
         self.flat = FlatParameters(model)
         vector = self.flat.vector
@@ -207,9 +210,12 @@ class TrainStep:
 
     def _padded(self, batch: Batch) -> Batch:
         n = batch.num_slots
-        if len(self.sizes) > 4 or n not in self.sizes:
+        if len(self.sizes) > FEW_SIZES or n not in self.sizes:
             n = -(-n // 4) * 4
-        return pad_batch(batch, max(self.batch_size or 0, batch.num_structures), n)
+        full = self.batch_size or 0
+        if self.max_atoms is not None:
+            full = -(-(self.max_atoms // n) // self.processes.size)
+        return pad_batch(batch, max(full, batch.num_structures), n)
 
     def _inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Tensors of the batch in a fixed order; targets have the reference energies taken off in float64."""

@@ -22,8 +22,9 @@ FINE_RATE = 1e-3  # peak learning rate, at most: beyond, a trained model loses w
 SPLIT_FILE = "split.json"
 #: What of a training is a choice about the model and its loss, and not about how long or where it runs.
 INHERITED = (
-    "batch_size_train", "weight_decay", "loss", "energy_weight", "forces_weight", "energy_loss_per_atom", "grad_clip",
-    "ema_decay", "lr_schedule", "warmup_steps", "plateau_patience",
+    "batch_size_train", "max_atoms_per_batch", "oversized_frames", "weight_decay", "loss", "energy_weight",
+    "forces_weight", "energy_loss_per_atom", "grad_clip", "ema_decay", "lr_schedule", "warmup_steps",
+    "plateau_patience",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def inherited(given: Mapping[str, Any]) -> dict[str, Any]:
     if "lr" not in given:
         stated.pop("lr", None)  # a preset's is for a fresh model
     values: dict[str, Any] = {key: getattr(old, key) for key in INHERITED}
+    if "batch_size_train" in stated:
+        values["max_atoms_per_batch"] = None
     values["lr"] = min(old.lr, FINE_RATE)
     if "num_epochs" not in stated and "max_time" not in stated:
         spent = float(run.info.get("training_seconds", 0.0))

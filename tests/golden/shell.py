@@ -19,10 +19,10 @@ ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "MPLBA
 #: Keys of JSON objects and columns of CSV files whose values differ from run to run or machine to machine.
 VOLATILE = {
     "versions", "created", "training_seconds", "compiling_seconds", "ns_per_day", "ns_per_day_total", "seconds",
-    "time_s", "step_ms", "posterior_sha256", "calibration_sha256", "threads",
+    "time_s", "step_ms", "atoms_per_second", "waiting_share", "posterior_sha256", "calibration_sha256", "threads",
 }  # fmt: skip
 #: Lines on stderr about time and place.
-TALK = re.compile(r"takes about|\d [kMG]?B\b|epoch \d|\bleft\b|ns/day|\d of [\d,]+(?: [a-z]+)?$| \| ")
+TALK = re.compile(r"takes about|\d [kMG]?B\b|epoch \d|\bleft\b|ns/day|atoms/s|\d of [\d,]+(?: [a-z]+)?$| \| ")
 NUMBER = re.compile(r"[-+\d.e]+")
 PNG = b"\x89PNG"
 

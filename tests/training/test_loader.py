@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from equimd.data.dataset import ArrayDataset
-from equimd.training.loader import FrameSource, Loader, shuffled_batches, sorted_batches
+from equimd.training.batching import shuffled_batches, sorted_batches
+from equimd.training.loader import FrameSource, Loader
 from tests.training.toy import toy_frames
 
 

@@ -30,6 +30,8 @@ WHOLE = {"splits": (33, 7, 0), "batch_size_train": 5, "num_epochs": 3, "lr": 1e-
 WHOLE |= {"weight_decay": 1e-2, "ema_decay": 0.9, "batch_size_inference": 3}
 # batches of 3 and one of 1, of which the second process has no frame
 COMPILED = {"splits": (7, 4, 0), "subset_size": 11, "batch_size_train": 3, "num_epochs": 2, "dtype": "float64"}
+# batches of up to 13 atoms, of 4 to 6 frames
+ATOMS = WHOLE | {"max_atoms_per_batch": 13}
 SMALL = COMPILED | {"forces": "direct", "loss": "mse", "lr_schedule": "plateau"}
 
 
@@ -61,6 +63,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[Path, li
         [*words, *whole, "--out", str(folder / "cut")],
         ["train", "--resume", str(folder / "begun")],
         [*words, *whole, "--out", str(folder / "whole")],
+        [*words, *option_list(**ATOMS), "--out", str(folder / "atoms")],
     ]
     (folder / "commands.json").write_text(json.dumps(commands))
     run_together(folder, 2)
@@ -92,7 +95,7 @@ def run_together(folder: Path, size: int) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The folder of the same runs by one process."""
     folder = tmp_path_factory.mktemp("one")
-    for name, options in (("whole", WHOLE), ("small", SMALL), ("compiled", COMPILED)):
+    for name, options in (("whole", WHOLE), ("atoms", ATOMS), ("small", SMALL), ("compiled", COMPILED)):
         assert start(toy_config(data, **options), folder / name).fit() == "completed"
     return folder
 
@@ -109,7 +112,7 @@ def table(run: Path) -> np.ndarray:
         return np.array([[float(v or 0) for k, v in row.items() if k != "time_s"] for row in csv.DictReader(file)])
 
 
-@pytest.mark.parametrize("name", ["whole", "small", "compiled"])
+@pytest.mark.parametrize("name", ["whole", "atoms", "small", "compiled"])
 def test_two_processes_end_where_one_does(told: tuple[Path, Any], alone: Path, name: str) -> None:
     folder, _ = told
     assert_same(alone / name, folder / name)
@@ -124,10 +127,10 @@ def test_the_first_process_alone_speaks(told: tuple[Path, Any]) -> None:
     _, (first, second) = told
     assert "eager, 2 processes" in first[0]["err"] and "compiled, 2 processes" in first[2]["err"]
     assert "epoch 3/3" in first[0]["err"]
-    assert [r["out"] + r["err"] for r in second] == [""] * 6
+    assert [r["out"] + r["err"] for r in second] == [""] * 7
     # a command line that cannot work is refused once, and nobody waits for ever
-    assert [r["code"] for r in first] == [0, 0, 0, 130, 0, 2]
-    assert [r["code"] for r in second] == [0] * 6
+    assert [r["code"] for r in first] == [0, 0, 0, 130, 0, 2, 0]
+    assert [r["code"] for r in second] == [0] * 7
     assert "holds another run" in first[5]["err"]
 
 

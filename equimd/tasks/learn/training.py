@@ -90,14 +90,11 @@ def _plan(work: Work, settings: dict[str, Any], seconds: float) -> dict[str, Any
 
 
 def _seconds_per_epoch(setup: Setup, config: RunConfig) -> float:
-    from equimd.training.loader import shuffled_batches
-
-    t = config.training
     restore = set_threads(config, setup.train)
     try:
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(setup, _run_in(Path(folder) / "probe", config, setup))
-            order = shuffled_batches(trainer.train_source.sizes, t.batch_size_train, t.seed, 0)
+            order = trainer.batching.epoch(0)
             batches = [order[k % len(order)] for k in range(PROBE + WARM)]
             times = []
             for batch in trainer.loader(batches):

@@ -32,6 +32,8 @@ from equimd.tasks.report.settings import ReportSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from equimd.config import TrainConfig
+
 METRICS_FILE, TEST_FILE, SPLIT_FILE = "metrics.csv", "test.json", "split.json"
 
 
@@ -130,12 +132,16 @@ def _about(r: ReportedRun) -> str:
         ("elements", symbols(potential.elements)),
         ("labels", f"{parts} frames ({data.get('units', 'units not stated')})"),
         ("data", ", ".join(files)),
-        ("training", f"batches of {t.batch_size_train}, learning rate {t.lr:g} ({t.lr_schedule}), loss {t.loss} with "
+        ("training", f"batches of {_batches(t)}, learning rate {t.lr:g} ({t.lr_schedule}), loss {t.loss} with "
                      f"weights {t.energy_weight:g} energy, {t.forces_weight:g} forces, seed {t.seed}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items())),
     ]  # fmt: skip
     text = (r.run.path / CONFIG_FILE).read_text(encoding="utf-8")
     return facts(rows) + folded("All settings (config.yaml)", text)
+
+
+def _batches(t: TrainConfig) -> str:
+    return f"up to {t.max_atoms_per_batch:,} atoms" if t.max_atoms_per_batch else str(t.batch_size_train)
 
 
 def _status(info: Mapping[str, Any]) -> str:
