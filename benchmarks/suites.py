@@ -54,6 +54,7 @@ SUITES: Registry[Suite] = Registry(
         ),
         "learning": Suite("Labels against error: frames chosen in several ways, with cheap labels before or without."),
         "absorbing": Suite("Labels of halted frames absorbed at once by the readout, against retraining."),
+        "scale": Suite("Training on more and more structures of many sizes: first step, memory, atoms a second."),
         "search": Suite("Settings of the model and of the training beside each other."),
     },
 )

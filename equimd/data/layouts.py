@@ -19,6 +19,7 @@ class Layout(Protocol):
 
     elements: tuple[int, ...]
     keep: bool  # whether its frames stay in memory once they are read
+    packed: bool  # whether single frames are costly to read
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -45,6 +46,7 @@ class Flat:
             raise ValueError("the frames do not follow each other")
         total = int(self.first[-1])
         self.columns = _columns(atoms, ATOMS, total) | _columns(frames, FRAMES, n_frames)
+        self.packed = atoms["positions"].chunks is not None
         self.elements = tuple(sorted(int(z) for z in np.asarray(file.attrs["elements"]).reshape(-1)))
         if not all(0 < z < 119 for z in self.elements):
             raise ValueError("its elements are none")
@@ -129,7 +131,7 @@ class Grouped:
     FIELDS = ("positions", "energy", "forces", "cell", "pbc", "charge", "spin", "charge_stated", "weight")
 
     def __init__(self, path: Path, file: Any, n_frames: int) -> None:
-        self.path, self.keep = path, False
+        self.path, self.keep, self.packed = path, False, True
         self._memory: Frames | None = None
         self._read_compositions(file["composition"])
         self._group, self._row = integers(file["index"], "group"), integers(file["index"], "row")

@@ -26,14 +26,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equimd.data.content import add_content
-from equimd.data.dataset import DatasetInfo, ListedDataset, Units, iterate_blocks
+from equimd.data.dataset import Dataset, DatasetInfo, ListedDataset, Units, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.data.hdf5 import DAMAGED, integers, open_hdf5, reading
 from equimd.data.layouts import Flat, Grouped, Layout
@@ -53,6 +53,14 @@ def is_store(path: str | Path) -> bool:
     """
     with open_hdf5(Path(path)) as file, reading(Path(path), "its attributes cannot be read"):
         return str(file.attrs.get("format", "")) == FORMAT
+
+
+def share_memory(parts: Iterable[Dataset]) -> None:
+    """Stores that are opened together, as shards are, stay in memory only if all of them fit into ``MEMORY_LIMIT``."""
+    stores = [part for part in parts if isinstance(part, StoreDataset) and part.memory]
+    if sum(store.memory for store in stores) > MEMORY_LIMIT:
+        for store in stores:
+            store._layout.keep = False
 
 
 class StoreDataset(ListedDataset):
@@ -104,6 +112,11 @@ class StoreDataset(ListedDataset):
         units = Units("eV", "Angstrom", "stated", "stated by the store")
         self.info = DatasetInfo(str(self.path), "store", units, extra)
         return layout
+
+    @property
+    def memory(self) -> int:
+        """Bytes of positions and forces that stay in memory, though single frames could be read as they are needed."""
+        return int(self.n_atoms.sum()) * ATOM_BYTES if self._layout.keep and not self._layout.packed else 0
 
     def __len__(self) -> int:
         return self._length

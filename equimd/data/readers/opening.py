@@ -64,14 +64,22 @@ def open_dataset(
     if not given:
         raise DataError("no data given", hint=f"give one or more of: {_SUPPORTED}")
     options = ReadOptions(labels, energy_unit, length_unit, force_unit, energy_key, forces_key, mask_fixed, check_units)
-    parts = [stated(part, charge, spin) for name in given for part in _open_some(name, options)]
+    from equimd.data.store import share_memory
+
+    found = [(_open_parts(selection(name)[0], options), name) for name in given]
+    share_memory(part for parts, _ in found for part in parts)
+    parts = [stated(part, charge, spin) for opened, name in found for part in _chosen(opened, name)]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
-def _open_some(name: str | Path, options: ReadOptions) -> list[Dataset]:
-    """What one name means: all the files of it, or some of their frames."""
+def _open_parts(path: str | Path, options: ReadOptions) -> list[Dataset]:
+    """All the files that one name means."""
+    return [part for each in resolve(path) for part in _open_one(each, options)]
+
+
+def _chosen(parts: list[Dataset], name: str | Path) -> list[Dataset]:
+    """Of the files of a name, those of their frames that it means."""
     path, chosen = selection(name)
-    parts = [part for each in resolve(path) for part in _open_one(each, options)]
     if chosen is None:
         return parts
     joined = parts[0] if len(parts) == 1 else ConcatDataset(parts)

@@ -1,0 +1,65 @@
+"""One training that is watched, in a process of its own: ``python -m equimd.benchmarks.scale.training SETTINGS``.
+
+SETTINGS is a JSON object: ``data`` (folder), ``run``, ``log``, ``began`` (seconds since 1970, of the command),
+``steps`` after which it stops, ``options`` of the training. Each step adds a line to ``log``, a JSON object: ``step``,
+``digest`` of the batch, ``frames`` and ``atoms`` in it, ``seconds`` since ``began``, ``rss_MiB`` in memory then and
+``peak_MiB`` at most until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from equimd.data.batch import Batch
+from equimd.errors import Interrupted
+from equimd.tasks.train import train
+from equimd.training.loop import Trainer
+
+
+def resident() -> float:
+    """MiB of memory that this process holds, files that are mapped into it left out."""
+    pages = [int(word) for word in Path("/proc/self/statm").read_text().split()[1:3]]
+    return (pages[0] - pages[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def line(step: int, batch: Batch, began: float) -> str:
+    """What is noted of a step."""
+    digest = hashlib.sha256(batch.positions.cpu().numpy().tobytes()).hexdigest()[:16]
+    told = {"step": step, "digest": digest, "frames": batch.num_structures, "atoms": int(batch.n_atoms.sum())}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return json.dumps(told | {"seconds": time.time() - began, "rss_MiB": resident(), "peak_MiB": peak})
+
+
+def watched(settings: Mapping[str, Any]) -> None:
+    """Train, or go on with a run that is there, until so many steps are taken."""
+    one_step, run = Trainer._one_step, Path(settings["run"])
+
+    def noted(trainer: Trainer, batch: Batch) -> None:
+        one_step(trainer, batch)
+        with Path(settings["log"]).open("a") as log:
+            log.write(line(trainer.progress.step, batch, settings["began"]) + "\n")
+        if trainer.progress.step >= settings["steps"]:
+            trainer.stop()
+
+    Trainer._one_step = noted  # type: ignore[method-assign]
+    try:
+        if run.is_dir():
+            train(resume=run)
+        else:
+            train(settings["data"], out=run, **settings["options"])
+    except Interrupted:
+        pass
+    finally:
+        Trainer._one_step = one_step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    watched(json.loads(sys.argv[1]))
