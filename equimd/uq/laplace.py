@@ -108,6 +108,16 @@ class EnergyForceLaplace(FullLLLaplace):
                 "the features or the labels of some frames are not finite", hint="equimd data inspect names them"
             )
 
+    def stand_for(self, n_frames: int, drawn: int) -> None:
+        """Let the frames fitted to, ``drawn`` at random from ``n_frames``, stand for all of these.
+
+        What is summed over frames (curvature, slope, squared residuals, observations) grows in proportion: that is its
+        expected sum over all of them. Noise, the mean of squared residuals, stays.
+        """
+        for name in ("H", "slope", "loss", "n_observations"):
+            setattr(self, name, n_frames / drawn * getattr(self, name))
+        self._posterior_scale = self._covariance = None
+
     @property
     def sigma_noise(self) -> Tensor:
         """(2,) noise of energies, eV, and of force components, eV/Angstrom."""
@@ -259,6 +269,7 @@ def fit_posterior(
     batch_size: int = BATCH_SIZE,
     chunk: int = CHUNK,
     device: str | torch.device = "cpu",
+    stand_for: int | None = None,
     progress: Progress | None = None,
 ) -> EnergyForceLaplace:
     """Fit the posterior of one last layer to the frames it was trained on.
@@ -267,6 +278,7 @@ def fit_posterior(
         targets: ``both``, ``energy`` or ``forces``; ``all_layers`` too as in :class:`RowModel`.
         sigma_noise: None takes the residuals' own level.
         prior_precision: None maximises the marginal likelihood, by laplace-torch.
+        stand_for: number of frames that those of ``data`` were drawn from at random, and are the posterior of.
 
     Raises:
         UncertaintyError: no labels, an energy-only model, or a singular posterior.
@@ -274,6 +286,8 @@ def fit_posterior(
     rows = RowModel(model, targets, all_layers=all_layers, chunk=chunk, device=device)
     fitted = EnergyForceLaplace(rows)
     fitted.fit(RowLoader(data, rows, batch_size=batch_size, device=device, progress=progress))
+    if stand_for is not None:
+        fitted.stand_for(stand_for, len(data))
     fitted.sigma_noise = (
         fitted.residual_noise() if sigma_noise is None else torch.as_tensor(sigma_noise, dtype=torch.float64)
     )
@@ -294,6 +308,7 @@ def fit_last_layers(
     batch_size: int = BATCH_SIZE,
     chunk: int = CHUNK,
     device: str | torch.device = "cpu",
+    stand_for: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[LastLayer, dict[str, EnergyForceLaplace]]:
     """All that :class:`LastLayer` predicts with, from the training frames.
@@ -304,6 +319,7 @@ def fit_last_layers(
         use_forces: False learns the posterior of a conservative model from energies alone (as LLPR does), to compare.
         all_layers: a posterior over the weights of every layer's features; False, of the last layer's alone. None: of
             all where :func:`rows_are_cheap`, else of the last.
+        stand_for: as of :func:`fit_posterior`.
         progress: told the frames done and their number, over all passes together.
 
     Returns:
@@ -321,7 +337,7 @@ def fit_last_layers(
         return None if progress is None else lambda done, _: progress(number * len(data) + done, total)
 
     settings: dict[str, Any] = {"batch_size": batch_size, "device": device}
-    more: dict[str, Any] = {**settings, "all_layers": all_layers, "chunk": chunk}
+    more: dict[str, Any] = {**settings, "all_layers": all_layers, "chunk": chunk, "stand_for": stand_for}
     fitted = [fit_posterior(model, data, targets=t, progress=share(k), **more) for k, t in enumerate(passes)]
     distance = FeatureDistance.fit(model, data, progress=share(len(passes)), **settings)
     energy, forces = fitted[0].posterior(), fitted[-1].posterior()

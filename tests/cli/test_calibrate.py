@@ -60,6 +60,7 @@ def test_json_has_the_contracts_keys(found: dict[str, Any]) -> None:
     assert found["thresholds"]["error"]["multiplier"] > 0
     assert found["temperature_K"] == 580.0
     assert found["reported_on"] == {"frames": "test", "n": 60}
+    assert found["posterior_frames"] == {"used": 50, "of": 50}
     assert found["partition"]["frames"] == {"fit": 56, "select": 28, "threshold": 56}
     halt = found["thresholds"]["halt"]
     assert halt is not None or found["halt_refused"]
@@ -82,11 +83,14 @@ def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], tol
 
 
 def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: Any) -> None:
-    shown = call(folder)
+    shown = call(folder, "--posterior-frames", "30")
     assert shown.exit_code == 0, shown.output
     assert "--temperature" in shown.stderr
+    assert "frames: 30 of 50 training frames, drawn at random; 56 to fit" in shown.stderr
+    assert "posterior: 30 of 50 training frames, drawn at random" in shown.stdout
     assert "A frame is flagged when" in shown.stdout and "A run halts" not in shown.stdout
     saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    assert saved.report["posterior_frames"] == {"used": 30, "of": 50}
     assert saved.halt is None and saved.state_point.temperature_K is None
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from equimd.data.dataset import ArrayDataset
+from equimd.data.batch import Batch
+from equimd.data.dataset import ArrayDataset, Subset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.uq.laplace import EnergyForceLaplace, fit_last_layers, fit_posterior
@@ -221,6 +222,28 @@ def test_progress_goes_over_all_passes(model, dataset) -> None:
     assert seen[-1] == (passes * len(dataset), passes * len(dataset))
     assert all(a[0] <= b[0] for a, b in zip(seen, seen[1:], strict=False))
     assert (layer.forces is layer.energy) == (model.force_head is None) == (fitted["energy"] is fitted["forces"])
+
+
+def test_a_random_part_of_the_frames_stands_for_all_of_them(make_model, make_frames) -> None:
+    model = make_model("conservative")
+    frames = make_frames((4, 6, 5, 7) * 100)
+    data, fresh = ArrayDataset(frames), make_frames((5, 6) * 6, seed=3)
+    part = Subset(data, np.sort(np.random.default_rng(0).choice(400, 100, replace=False)))
+    batch = Batch.from_frames(fresh, model.cutoff, dtype=torch.float64)
+    whole, all_fitted = fit_last_layers(model, data)
+    drawn, fitted = fit_last_layers(model, part, stand_for=400)
+    plain, _ = fit_last_layers(model, part)
+    real, sigma = batch.real, whole.raw(model, batch).force_variance.sqrt()
+    ratios = [(layer.raw(model, batch).force_variance.sqrt() / sigma)[real] for layer in (drawn, plain)]
+    assert float(ratios[0].median()) == pytest.approx(1.0, abs=0.1)
+    assert 0.8 < float(ratios[0].quantile(0.1)) and float(ratios[0].quantile(0.9)) < 1.25
+    assert float(ratios[1].median()) > 1.6  # of fewer frames: twice as unsure
+    counts = [f["energy"].n_observations.tolist() for f in (fitted, all_fitted)]
+    assert counts[0][0] == counts[1][0] == 400 and counts[0][1] == pytest.approx(counts[1][1], rel=0.05)
+    torch.testing.assert_close(fitted["energy"].sigma_noise, all_fitted["energy"].sigma_noise, rtol=0.1, atol=0)
+    # all frames stand for themselves
+    same, _ = fit_last_layers(model, part, stand_for=100)
+    assert torch.equal(same.forces.scale, plain.forces.scale)
 
 
 def test_memory_does_not_hold_the_data(conservative, frames) -> None:

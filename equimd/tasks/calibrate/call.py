@@ -75,6 +75,9 @@ class CalibrationResult(Shown):
         on = found["reported_on"]
         ideal = "ideal: ZMS 1, coverage its level, ENCE 0"
         lines.append(f"on {on['n']} {on['frames']} frames, form {found['form']}; {ideal}")
+        used = found.get("posterior_frames", {"used": 0, "of": 0})
+        if used["used"] < used["of"]:
+            lines.append(f"posterior: {_trained_on(**used)}")
         sentences = [flag_meaning(calibration.flag, calibration), error_meaning(calibration.error)]
         if calibration.halt is not None:
             sentences.insert(0, halt_meaning(calibration.halt, calibration))
@@ -156,11 +159,16 @@ def calibrate(
     return CalibrationResult(prepared.run.path, given_names(data) or (), done.calibration)
 
 
+def _trained_on(used: int, of: int) -> str:
+    return f"{of} training" if used == of else f"{used:,} of {of:,} training frames, drawn at random"
+
+
 def _announce(prepared: Prepared) -> None:
     """The parts of the frames, and how long it will take about."""
+    trained = _trained_on(len(prepared.train), prepared.n_train)
     sizes, how = prepared.parts.sizes, {"trajectory": "whole trajectories", "blocks": "contiguous in time"}
     note(
-        f"frames: {len(prepared.train)} training; {sizes['fit']} to fit, {sizes['select']} to choose the form, "
+        f"frames: {trained}; {sizes['fit']} to fit, {sizes['select']} to choose the form, "
         f"{sizes['threshold']} for thresholds ({how.get(prepared.parts.method, 'at random')})"
         + (f"; {len(prepared.test)} for the report" if prepared.test is not None else "")
     )

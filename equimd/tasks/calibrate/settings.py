@@ -38,6 +38,9 @@ class CalibrationSettings(EnsembleSettings):
         "auto", description="compile the potential for these runs; auto: where it was compiled before or pays back"
     )
     halt: bool = Field(True, description="whether to calibrate a halt threshold")
+    posterior_frames: int = Field(
+        20_000, ge=1, description="training frames for the posterior: all up to so many, else so many at random"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the parts, the starts, velocities and noise")
 
     @model_validator(mode="after")

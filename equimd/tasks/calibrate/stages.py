@@ -19,6 +19,7 @@ class Prepared:
     """A calibration that nothing stands in the way of.
 
     Attributes:
+        train: training frames that the posterior is made from; of ``n_train`` that there are.
         held_out, test: usable frames; ``test`` None reports on the frames of the thresholds.
         temperature: of the model's own runs, K; None leaves the halt threshold out.
         no_halt: why there will be no halt threshold; None if there may be one.
@@ -28,6 +29,7 @@ class Prepared:
     model: Model
     model_sha256: str
     train: Dataset
+    n_train: int
     held_out: Dataset
     test: Dataset | None
     parts: Partition

@@ -111,10 +111,19 @@ def prepare(
     temperature = settings.temperature if settings.temperature is not None else temperature_of(held_out)
     no_halt = "not asked for" if not settings.halt else NO_TEMPERATURE if temperature is None else None
     digests = {name: sha256_of(h) for name, h in hashes.items()}
+    used = drawn(train, settings)
     return Prepared(
-        run, model, meta["sha256"], train, held_out, test, parts, settings, temperature, no_halt, seen.compositions,
-        digests, warnings,
+        run, model, meta["sha256"], used, len(train), held_out, test, parts, settings, temperature, no_halt,
+        seen.compositions, digests, warnings,
     )  # fmt: skip
+
+
+def drawn(train: Dataset, settings: CalibrationSettings) -> Dataset:
+    """The training frames that the posterior is made from: all of them, or as many of them as asked for, at random."""
+    if len(train) <= settings.posterior_frames:
+        return train
+    rows = np.random.default_rng(settings.seed).choice(len(train), settings.posterior_frames, replace=False)
+    return Subset(train, np.sort(rows))
 
 
 def estimate(prepared: Prepared) -> dict[str, float]:
@@ -170,7 +179,8 @@ def calibrate(
         return None if progress is None else lambda done, total: progress(stage, done, total)
 
     doing("posterior")
-    layer, fitted = fit_last_layers(prepared.model, prepared.train, progress=told("posterior"))
+    n = prepared.n_train
+    layer, fitted = fit_last_layers(prepared.model, prepared.train, stand_for=n, progress=told("posterior"))
     predictions = predict(prepared.model, layer, prepared.held_out, progress=told("held-out frames"))
     trajectory = np.asarray(prepared.held_out.trajectory)
     fit, select, part = (Part.of(predictions, trajectory, getattr(parts, name)) for name in PARTS)
@@ -270,6 +280,7 @@ def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, An
             }
             for name, f in fitted.items()
         },
+        "posterior_frames": {"used": len(prepared.train), "of": prepared.n_train},
         "screen": {
             **calibration.screen.to_json(),
             "flag": quality.screening(flag_decision.of_predictions(done.report_part.predictions), threshold),
