@@ -240,7 +240,7 @@ def test_a_random_part_of_the_frames_stands_for_all_of_them(make_model, make_fra
     assert float(ratios[1].median()) > 1.6  # of fewer frames: twice as unsure
     counts = [f["energy"].n_observations.tolist() for f in (fitted, all_fitted)]
     assert counts[0][0] == counts[1][0] == 400 and counts[0][1] == pytest.approx(counts[1][1], rel=0.05)
-    torch.testing.assert_close(fitted["energy"].sigma_noise, all_fitted["energy"].sigma_noise, rtol=0.1, atol=0)
+    torch.testing.assert_close(fitted["energy"].sigma_noise, all_fitted["energy"].sigma_noise, rtol=0.25, atol=0)
     # all frames stand for themselves
     same, _ = fit_last_layers(model, part, stand_for=100)
     assert torch.equal(same.forces.scale, plain.forces.scale)
