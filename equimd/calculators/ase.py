@@ -4,91 +4,41 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+    external_calculators,
+    register_calculator_class,
+)
 from ase.outputs import Properties
 
 from equimd.calculators.guarded import CalculatorGuard, OnExceed
 from equimd.calculators.predictor import Predictor, Wanted, evaluated, stress_of, unheard_state
+from equimd.calculators.results import SIGMAS, Outputs, Results, StepSigma
 from equimd.chemistry import formula
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.data.state import read_state, whole_number
 from equimd.data.system import System
 from equimd.errors import DataError, GuardError, ModelError
+from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
 from equimd.guard.score import StepDecision, StepScore
 from equimd.model.interface import Evaluation, gives_virial
-from equimd.shown import Shown
 
 NO_STRESS = "stress takes forces that are the energy's gradient: a conservative model, trained on forces"
 ENERGY_ONLY = "the model was trained on energies alone: the forces it would give are unreliable"
 WHERE = "ASE calculator"
-#: Properties of calibrated runs.
-SIGMAS = ("energy_std", "forces_std", "atom_forces_std")
-
-
-@dataclass(frozen=True, repr=False)
-class StepSigma(Shown):
-    """The decision about one structure of n atoms, as cheap as it can be had.
-
-    Attributes:
-        energy_std: eV.
-        score: eV/Angstrom: the screen where that clears the structure, else the largest of ``atom_forces_std``.
-        threshold: what the score was compared with. exceeded: whether it does; a score that is no number does, too.
-        atom_forces_std: (n,) eV/Angstrom; None where the screen cleared the structure.
-        atom: the least certain one; None without ``atom_forces_std``.
-    """
-
-    energy_std: float
-    score: float
-    threshold: float
-    exceeded: bool
-    atom_forces_std: np.ndarray | None
-    atom: int | None
-
-
-class Results(dict[str, Any]):
-    """What was computed. ``keys``, ``items``, ``**`` and copies have what ASE knows, which allows nothing
-    else; ``in``, ``[...]``, ``get`` and iteration find uncertainties, too.
-
-    Attributes:
-        sigmas: the uncertainties that were computed.
-    """
-
-    def __init__(self, **properties: Any) -> None:
-        super().__init__(**properties)
-        self.sigmas: dict[str, Any] = {}
-
-    def __missing__(self, name: str) -> Any:
-        return self.sigmas[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*self.keys(), *self.sigmas))
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or name in self.sigmas
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name, self.sigmas.get(name, default))
-
-
-class _Outputs(Properties):
-    """ASE's properties and uncertainties, of which ASE knows nothing."""
-
-    def _setvalue(self, name: str, value: Any) -> None:
-        if name in SIGMAS:
-            self._dct[name] = value
-        else:
-            super()._setvalue(name, value)
 
 
 class _Lock:
@@ -129,6 +79,8 @@ class EquimdCalculator(Calculator):
             threshold or its atoms fused or flew apart: ``ignore`` it; ``flag`` it, with a warning for each event; or
             ``halt``: raise :class:`~equimd.errors.GuardError` before the caller gets its energy and forces.
         threshold: for the other two, as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
+        compile: for dynamics, as in :class:`~equimd.calculators.step.Step`, which agrees to rounding; ``off``, the
+            default, computes as single structures are.
         charge, spin: total charge, and multiplicity 2S+1, of structures whose ``info`` states none.
     """
 
@@ -143,6 +95,7 @@ class EquimdCalculator(Calculator):
         uncertainty: Wanted = "auto",
         on_exceed: OnExceed = "ignore",
         threshold: str | float = "auto",
+        compile: Compile = "off",
         charge: int | None = None,
         spin: int | None = None,
     ) -> None:
@@ -151,6 +104,10 @@ class EquimdCalculator(Calculator):
         self.charge = None if charge is None else whole_number("charge", charge, WHERE)
         self.spin = None if spin is None else whole_number("spin", spin, WHERE)
         self.model = model if isinstance(model, Predictor) else Predictor.open(model, device=device)
+        self.compiling: Compile = compile if self.model.has_forces else "off"
+        chosen = {"uncertainty": uncertainty, "on_exceed": on_exceed, "threshold": threshold, "compile": compile}
+        where = {"device": str(self.model.device), "charge": self.charge, "spin": self.spin}
+        self.parameters.update(run=self.model.run and str(self.model.run.path), **chosen, **where)
         self.wanted = uncertainty
         self.with_stress = False
         if not gives_virial(self.model.potential):
@@ -168,10 +125,16 @@ class EquimdCalculator(Calculator):
         if on_exceed != "ignore":
             self.guard = CalculatorGuard(self.model, on_exceed, threshold, uncertainty=uncertainty)
         self._judge: tuple[tuple[bytes, ...], Judge] | None = None
+        self._forces: tuple[tuple[bytes, ...], ForceField] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies look for the compiled graph themselves."""
+        return {**self.__dict__, "_forces": None}
 
     def _constants(self, atoms: Atoms) -> tuple[bytes, ...]:
         """What does not change from step to step: elements, cell, and the electronic state."""
-        kept = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
+        cell = atoms.cell.array.tobytes() if atoms.pbc.any() else b""  # which means nothing to an open molecule
+        kept = (atoms.numbers.tobytes(), cell, atoms.pbc.tobytes())
         return (*kept, repr(read_state(atoms.info, where=WHERE)).encode()) if atoms.info else kept
 
     def reset(self) -> None:
@@ -193,7 +156,7 @@ class EquimdCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """What was computed, uncertainties too."""
-        return _Outputs({**self.results, **self.results.sigmas})
+        return Outputs({**self.results, **self.results.sigmas})
 
     def _moved(self, atoms: Atoms) -> bool:
         if self._positions is None or self._positions.shape != atoms.positions.shape:
@@ -258,20 +221,26 @@ class EquimdCalculator(Calculator):
         judge = self._judge_of(atoms, constants, batch)
         self.with_stress |= "stress" in properties
         virial = self.with_stress and "stress" in self.implemented_properties and bool(atoms.cell.volume)
-        out = evaluated(self.model.potential, batch, virial=virial)
-        energy = float(out["energy"][0])
+        if self.compiling == "off" or virial:
+            out = evaluated(self.model.potential, batch, virial=virial)
+            energy, features, known = float(out["energy"][0]), out["features"], {"features": out["features"]}
+            forces = out["forces"].double().cpu().numpy() if self.model.has_forces else None
+        else:
+            found = self._forces_of(atoms, constants, batch, judge)(torch.from_numpy(atoms.positions.copy())[None])
+            energy, forces, known = float(found[0][0]), found[1][0].numpy(), found[2]
+            features = known["features"].to(self.model.device)
         results = Results(energy=energy, free_energy=energy)
-        if self.model.has_forces:
-            results["forces"] = out["forces"].double().cpu().numpy()
+        if forces is not None:
+            results["forces"] = forces
         self.atoms = atoms  # ASE reads it back in places; not a copy, since nothing here compares with it
         self._positions, self._same, self.results = atoms.positions.copy(), constants, results
-        self._current, self._features = batch, out["features"]
+        self._current, self._features = batch, features
         if virial:
             self._add_stress(out, atoms)
         if self.wanted is True or set(SIGMAS) & set(properties):
             self._add_sigmas(SIGMAS if self.wanted is True else properties)
         if self.guard is not None and judge is not None:
-            decision = judge(atoms.positions, energy, results["forces"], {"features": out["features"][0]})
+            decision = judge(atoms.positions, energy, results["forces"], {k: v[0] for k, v in known.items()})
             try:
                 self.guard.act(decision, atoms)
             except GuardError:
@@ -322,6 +291,14 @@ class EquimdCalculator(Calculator):
             self._judge = constants, judge
         return self._judge[1]
 
+    def _forces_of(self, atoms: Atoms, constants: tuple[bytes, ...], batch: Batch, judge: Judge | None) -> ForceField:
+        """What computes this molecule or cell fast."""
+        if self._forces is None or self._forces[0] != constants:
+            system, state = _structure(atoms, batch)
+            made = ForceField(self.model.potential, system, judge=judge, features=True, compile=self.compiling, **state)
+            self._forces = constants, made
+        return self._forces[1]
+
     def _calculated(self) -> tuple[Batch, torch.Tensor]:
         """The last structure computed, and its pooled features."""
         if self._current is None or self._features is None:
@@ -369,8 +346,10 @@ class EquimdCalculator(Calculator):
 
 def _moved_cell(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:
     """Whether structures of these constants differ in nothing but a cell that was strained by less than a tenth."""
+    if (before[0], before[2:]) != (now[0], now[2:]) or not before[1]:
+        return False
     old, new = (np.frombuffer(c[1]).reshape(3, 3) for c in (before, now))
-    if (before[0], before[2:]) != (now[0], now[2:]) or not np.linalg.det(old):
+    if not np.linalg.det(old):
         return False
     return float(np.abs(np.linalg.solve(old, new) - np.eye(3)).max()) < 0.1
 
@@ -379,3 +358,7 @@ def _structure(atoms: Atoms, batch: Batch) -> tuple[System, dict[str, Any]]:
     """What does not change while ``atoms`` move, and their charge and spin as the model sees them."""
     system = System.build(atoms.numbers, cell=atoms.cell.array if atoms.pbc.any() else None, pbc=atoms.pbc)
     return system, {"charge": int(batch.charge[0]), "spin": int(batch.spin[0])}
+
+
+if EquimdCalculator.name not in external_calculators:
+    register_calculator_class(EquimdCalculator.name, EquimdCalculator)

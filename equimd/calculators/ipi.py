@@ -5,8 +5,9 @@ integrals are spread by i-PI over as many clients as connect. The virial is sent
 conservative models; without one, a cell that changes is refused.
 
 On a halt the client does not answer the frame that it refuses. It writes ``EXIT`` into i-PI's folder, which i-PI looks
-for every second: it ends the run softly and leaves a RESTART of the last whole step. Where the folder cannot be reached
-from here, ``<ffsocket exit_on_disconnect='True'>`` in i-PI's input has the same effect.
+for every second: it ends the run softly and leaves a RESTART of the last whole step. It goes on waiting for the frame,
+though, until the client disconnects, so that the client does so as soon as i-PI has looked. Where the folder cannot be
+reached from here, ``<ffsocket exit_on_disconnect='True'>`` in i-PI's input has the same effect.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from equimd.model.interface import gives_virial
 
 log = logging.getLogger(__name__)
 DEFAULT_PORT = 31415
-PATIENCE = 30.0  # seconds that i-PI is given to end after EXIT was written
+PATIENCE = 1.5  # seconds that i-PI, which looks every second, is given to see EXIT
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,16 @@ class Served:
         }
 
 
+def refuse_change(cell: np.ndarray, now: np.ndarray) -> None:
+    """Raises DataError where i-PI changes a cell, Angstrom, that it gets no virial of."""
+    if not np.allclose(now, cell, rtol=0, atol=1e-6):
+        what = "i-PI changes the cell, and there is no virial to do it by"
+        hint = "an ensemble of constant volume, or a conservative model of a periodic structure"
+        raise DataError(what, where="i-PI", hint=hint)
+
+
 class _Client(SocketClient):
-    """ASE's client, which on a halt keeps i-PI waiting for the refused frame until it has ended."""
+    """ASE's client, which on a halt keeps i-PI waiting for the refused frame until it is about to end."""
 
     refused: Callable[[], None]
     cell: np.ndarray | None = None
@@ -84,11 +93,7 @@ class _Client(SocketClient):
         try:
             if not use_stress:
                 self.cell = atoms.cell.array.copy() if self.cell is None else self.cell
-                if not np.allclose(atoms.cell.array, self.cell, rtol=0, atol=1e-6):
-                    raise DataError(
-                        "i-PI changes the cell, and there is no virial to do it by", where="i-PI",
-                        hint="an ensemble of constant volume, or a conservative model of a periodic structure",
-                    )  # fmt: skip
+                refuse_change(self.cell, atoms.cell.array)
             return super().calculate(atoms, use_stress)
         except (GuardError, DataError):
             self.refused()
@@ -96,9 +101,9 @@ class _Client(SocketClient):
             raise
 
     def _wait(self, seconds: float) -> None:
-        """Until i-PI closes the connection. Closing it here first would have i-PI hand the frame to another client."""
+        """For i-PI to see EXIT. Closing the connection before would have it hand the frame to another client."""
         socket, until = self.protocol.socket, time.monotonic() + seconds
-        socket.settimeout(0.5)
+        socket.settimeout(0.1)
         while time.monotonic() < until:
             try:
                 if not (message := socket.recv(12)) or message.strip() == b"EXIT":
@@ -151,12 +156,10 @@ class Driver:
         client.refused = self._exit
         log.info("connected to i-PI at %s", address)
         try:
-            stress = gives_virial(self.calculator.model.potential) and bool(self.atoms.pbc.any())
-            for _ in client.irun(self.atoms, use_stress=stress):
+            for _ in client.irun(self.atoms, use_stress=self.stress):
                 self.served.count += 1
         except GuardError as error:
-            self.served.halt = error
-            self._write(error, "halt")
+            self.halted(error)
         except ValueError as error:
             raise DataError(f"i-PI moves other atoms than the {len(self.atoms)} given here ({error})") from None
         except AssertionError:
@@ -164,6 +167,16 @@ class Driver:
         except OSError as error:
             log.warning("i-PI closed the connection (%s)", error.strerror or error)
         return self.served
+
+    @property
+    def stress(self) -> bool:
+        """Whether there is a virial."""
+        return gives_virial(self.calculator.model.potential) and bool(self.atoms.pbc.any())
+
+    def halted(self, error: GuardError) -> None:
+        """Keep the refused frame and its reason."""
+        self.served.halt = error
+        self._write(error, "halt")
 
     def _exit(self) -> None:
         try:

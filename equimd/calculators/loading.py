@@ -22,12 +22,19 @@ class LoadedModel(Predictor):
         uncertainty: Wanted = "auto",
         on_exceed: OnExceed = "ignore",
         threshold: str | float = "auto",
+        compile: Compile = "off",
         charge: int | None = None,
         spin: int | None = None,
     ) -> EquimdCalculator:
         """An ASE calculator of this model; the arguments are those of :class:`EquimdCalculator`."""
         return EquimdCalculator(
-            self, uncertainty=uncertainty, on_exceed=on_exceed, threshold=threshold, charge=charge, spin=spin
+            self,
+            uncertainty=uncertainty,
+            on_exceed=on_exceed,
+            threshold=threshold,
+            compile=compile,
+            charge=charge,
+            spin=spin,
         )
 
     def step(

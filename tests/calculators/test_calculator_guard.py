@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.calculators.calculator import get_calculator_class
+from ase.db import connect
 from ase.md.verlet import VelocityVerlet
 
 import equimd
@@ -91,3 +95,43 @@ def test_physical_checks_need_no_calibration(runs: dict[str, Path]) -> None:
     # another molecule has limits of its own
     other = Atoms([8, 1], [[0, 0, 0], [0, 0, 0.97]], calculator=atoms.calc)
     assert other.get_forces().shape == (2, 3)
+
+
+def test_parameters_and_the_name_in_ase(runs: dict[str, Path], tmp_path: Path) -> None:
+    made = get_calculator_class("equimd")(runs["calibrated"], on_exceed="halt", threshold="flag", charge=0)
+    assert isinstance(made, equimd.EquimdCalculator)
+    expected = {
+        "run": str(runs["calibrated"]), "uncertainty": "auto", "on_exceed": "halt", "threshold": "flag",
+        "compile": "off", "device": "cpu", "charge": 0, "spin": None,
+    }  # fmt: skip
+    assert made.parameters == expected and json.loads(json.dumps(made.todict())) == expected | made.todict()
+    atoms = moving(0.1)
+    atoms.calc = made
+    atoms.get_potential_energy()
+    with connect(tmp_path / "kept.json") as database:  # ASE's own, which keeps them
+        database.write(atoms)
+    (row,) = connect(tmp_path / "kept.json").select()
+    assert row.calculator == "equimd" and row.calculator_parameters["run"] == expected["run"]
+
+
+def test_what_dynamics_uses_is_the_same(runs: dict[str, Path]) -> None:
+    """The step that is compiled elsewhere, and what else the calculator knows on it."""
+    model = equimd.load(runs["calibrated"])
+    atoms, other = moving(0.1), moving(0.1)
+    atoms.calc = model.calculator(on_exceed="halt", compile="auto")
+    other.calc = model.calculator(on_exceed="halt")
+    for dynamics in (VelocityVerlet(a, 0.5 * units.fs) for a in (atoms, other)):
+        with pytest.raises(GuardError) as caught:
+            dynamics.run(200)
+        assert caught.value.where == f"structure {dynamics.nsteps + 2} of the calculator"
+    assert atoms.calc.guard.count == other.calc.guard.count > 2
+    np.testing.assert_allclose(atoms.calc.guard.last_accepted, other.calc.guard.last_accepted, atol=1e-6)
+    for one in (atoms, other):
+        one.positions = atoms.calc.guard.last_accepted
+        one.calc = one.calc if one is other else copy.deepcopy(one.calc)
+    np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-5)
+    assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=1e-3)
+    for name in ("energy_std", "atom_forces_std"):
+        np.testing.assert_allclose(
+            atoms.calc.get_property(name, atoms), other.calc.get_property(name, other), rtol=1e-3
+        )

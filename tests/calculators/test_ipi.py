@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -162,6 +163,49 @@ def test_the_command_flags_and_goes_on(run: Path, server: Callable, tmp_path: Pa
     assert summary["status"] == "completed" and summary["n_structures"] == 61 and summary["n_flagged"] == 1
     assert process.wait(20) == 0 and not (tmp_path / "EXIT").exists()
     assert [f.info["action"] for f in read(out, ":")] == ["flag"]
+
+
+@needs_ipi
+def test_a_halt_is_told_at_once(run: Path, server: Callable, tmp_path: Path) -> None:
+    """i-PI, which waits for its client for ever, has ended seconds after a halt of its very first frame."""
+    fused = np.array(WATER)
+    fused[1] = fused[0] + [0.2, 0.0, 0.0]
+    process, address = server(positions=fused)
+    client = driver(run, tmp_path, threshold="halt")
+    began: list[float] = []
+    ask, client._exit = client._exit, lambda: (began.append(time.monotonic()), ask())[0]
+    served = client.run(address)
+    assert process.wait(20) == 0 and served.halt is not None and served.halt.code == "fused"
+    assert time.monotonic() - began[0] < 10
+    assert (tmp_path / "RESTART").exists() and served.count == 0
+
+
+@needs_ipi
+def test_the_driver_within_ipi(run: Path, tmp_path: Path) -> None:
+    """Its own registration: the same energies as ASE's, and a halt that ends it at once with the reason in the log."""
+    from equimd.calculators import ipi_driver
+
+    write(tmp_path / "water.xyz", Atoms([8, 1, 1], WATER))
+    text = INPUT.format(mode="unix", address="none", port="", steps=5000, beads=1, dt=0.5, velocities="")
+    settings = f"{{run: {run}, structure: water.xyz, threshold: halt}}"
+    inside = f"<ffdirect name='equimd'><pes>custom</pes><pes_path>{ipi_driver.__file__}</pes_path>"
+    inside += f"<parameters>{settings}</parameters></ffdirect>"
+    (tmp_path / "input.xml").write_text(re.sub("<ffsocket.*</ffsocket>", inside, text))
+    positions = np.array(WATER)
+    positions[1] += [0.0, 0.18, -0.14]
+    lines = [f"{s} {x[0]} {x[1]} {x[2]}" for s, x in zip("OHH", positions, strict=True)]
+    header = "3\n# CELL(abcABC): 50 50 50 90 90 90 cell{angstrom} positions{angstrom}"
+    (tmp_path / "start.xyz").write_text("\n".join([header, *lines, ""]))
+    done = subprocess.run([str(IPI), "input.xml"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    frame = read(tmp_path / "flagged.extxyz")
+    assert f"force sigma {frame.info['score']:.4g} above {frame.info['threshold']:.4g} eV/A" in done.stdout
+    count = frame.info["structure"]
+    told, restart = columns(tmp_path), (tmp_path / "RESTART").read_text().replace(" ", "")
+    assert len(told) == count and f"<step>{count - 1}</step>" in restart
+    atoms = Atoms([8, 1, 1], positions)
+    atoms.calc = equimd.load(run).calculator()
+    assert told[0, 3] == pytest.approx(atoms.get_potential_energy(), abs=1e-3)
 
 
 def test_nobody_listens(run: Path, tmp_path: Path) -> None:
