@@ -268,6 +268,12 @@ class TrainConfig(Settings):
     )
     checkpoint_interval: Seconds = Field(60.0, gt=0, description="time between checkpoints")
     init: File | None = Field(None, description="run whose model the training starts from")
+    pretrain: File | None = Field(
+        None, description="learn from cheap labels first: gfn2 or gfn1, whose frames are made; frames; or a run"
+    )
+    pretrain_time: Seconds | None = Field(
+        None, gt=0, description="of --max-time, for making those frames and learning from them; by default chosen"
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
     threads: int | None = Field(
         None, ge=1, description="CPU threads; by default 1 for batches of small molecules, else all cores"
@@ -284,6 +290,12 @@ class TrainConfig(Settings):
     def _weights(self) -> TrainConfig:
         if self.energy_weight == 0 and self.forces_weight == 0:
             raise ValueError("energy_weight and forces_weight are both 0: nothing would be learned")
+        if self.init and self.pretrain:
+            raise ValueError("init and pretrain are both given, and a model has one start: leave one of them out")
+        if self.pretrain_time and not self.pretrain:
+            raise ValueError("pretrain_time is given without pretrain: pretrain is gfn2, gfn1, frames or a run")
+        if self.pretrain_time and self.max_time and self.pretrain_time >= self.max_time:
+            raise ValueError("pretrain_time is a part of max_time, and must be below it")
         return self
 
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels",),
     ("tasks.keywords",),
     ("tasks.doctor", "tasks.generate", "tasks.label", "tasks.predict"),
-    ("tasks.calibrate", "tasks.evaluate", "tasks.simulate"),
+    ("tasks.calibrate", "tasks.evaluate", "tasks.pretrain", "tasks.simulate"),
     ("tasks.audit", "tasks.compare", "tasks.train", "tasks.trajectory"),
     ("tasks.learn",),
     ("tasks.report",),

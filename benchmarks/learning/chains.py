@@ -28,8 +28,9 @@ from equimd.model.interface import Model
 from equimd.run import CHECKPOINT_FILE
 from equimd.tasks.evaluate.call import evaluate
 from equimd.tasks.generate.call import generate
+from equimd.tasks.generate.cheap import EQUILIBRATION, HYDROGEN, INTERVAL, MOST, STEP
 from equimd.tasks.label.task import label
-from equimd.tasks.learn.cheap import EQUILIBRATION, HYDROGEN, INTERVAL, MOST, STEP, TRAJECTORIES
+from equimd.tasks.learn.cheap import TRAJECTORIES
 from equimd.tasks.learn.exploring import informative
 from equimd.tasks.train import train
 from equimd.uq.laplace import fit_last_layers, fit_posterior

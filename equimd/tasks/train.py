@@ -26,12 +26,13 @@ from equimd.run import Run, check_free, free_name
 from equimd.shown import Shown
 from equimd.tasks.evaluate.measure import finish_run, table
 from equimd.tasks.keywords import takes
+from equimd.tasks.pretrain import check_pretraining, pretrained
 from equimd.training.account import learned_nothing, plan
 from equimd.training.deadline import slurm_end, stop_time
 from equimd.training.loop import Trainer
 from equimd.training.parallel import Processes, launched
 from equimd.training.setup import RESUMABLE, Setup, complete, prepare
-from equimd.training.warm import inherited
+from equimd.training.warm import FINE_RATE, inherited
 
 if TYPE_CHECKING:
     from equimd.calculators import LoadedModel
@@ -142,7 +143,10 @@ def train(
             return _follow(processes)
         made = None
         try:
-            made = _new(settings, given, out, overwrite) if resume is None else _resumed(resume, settings, given, out)
+            if resume is None:
+                made = _new(settings, given, out, overwrite, processes)
+            else:
+                made = _resumed(resume, settings, given, out)
         finally:
             processes.broadcast(str(made[1].path) if made else None)
         with locked(made[1].path):
@@ -174,11 +178,17 @@ def stated_settings(
     base = None if settings is None else parse_config(stated, where=str(settings))
     if (stated := {**stated, **given}).get("init"):
         given = {**inherited(stated), **given}
+    elif stated.get("pretrain"):
+        given = {"lr": FINE_RATE, **stated, **given}
     return parse_config(given, where=where, base=base)
 
 
 def _new(
-    settings: RunConfig | str | Path | None, given: dict[str, Any], out: str | Path | None, overwrite: bool
+    settings: RunConfig | str | Path | None,
+    given: dict[str, Any],
+    out: str | Path | None,
+    overwrite: bool,
+    processes: Processes,
 ) -> tuple[Setup, Run]:
     """A run folder for a new training, made only once data and settings are found good."""
     unnamed = [k for k in DATA_KEYS if given_names(given.get(k)) is None]
@@ -187,8 +197,9 @@ def _new(
     stop_time(config.training, time.time())
     folder = _folder(config, frames) if out is None else Path(out)
     reads = [name for k in DATA_KEYS for name in getattr(config.dataset, k) or ()]
-    check_free(folder, overwrite, [*reads, *([config.training.init] if config.training.init else [])])
+    check_free(folder, overwrite, [*reads, *(s for s in (config.training.init, config.training.pretrain) if s)])
     choose_device(config.training.device)
+    check_pretraining(config, processes.size)
     kept: dict[str, Any] = {k: (str((folder / f"{k}.h5").absolute()),) for k in frames}
     if frames:
         kept |= _reading_of_kept(config)
@@ -254,20 +265,32 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     return setup, run
 
 
-def _fit(setup: Setup, run: Run, stop_at: float | None, processes: Processes, progress: Callback | None) -> TrainResult:
-    """Train, then test."""
+def say(setup: Setup) -> None:
+    """Its notes and warnings."""
     for text in setup.notes:
         note(text)
     for text in setup.warnings:
         warn(text)
+
+
+def _fit(setup: Setup, run: Run, stop_at: float | None, processes: Processes, progress: Callback | None) -> TrainResult:
+    """Train, then test."""
+    say(setup)
     note(f"run: {run.path}")
-    resume = run.trained
+    resume, before = run.trained, setup
+    try:
+        setup = pretrained(setup, run, progress)
+    except Interrupted as error:
+        done = TrainResult(run.path, "interrupted", 0, 0, 0, 0.0, 0.0)
+        raise Interrupted(f"{error}; go on with: equimd train --resume {run.path}", done) from None
+    if setup.notes is not before.notes:
+        say(setup)
     doing("building the model")
     trainer = Trainer(setup, run, resume=resume, progress=progress, stop_at=stop_at, processes=processes)
     note(plan(trainer))
     t, m = setup.config.training, setup.config.model
     short = t.max_time is not None and t.max_time < SHORT_TRAINING
-    if not resume and not t.init and short and m.lmax > 1:
+    if not resume and not t.init and not t.pretrain and short and m.lmax > 1:
         note("such a short training gets farther with --preset small")
     ended = trainer.fit()
     if trainer.pace.atoms_per_second:

@@ -43,6 +43,6 @@ def learned_nothing(trainer: Trainer) -> str | None:
     if p.step == 0:
         return "not a step was taken"
     error, size = p.last_row.get("val_forces_rmse", 0.0), trainer.setup.val_force_rms
-    if t.init or not t.forces_weight or error < size:
+    if t.init or t.pretrain or not t.forces_weight or error < size:
         return None
     return f"{p.step} steps, and errors of forces ({1e3 * error:.0f} meV/A) as large as forces ({1e3 * size:.0f})"

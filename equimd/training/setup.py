@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from equimd.run import Run
 from equimd.training.batching import within_limit
 from equimd.training.references import shift_references
 from equimd.training.survey import Survey, check_labels, check_pairs, large_forces
-from equimd.training.warm import frozen_split, leaks
+from equimd.training.warm import METHOD, frozen_split, leaks, source_of, start_of
 
 if TYPE_CHECKING:
     from equimd.model.painn.potential import Potential
@@ -84,7 +84,10 @@ class Setup:
 
 
 # where the frames came from does not matter, their content hashes are compared instead
-DATA_KEYS = ("data", "val_data", "test_data", "split_files", "reference_energies", "init", "check_pairs")
+DATA_KEYS = (
+    "data", "val_data", "test_data", "split_files", "reference_energies", "init", "check_pairs", "pretrain",
+    "pretrain_time",
+)  # fmt: skip
 # settings that came later, and the value that means what runs from before they existed did: those can still go on
 LATER_KEYS: dict[str, object] = {
     "force_unit": None, "energy_key": None, "forces_key": None, "mask_fixed": False, "missing_labels": "refuse",
@@ -115,6 +118,8 @@ def complete(config: RunConfig) -> RunConfig:
     training = config.training
     if training.init:
         training = training.model_copy(update={"init": str(Path(training.init).absolute())})
+    if training.pretrain and source_of(training.pretrain) != METHOD:
+        training = training.model_copy(update={"pretrain": absolute((training.pretrain,))[0]})
     if c.reference_energies:
         found["reference_energies"] = str(Path(c.reference_energies).absolute())
     return config.model_copy(update={"dataset": c.model_copy(update=found), "training": training})
@@ -132,10 +137,11 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
         EquimdError: whatever is wrong with the data or the settings, before anything is written.
     """
     check_weights(config)
+    start = start_of(config, run)
     data = _frames("data", config, frames)
     notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
     if run is None:
-        split = _new_split(config, data, notes)
+        split = _new_split(config, data, start, notes)
         split = within_limit(split, data.n_atoms, config.training, data.info.path)
     else:
         split = Split.load(run.path / SPLIT_FILE)
@@ -159,11 +165,11 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
         warnings += check_pairs(config, data)
     warnings += large_forces(surveys["training"])
     model_config = _model_config(config, surveys["training"], surveys["validation"], notes)
-    model = _build(config, model_config, train, surveys["training"], notes)
+    model = _build(config, model_config, train, surveys["training"], notes, start)
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
     if shared := len(set(hashes["train"]) & set(hashes["val"])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
-    init, tested = config.training.init if run is None else None, list[str]()
+    init, tested = start if run is None else None, list[str]()
     if test is not None:  # found after the training, it would be too late
         for block in iterate_blocks(test):
             elements = {int(z) for z in np.unique(block.numbers) if z}
@@ -205,12 +211,21 @@ def check_weights(config: RunConfig) -> None:
         )
 
 
-def _new_split(config: RunConfig, data: Dataset, notes: list[str]) -> Split:
+def started_from(setup: Setup, start: Path) -> Setup:
+    """The same training, from the model of a run; notes and warnings are about that alone."""
+    notes = list[str]()
+    model = _start_from(setup.config, setup.model.config, setup.train, notes, str(start))
+    tested = [] if setup.test is None else [h for b in iterate_blocks(setup.test) for h in b.content_hashes()]
+    said = leaks(Run.open(start), {"validation": setup.hashes["val"], "test": tested})
+    return replace(setup, model=model, notes=notes, warnings=said)
+
+
+def _new_split(config: RunConfig, data: Dataset, start: str | None, notes: list[str]) -> Split:
     """The split of the run that it starts from, where none is stated and its frames are among these; else a new one."""
     c = config.dataset
     stated = c.splits is not None or c.split_method != "random" or c.split_files or c.subset_size or c.val_data
-    if config.training.init and not stated:
-        found = frozen_split(Run.open(config.training.init), data, config.training.seed)
+    if start and not stated:
+        found = frozen_split(Run.open(start), data, config.training.seed)
         if found is not None:
             notes.append(found[1])
             return found[0]
@@ -272,10 +287,12 @@ def _check_known(
     refuse_unknown(states, known.states, seen=known.charge_spin, what=what, **said)
 
 
-def _build(config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str]) -> Potential:
+def _build(
+    config: RunConfig, model_config: ModelConfig, train: Dataset, survey: Survey, notes: list[str], start: str | None
+) -> Potential:
     """A model with seeded weights and fitted references, or one that starts from another run."""
-    if config.training.init:
-        return _start_from(config, model_config, train, notes)
+    if start:
+        return _start_from(config, model_config, train, notes, start)
     from equimd.model.build import build_model
 
     model = build_model(model_config, config.training.seed)
@@ -321,11 +338,13 @@ def _scale(config: RunConfig, train: Dataset, survey: Survey, energies: np.ndarr
     return max(1e-3, float(np.sqrt(total / max(1, count))))
 
 
-def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str]) -> Potential:
+def _start_from(
+    config: RunConfig, model_config: ModelConfig, train: Dataset, notes: list[str], start: str
+) -> Potential:
     """The model of another run, its reference energies shifted to the new frames."""
     from equimd.model.build import build_model
 
-    old, _ = Run.open(str(config.training.init)).load_model()
+    old, _ = Run.open(start).load_model()
     default = ModelConfig()
     keep = old.config.model_dump()
     for key, value in config.model.model_dump().items():
@@ -334,19 +353,17 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
         if value != getattr(default, key) and value != keep[key]:
             raise ConfigError(
                 f"{key} = {value}, but the model to start from has {keep[key]}",
-                where=str(config.training.init),
-                hint="leave the option out, or train without --init",
+                where=start,
+                hint="leave the option out, or train without that start",
             )
     if model_config.charge_spin and not old.config.charge_spin:
-        raise ModelError(
-            "charge and spin vary, and the model to start from does not know them", where=config.training.init
-        )
+        raise ModelError("charge and spin vary, and the model to start from does not know them", where=start)
     keep["elements"] = tuple(sorted({*old.config.elements, *model_config.elements}))
     keep["energy_only"] = model_config.energy_only
     if not old.config.charge_spin:
         keep["states"] = model_config.states
     elif old.config.states:
-        keep["states"] = joined({*old.config.states, *model_config.states}, config.training.init)
+        keep["states"] = joined({*old.config.states, *model_config.states}, start)
     model = build_model(ModelConfig(**keep))
     model.load_state_dict(old.state_dict())
     if config.dataset.reference_energies:
@@ -355,7 +372,7 @@ def _start_from(config: RunConfig, model_config: ModelConfig, train: Dataset, no
     else:
         t = config.training
         shift_references(model, train, t.batch_size_inference, t.max_atoms_per_batch)
-    notes.append(f"starts from the model of {config.training.init}")
+    notes.append(f"starts from the model of {start}")
     return model
 
 

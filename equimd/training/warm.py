@@ -7,25 +7,51 @@ frames that it validated and tested on keep their parts, all others are trained 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from equimd.config import PRESETS, TrainConfig
+from equimd.config import PRESETS, RunConfig, TrainConfig
 from equimd.data.dataset import Dataset, iterate_blocks
-from equimd.data.given import open_given
+from equimd.data.given import BUNDLED, open_given
 from equimd.data.split import Split
 from equimd.errors import EquimdError
-from equimd.run import Run
+from equimd.run import MODEL_FILE, RUN_FILE, Run
 
 FINE_RATE = 1e-3  # peak learning rate, at most: beyond, a trained model loses what it knows before it learns more
+#: Rate and epochs for few frames, from a model of many cheap ones: with more it fits them and forgets the rest.
+FEW_RATE, FEW_EPOCHS = 2e-4, 60
 SPLIT_FILE = "split.json"
+METHOD, FRAMES, MODEL = "method", "frames", "model"  # what a pretraining is given by
+PRETRAINING, PRETRAINED = "pretrain", "pretrain/model"  # in a run's folder: all of it, and the run it ends with
 #: What of a training is a choice about the model and its loss, and not about how long or where it runs.
 INHERITED = (
     "batch_size_train", "max_atoms_per_batch", "oversized_frames", "weight_decay", "loss", "energy_weight",
     "forces_weight", "energy_loss_per_atom", "grad_clip", "ema_decay", "lr_schedule", "warmup_steps",
     "plateau_patience",
 )  # fmt: skip
+
+
+def source_of(pretrain: str) -> str:
+    """Whether ``--pretrain`` names a run, frames, or a method that is to make them."""
+    path = Path(pretrain)
+    if (path / RUN_FILE).is_file():
+        return MODEL
+    if pretrain.startswith(BUNDLED) or path.exists() or any(c in pretrain for c in "*?["):
+        return FRAMES
+    return FRAMES if path.suffix and ":" not in pretrain else METHOD  # module:Class is a method
+
+
+def start_of(config: RunConfig, run: Run | None) -> str | None:
+    """The run whose model a training starts from: one that is stated, or what its own pretraining ended with."""
+    t = config.training
+    if t.init or not t.pretrain:
+        return t.init
+    if source_of(t.pretrain) == MODEL:
+        return t.pretrain
+    own = None if run is None else run.path / PRETRAINED
+    return str(own) if own is not None and (own / MODEL_FILE).is_file() else None
 
 
 def inherited(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,11 +46,19 @@ class Trajectory:
 
 
 def run_trajectory(
-    config: GenerationSettings, atoms: Atoms, index: int, progress: Callable[[], None] | None = None
+    config: GenerationSettings,
+    atoms: Atoms,
+    index: int,
+    progress: Callable[[], None] | None = None,
+    *,
+    must_turn: bool = True,
 ) -> Trajectory:
     """Trajectory ``index`` of a run: relax, equilibrate (discarded), then label a frame every ``interval`` fs.
 
     The random numbers depend on (seed, index) alone, so trajectories can be made in any order or process.
+
+    Args:
+        must_turn: refuse a molecule without a bond to turn where turns are asked for.
     """
     if len(atoms) < 2:
         raise DataError("a single atom has no dynamics to sample", where=config.molecule)
@@ -65,7 +73,7 @@ def run_trajectory(
     md = Sampler(
         method, system, start, config.temperature, config.time_step, config.friction, seed=config.seed, replica=index
     )
-    turn = _turner(config, atoms, start, md)
+    turn = _turner(config, atoms, start, md, must_turn)
     _advance(md, turn, round(config.equilibration / config.time_step))
     turn.attempts = turn.accepted = 0
     labeller = make_method(config.calculator, atoms, config.charge, config.spin)
@@ -88,20 +96,20 @@ def run_trajectory(
     )  # fmt: skip
 
 
-def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Sampler) -> TorsionMoves:
+def _turner(config: GenerationSettings, atoms: Atoms, start: np.ndarray, md: Sampler, must_turn: bool) -> TorsionMoves:
     """The turns of single bonds of a trajectory.
 
     Raises:
-        DataError: they are asked for, and the molecule has no bond to turn.
+        DataError: they must be made, and the molecule has no bond to turn.
     """
     every = round(config.torsion_interval / config.time_step)
     found = torsions(atoms.numbers, start) if every else []
-    if every and not found:
+    if every and not found and must_turn:
         raise DataError(
             "no single bond of this molecule can be turned into another conformer",
             where=config.molecule, hint="leave --torsion-interval out",
         )  # fmt: skip
-    return TorsionMoves(found, md, every)
+    return TorsionMoves(found, md, every if found else 0)
 
 
 def _advance(md: Sampler, turn: TorsionMoves, steps: int) -> float:

@@ -1,13 +1,7 @@
-"""Stage 0: frames by a cheap method, at the target temperature and hotter, from each conformer; and where runs start.
-
-Trajectories have heavy hydrogens and steps of 2.5 fs: positions are distributed as with any masses. Bonds that turn
-are turned by Monte Carlo moves, so that conformers come by their weight.
-"""
+"""Stage 0: frames by a cheap method, at the target temperature and hotter, from each conformer; where runs start."""
 
 from __future__ import annotations
 
-import os
-import time
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,27 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.data.convert import write_frames
-from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
-from equimd.data.system import System
-from equimd.methods import make_method
-from equimd.tasks.generate.sampling import Sampler, relax
-from equimd.tasks.generate.settings import GenerationSettings
-from equimd.tasks.generate.torsions import torsions
-from equimd.tasks.generate.trajectory import load_trajectory, run_trajectory, save_trajectory
+from equimd.tasks.generate.cheap import (
+    CheapRuns,
+    cores,
+    frames_within,
+    joined_frames,
+    make_trajectories,
+    side_by_side,
+    step_seconds,
+)
 from equimd.tasks.learn.work import CHEAP_FOLDER, Work
-from equimd.workers import processes, run_all
+from equimd.workers import processes
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 SHARE = 0.1  # of the time
-FEWEST, MOST = 80, 4000  # frames
 TRAJECTORIES = 4  # at each of the two temperatures, at least one from each conformer
-STEP, INTERVAL, EQUILIBRATION, HYDROGEN = 2.5, 25.0, 1000.0, 5.0  # fs, fs, fs, u
 STARTS_EVERY = 4  # of the frames at the target temperature, those that runs start from
-PROBE = 20  # steps that are timed
 STAGE = "cheap"
 
 
@@ -44,7 +37,7 @@ def make_cheap(work: Work, molecules: list[Atoms]) -> dict[str, Any]:
     """The frames as ``cheap/frames.h5``: {frames, theory, starts, conformers}; ``starts`` are rows of it."""
     if (done := work.journal.result(STAGE)) is not None:
         return done
-    jobs = _jobs(work)
+    jobs = work.settings.jobs or cores()
     with processes(jobs) if jobs > 1 else nullcontext() as pool:  # the same ones time the steps and make them
         plan = work.journal.decide(STAGE, lambda: _plan(work, molecules, jobs, pool))
         return work.journal.once(STAGE, lambda: _make(work, molecules, plan, pool))
@@ -57,98 +50,37 @@ def cheap_frames(work: Work) -> Path:
 
 def _plan(work: Work, molecules: list[Atoms], jobs: int, pool: Executor | None) -> dict[str, Any]:
     """How many frames the share of the time gives, from some steps of the method, in processes as they are used."""
-    s, measured = work.settings, list[tuple[float, bool]]()
+    s, measured = work.settings, list[float]()
     probe = (str(s.cheap_method), molecules[0], s.charge, s.spin, s.temperature)
-    _each(pool, probe_steps, dict.fromkeys(range(jobs), probe), lambda _, found: measured.append(found))
-    per_step = float(np.mean([seconds for seconds, _ in measured]))
-    count = max(TRAJECTORIES, len(molecules))
-    steps = SHARE * work.left * jobs / per_step - 2 * count * EQUILIBRATION / STEP
-    frames = int(np.clip(steps / (INTERVAL / STEP + 1), FEWEST, MOST))
-    frames = max(frames // (2 * count), 1) * 2 * count
-    return {"frames": frames, "trajectories": 2 * count, "turned": measured[0][1]}
-
-
-def _each(pool: Executor | None, function: Any, tasks: dict[int, tuple[Any, ...]], finished: Any) -> None:
-    """In processes side by side, or in this one."""
-    if pool is not None:
-        run_all(pool, function, tasks, finished)
-        return
-    for key, arguments in tasks.items():
-        finished(key, function(*arguments))
-
-
-def probe_steps(calculator: str, atoms: Atoms, charge: int, spin: int, kelvin: float) -> tuple[float, bool]:
-    """Seconds a step takes, and whether the relaxed molecule has bonds to turn."""
-    method = make_method(calculator, atoms, charge, spin)
-    start = relax(method, atoms.positions)
-    system = System.build(atoms.numbers, masses=atoms.get_masses())
-    md = Sampler(method, system, start, kelvin, 1.0, 0.01, seed=0)
-    began = time.perf_counter()
-    for _ in range(PROBE):
-        md.step()
-    return (time.perf_counter() - began) / PROBE, bool(torsions(atoms.numbers, start))
-
-
-def _jobs(work: Work) -> int:
-    return work.settings.jobs or len(os.sched_getaffinity(0))
-
-
-def make_one(config: GenerationSettings, atoms: Atoms, index: int, path: Path) -> None:
-    """One trajectory into a file; in a process of its own."""
-    save_trajectory(path, run_trajectory(config, atoms, index))
+    side_by_side(pool, step_seconds, dict.fromkeys(range(jobs), probe), lambda _, found: measured.append(found))
+    wanted = 2 * max(TRAJECTORIES, len(molecules))
+    count, frames = frames_within(SHARE * work.left, float(np.mean(measured)), jobs, wanted)
+    return {"frames": frames, "trajectories": count}
 
 
 def _make(work: Work, molecules: list[Atoms], plan: dict[str, Any], pool: Executor | None) -> dict[str, Any]:
-    folder = work.folder / CHEAP_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{k:03d}.npz" for k in range(plan["trajectories"])]
-    missing = {k: _task(work, molecules, plan, k, path) for k, path in enumerate(paths) if not path.is_file()}
-    done = len(paths) - len(missing)
+    s, state = work.settings, (int(work.template.charge[0]), int(work.template.spin[0]))
+    runs = CheapRuns(
+        method=str(s.cheap_method),
+        molecules=molecules,
+        states=[state] * len(molecules),
+        temperatures=(s.hottest, s.temperature),
+        trajectories=plan["trajectories"],
+        frames=plan["frames"],
+        seed=s.seed,
+        source=s.molecule,
+    )
 
-    def finished(_: int, __: None) -> None:
-        nonlocal done
-        done += 1
-        work.progress("cheap frames: trajectories", done, len(paths))
+    def tell(done: int, total: int) -> None:
+        work.progress("cheap frames: trajectories", done, total)
         work.check_time()
 
-    if missing:
-        _each(pool, make_one, missing, finished)
-    found = [load_trajectory(path) for path in paths]
-    blocks, owner = [], []
-    for k, t in enumerate(found):
-        whole = np.flatnonzero(~t.broken)
-        f = work.at(t.positions[whole])
-        labels = t.energy[whole], t.forces[whole]
-        blocks.append(Frames.build(f.numbers, f.positions, *labels, charge=f.charge, spin=f.spin))
-        owner += [k] * len(whole)
-    trajectory = np.array(owner)
-    data = ArrayDataset(Frames.concatenate(blocks), DatasetInfo(str(cheap_frames(work)), "generated"), trajectory)
-    write_frames(cheap_frames(work), data, theory=found[0].theory, source="equimd learn")
-    cool = np.flatnonzero(trajectory % 2 == 1)
-    return {"frames": len(data), "theory": found[0].theory, "starts": cool[::STARTS_EVERY].tolist()}
-
-
-def _task(
-    work: Work, molecules: list[Atoms], plan: dict[str, Any], k: int, path: Path
-) -> tuple[GenerationSettings, Atoms, int, Path]:
-    """The trajectories of even number are hot, those of odd number at the target temperature."""
-    s, each = work.settings, plan["frames"] // plan["trajectories"]
-    config = GenerationSettings(
-        molecule=s.molecule,
-        temperature=s.temperature if k % 2 else s.hottest,
-        frames=each * plan["trajectories"],
-        trajectories=plan["trajectories"],
-        interval=INTERVAL,
-        time_step=STEP,
-        equilibration=EQUILIBRATION,
-        seed=s.seed,
-        calculator=str(s.cheap_method),
-        charge=s.charge,
-        spin=s.spin,
-        torsion_interval=INTERVAL if plan["turned"] else 0.0,
-        hydrogen_mass=HYDROGEN,
-    )
-    return config, molecules[(k // 2) % len(molecules)], k, path
+    found, _ = make_trajectories(runs, work.folder / CHEAP_FOLDER, pool, tell)
+    data = joined_frames(runs, found, cheap_frames(work))
+    theory = next(t.theory for t in found if t is not None)
+    write_frames(cheap_frames(work), data, theory=theory, source="equimd learn")
+    cool = np.flatnonzero(np.asarray(data.trajectory) % 2 == 1)
+    return {"frames": len(data), "theory": theory, "starts": cool[::STARTS_EVERY].tolist()}
 
 
 def start_frames(work: Work, molecules: list[Atoms]) -> tuple[Frames, str]:

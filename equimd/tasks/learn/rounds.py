@@ -17,12 +17,12 @@ from equimd.data.store import StoreDataset
 from equimd.errors import ConfigError, DataError
 from equimd.guard.certificate import Certificate, Claim, Finding
 from equimd.guard.score import exact_scores
-from equimd.guard.thresholds import needed
 from equimd.labels.label import Label
 from equimd.run import Run
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
-from equimd.tasks.audit.task import HALTS_EXPECTED, AuditPlan, audit, best_plan, plan_audit
+from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
+from equimd.tasks.calibrate.task import FEW
 from equimd.tasks.learn.calibrating import FRAMES, dynamics
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, whitened
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
 SEED_FRAMES, FEWEST_SEED = 60, 20  # labels before the first model
 VALIDATION = 8  # one in so many of these is for validation
 CANDIDATES = 300  # cheap frames that the seed is chosen from
-PRETRAINING, FIRST, ROUND = 0.18, 0.1, 0.12  # shares of the time for trainings
+PRETRAINING, FIRST, ROUND = 0.15, 0.1, 0.06  # shares of the time for trainings
 SEED_TIME = 0.15  # share of the time for the first labels
 RIDGE = 1e-8  # of the mean of a matrix's diagonal, added to it: weights that no row depends on
 RATTLE = 0.06  # Angstrom: how far conformers are rattled where there are no cheap frames
 BATCH = (10, 40)  # labels of a round, fewest and most
 MARGIN = 1.3  # on what an audit is expected to take
+HOPE = 0.5  # of that: with less time left, no audit is begun
 PRETRAINED = "cheap"
 COPIES = 8  # of the molecule that the model is timed with
 
@@ -248,11 +249,11 @@ def coverage(known: Calibrated, frames: Frames) -> dict[str, Any]:
 
 
 def audit_seconds(work: Work, cost: float) -> float:
-    """What an audit is expected to take: the runs for its threshold, its own runs, the labels."""
+    """What an audit is expected to take: the first runs for its threshold, its own runs, the labels."""
     s = work.settings
     confidence = confidence_of(attempts(work) + 1)
     draws = trials_needed(0, s.share, confidence)
-    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + needed(HALTS_EXPECTED * s.false_halt_rate)
+    runs = max(draws, trials_needed(2, s.false_halt_rate, confidence)) + FEW
     return MARGIN * (cost * runs * s.run_length + work.label_seconds(draws))
 
 
@@ -285,7 +286,7 @@ def what_next(work: Work, number: int, known: Calibrated, explored: Explored, co
         if spare >= BATCH[0] and work.left > time_for_audit + work.label_seconds(batch) + 2 * ROUND * s.max_time:
             return {**found, "do": "learn", "batch": batch, "seconds": seconds}
         plan = best_plan(claim_of(work), attempt, expected, most=left)
-        if plan is not None and in_time:
+        if plan is not None and work.left > HOPE * time_for_audit:
             return {**found, "do": "audit", **_plan_json(plan)}
         why = f"{left} labels are left, an audit takes {smallest}" if left < smallest else "the time is up"
         return {**found, "do": "stop", "why": why}

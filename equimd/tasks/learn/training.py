@@ -18,14 +18,14 @@ from equimd.run import Run
 from equimd.tasks.learn.work import TimeIsUpError, Work
 from equimd.training.loop import Trainer
 from equimd.training.setup import Setup, complete, prepare, set_threads
-from equimd.training.warm import FINE_RATE
+from equimd.training.warm import FEW_EPOCHS, FEW_RATE, FINE_RATE
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 PROBE = 8  # steps that are timed
 WARM = 2  # steps before that
 COMPILE_FROM = 2400.0  # seconds of all the time, from which compiling the training step pays back
 FEWEST_EPOCHS = 2
-FEW_EPOCHS, FEWEST_FRAMES = 10, 40  # over cheap frames, of which there are enough to leave some out
+PASSES, FEWEST_FRAMES = 10, 40  # over cheap frames, of which there are enough to leave some out
 
 
 def train_model(
@@ -61,14 +61,14 @@ def _settings(work: Work, data: Sequence[Path], val: Path | None, init: Path | N
     else:
         values |= {"val_data": (str(val),), "splits": (1.0, 0.0, 0.0)}
     if init is not None:
-        values |= {"init": str(init), "lr": FINE_RATE}
+        values |= {"init": str(init), "lr": FINE_RATE if s.cheap_method is None else FEW_RATE}
     return values
 
 
 def _plan(work: Work, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Epochs that fit into the time, from some steps of a training that is thrown away, compiled if the real one is."""
-    asked = work.settings.compile
-    pays = work.settings.max_time >= COMPILE_FROM and has_compiler()
+    asked, short = work.settings.compile, settings.get("lr") == FEW_RATE
+    pays = work.settings.max_time >= COMPILE_FROM and has_compiler() and not short
     compile_ = "on" if asked == "on" or (asked == "auto" and pays) else "off"
     began = time.monotonic()
     config = complete(parse_config({**settings, "num_epochs": 1, "compile": compile_}))
@@ -76,10 +76,10 @@ def _plan(work: Work, settings: dict[str, Any], seconds: float) -> dict[str, Any
     each = _seconds_per_epoch(setup, config)
     passes = (seconds - (time.monotonic() - began)) / each
     cheap = "init" not in settings and "val_data" not in settings
-    if passes < FEW_EPOCHS and cheap:  # rather some of the frames often than all of them once
-        count = max(int(passes / FEW_EPOCHS * (len(setup.train) + len(setup.val))), FEWEST_FRAMES)
-        return {"num_epochs": FEW_EPOCHS, "compile": compile_, "subset_size": count}
-    epochs = int(passes)
+    if passes < PASSES and cheap:  # rather some of the frames often than all of them once
+        count = max(int(passes / PASSES * (len(setup.train) + len(setup.val))), FEWEST_FRAMES)
+        return {"num_epochs": PASSES, "compile": compile_, "subset_size": count}
+    epochs = min(int(passes), FEW_EPOCHS) if short else int(passes)
     if epochs < FEWEST_EPOCHS:
         raise ConfigError(
             f"{seconds:.0f} s are too few to train on {len(setup.train)} frames: an epoch takes {each:.1f} s",
