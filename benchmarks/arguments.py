@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.benchmarks.options import Options, data_folders
-from equimd.config import parse_duration
+from equimd.progress import parse_duration
 
 
 def parse(

@@ -53,6 +53,7 @@ SUITES: Registry[Suite] = Registry(
             "equimd.benchmarks.detection.detection_suite:MOLECULES",
         ),
         "learning": Suite("Labels against error: frames chosen in several ways, with cheap labels before or without."),
+        "certificates": Suite("Labels and minutes to a certificate of `equimd learn`, and what fresh runs say of it."),
         "absorbing": Suite("Labels of halted frames absorbed at once by the readout, against retraining."),
         "scale": Suite("Training on more and more structures of many sizes: first step, memory, atoms a second."),
         "search": Suite("Settings of the model and of the training beside each other."),

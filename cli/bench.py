@@ -99,8 +99,9 @@ def _options(
     """The options all suites share, checked, and the file of results."""
     from equimd.benchmarks.accuracy.accuracy_suite import MOLECULES
     from equimd.benchmarks.options import Options, data_folders, installed_peers, peer_python
-    from equimd.config import parse_config, parse_duration
+    from equimd.config import parse_config
     from equimd.files import check_output
+    from equimd.progress import parse_duration
 
     check_output(out / results, overwrite)
     named = MOLECULES if molecules == "all" else _words(molecules)

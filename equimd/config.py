@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from equimd.errors import SEVERAL_FILES, ConfigError
 from equimd.files import STRANGE
+from equimd.progress import parse_duration
 from equimd.registry import Registry
 
 if TYPE_CHECKING:
@@ -109,22 +109,6 @@ class ModelConfig(Settings):
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")
-
-
-DURATION_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_duration(value: object) -> object:
-    """Seconds from ``90``, ``"90s"``, ``"45m"``, ``"2h"`` or ``"1h30m"``; pydantic checks anything else."""
-    if not isinstance(value, str):
-        return value
-    parts = re.findall(r"([0-9.]+)\s*([a-z]*)", value.strip().lower())
-    if not parts or "".join(a + b for a, b in parts) != re.sub(r"\s+", "", value.lower()):
-        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m")
-    try:
-        return sum(float(number) * DURATION_UNITS[unit or "s"] for number, unit in parts)
-    except (KeyError, ValueError):
-        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m") from None
 
 
 def _as_text(value: object) -> object:
@@ -292,10 +276,8 @@ class TrainConfig(Settings):
             raise ValueError("energy_weight and forces_weight are both 0: nothing would be learned")
         if self.init and self.pretrain:
             raise ValueError("init and pretrain are both given, and a model has one start: leave one of them out")
-        if self.pretrain_time and not self.pretrain:
-            raise ValueError("pretrain_time is given without pretrain: pretrain is gfn2, gfn1, frames or a run")
-        if self.pretrain_time and self.max_time and self.pretrain_time >= self.max_time:
-            raise ValueError("pretrain_time is a part of max_time, and must be below it")
+        if self.pretrain_time and (not self.pretrain or self.pretrain_time >= (self.max_time or float("inf"))):
+            raise ValueError("pretrain_time is a part of max_time, below it, and for pretrain: gfn2, frames or a run")
         return self
 
 
@@ -313,7 +295,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "accurate": {"lmax": 3, "lr": 1e-3},
 }
-SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 
 # what the training finds out for itself, and no user states
 DERIVED_KEYS = ("elements", "states", "energy_only")

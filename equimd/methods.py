@@ -120,6 +120,11 @@ class AseMethod:
     label = propagate
 
 
+def theory_of(name: str) -> str | None:
+    """What files call the method ``name``; None for one that is not built in."""
+    return _XTB.get(name.strip().lower())
+
+
 def make_method(name: str, atoms: Atoms, charge: int = 0, spin: int = 0) -> Method:
     """The method ``name`` for structures like ``atoms``. ``spin`` is the multiplicity, 0 for the lowest possible.
 

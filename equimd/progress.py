@@ -6,6 +6,7 @@ A task is given ``progress``, anything that can be called with a :class:`Progres
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,22 @@ def duration(seconds: float) -> str:
     if s < 60:
         return f"{s}s"
     return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
+
+
+DURATION_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from ``90``, ``"90s"``, ``"45m"``, ``"2h"`` or ``"1h30m"``; pydantic checks anything else."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"([0-9.]+)\s*([a-z]*)", value.strip().lower())
+    if not parts or "".join(a + b for a, b in parts) != re.sub(r"\s+", "", value.lower()):
+        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m")
+    try:
+        return sum(float(number) * DURATION_UNITS[unit or "s"] for number, unit in parts)
+    except (KeyError, ValueError):
+        raise ValueError(f"'{value}' is not a time; write 90s, 45m, 2h or 1h30m") from None
 
 
 def time_left(elapsed: float, share: float) -> str:

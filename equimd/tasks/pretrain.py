@@ -12,6 +12,7 @@ import time
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from equimd.data.convert import write_frames
 from equimd.data.given import open_given
 from equimd.errors import ConfigError, DataError, Interrupted
 from equimd.files import understood, write_json
-from equimd.methods import check_method
+from equimd.methods import check_method, theory_of
 from equimd.notices import note, warn
 from equimd.progress import counting, duration
 from equimd.run import Run
@@ -57,6 +58,7 @@ FEWEST_ENERGIES, USUAL = 20, 300.0  # of a molecule, to tell its temperature by;
 HOTTER = 400.0  # K above the training frames' temperature
 COLDEST, HOTTEST = 200.0, 1500.0  # K
 VALIDATION = 0.05  # of the frames
+FEW_FRAMES = 500  # to train on, up to which pretraining is worth a word
 
 
 def check_pretraining(config: RunConfig, processes: int) -> None:
@@ -78,6 +80,32 @@ def check_pretraining(config: RunConfig, processes: int) -> None:
     except ConfigError as error:
         hint = f"{error.hint or ''}; or gfn2, gfn1, a file of frames, a run".removeprefix("; ")
         raise ConfigError(error.what, where="--pretrain", hint=hint) from None
+
+
+def check_theory(setup: Setup) -> None:
+    """Raise ConfigError where the method that is to make cheap frames is the one that labelled the training frames."""
+    given = setup.config.training.pretrain
+    if given is None or source_of(given) != METHOD or (theory := theory_of(given)) is None:
+        return
+    if str(setup.train.info.extra.get("theory", "")) == theory:
+        raise ConfigError(
+            f"the training frames are labelled by {theory} themselves",
+            where=f"--pretrain {given}",
+            hint="a cheaper method, such as gfn1; or more frames of this one: equimd data generate, and --data",
+        )
+
+
+def worth_it(setup: Setup) -> str | None:
+    """A sentence on what pretraining would cost and bring, where frames are few and the method is installed."""
+    t, data = setup.config.training, setup.train
+    if t.init or t.pretrain or len(data) > FEW_FRAMES or setup.periodic or find_spec("tblite") is None:
+        return None
+    known = str(data.info.extra.get("theory", "")) == theory_of("gfn2")
+    cost = duration(WITHOUT_LIMIT if t.max_time is None else SHARE * t.max_time)
+    return (
+        f"{len(data)} training frames are few: --pretrain {'gfn1' if known else 'gfn2'} would spend {cost} on cheap "
+        "frames of the same molecules first, which lowers errors, of hot frames most"
+    )
 
 
 def _reading(config: RunConfig) -> ReadingSettings:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd import plots
-from equimd.config import SHORT_TRAINING, ReadingSettings, RunConfig, config_fields, parse_config, read_config
+from equimd.config import ReadingSettings, RunConfig, config_fields, parse_config, read_config
 from equimd.data.convert import write_frames
 from equimd.data.given import BUNDLED, GivenData, given_names, open_given
 from equimd.errors import ConfigError, Interrupted
@@ -26,7 +26,7 @@ from equimd.run import Run, check_free, free_name
 from equimd.shown import Shown
 from equimd.tasks.evaluate.measure import finish_run, table
 from equimd.tasks.keywords import takes
-from equimd.tasks.pretrain import check_pretraining, pretrained
+from equimd.tasks.pretrain import check_pretraining, check_theory, pretrained, worth_it
 from equimd.training.account import learned_nothing, plan
 from equimd.training.deadline import slurm_end, stop_time
 from equimd.training.loop import Trainer
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from equimd.progress import Callback
 
 METRICS_FILE = "metrics.csv"
+SHORT_TRAINING = 900.0  # seconds in which the small preset gets farther than the default one
 DATA_KEYS = ("data", "val_data", "test_data")
 
 
@@ -205,6 +206,9 @@ def _new(
         kept |= _reading_of_kept(config)
     config = complete(config.model_copy(update={"dataset": config.dataset.model_copy(update=kept)}))
     setup = prepare(config, frames=frames)
+    check_theory(setup)
+    if (advice := worth_it(setup)) is not None:
+        setup.notes.append(advice)
     run = Run.create(folder, config, {"data": setup.description()}, overwrite=overwrite)
     for key, data in frames.items():
         write_frames(run.path / f"{key}.h5", data, source=data.info.path)

@@ -147,9 +147,10 @@ def test_frames_and_a_run_are_given(tmp_path: Path) -> None:
     [
         ({"pretrain": "gfn7"}, "unknown calculator 'gfn7'"),
         ({"pretrain": "gfn2", "init": "runs/other"}, "leave one of them out"),
-        ({"pretrain_time": 30.0}, "without pretrain"),
-        ({"pretrain": "gfn2", "pretrain_time": 30.0, "max_time": 20.0}, "must be below it"),
+        ({"pretrain_time": 30.0}, "and for pretrain"),
+        ({"pretrain": "gfn2", "pretrain_time": 30.0, "max_time": 20.0}, "a part of max_time, below it"),
         ({"pretrain": "nothing.xyz"}, "nothing.xyz"),
+        ({"pretrain": "gfn2"}, "labelled by GFN2-xTB themselves"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(given: dict[str, Any], said: str, tmp_path: Path) -> None:

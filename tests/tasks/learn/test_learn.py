@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import equimd
 from equimd import config, plots
+from equimd.benchmarks.certificates import certificates_suite
 from equimd.cli import main
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
@@ -212,6 +213,29 @@ def test_interrupted_at_many_moments_it_ends_the_same(often: tuple[Path, Learned
     assert len(labels_of(other)) == executor.calls and labels_of(other).keys() < labels_of(folder).keys()
     finished = learn(other, chosen, executor=executor)
     assert finished.certificate == whole.certificate and executor.calls == whole.labels["total"] - before
+
+
+def test_fresh_runs_stand_beside_the_certificate(often: tuple[Path, Learned], tmp_path: Path) -> None:
+    path, found = often
+    others, executor = tmp_path / "others", Here()
+    others.mkdir()
+    begin(settings(seed=3), others / "learn")
+    folders = [path, others / "learn"]
+    table = certificates_suite.run(folders, tmp_path, tmp_path / "work", runs=12, executor=executor)
+    rows = {r["name"]: r for r in json.loads((tmp_path / "certificates.json").read_text())["rows"]}
+    value = {name.rsplit("/", 2)[1] + "/" + name.rsplit("/", 1)[1]: r["value"] for name, r in rows.items()}
+    assert value["seed0/certified"] == 1 and value["seed3/certified"] == 0
+    assert value["seed0/labels"] == found.labels["total"] and value["seed0/fresh_runs"] == 12
+    halts, labelled = 12 * value["seed0/fresh_halts"], value["seed0/fresh_labelled"]
+    assert executor.calls >= labelled > 0 and labelled <= 12
+    assert value["seed0/fresh_largest"] > 0 and "seed3/fresh_bad" not in value
+    low, high = rows["learn/water/300K-500meV-0.25/seed0/fresh_halts"]["interval"]
+    assert low <= halts / 12 <= high
+    text = table.read_text()
+    assert "| `equimd learn water" in text and "| no |" in text and f" of {labelled:.0f}: " in text
+    calls = executor.calls
+    certificates_suite.run(folders, tmp_path, tmp_path / "work", runs=12, executor=executor)
+    assert executor.calls == calls and table.read_text() == text  # what is measured is kept
 
 
 def test_too_few_labels_end_without_a_certificate(often: tuple[Path, Learned], tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Certificates of learn held to account by fresh runs."""
