@@ -23,9 +23,9 @@ from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import made_by, merge
 from equimd.config import read_config
-from equimd.data.fetch import cache_folder
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
+from equimd.files import cache_folder
 from equimd.labels.ledger import LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
 from equimd.progress import duration

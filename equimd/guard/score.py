@@ -148,21 +148,29 @@ class StepScore:
         Raises:
             UncertaintyError: the force function supplies neither.
         """
+        scores, rows = self.screened(positions, extras)
+        if rows is None:
+            return scores, None
+        atoms = positions.new_full(positions.shape[:2], torch.nan, dtype=torch.float64)
+        if len(rows):
+            atoms[rows] = self.exact(positions[rows])
+            scores[rows] = atoms[rows].amax(-1)
+        return scores, atoms
+
+    def screened(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The scores of those that the screen clears, and the rows of the others, whose scores are exact ones and still
+        to be computed, and which are counted as such; None where it clears all."""
         screen, level = self._screen(extras), self.decision.level
         values = screen.tolist()
         self.count += len(values)
         if all(value < level for value in values):  # in nearly every step, and of few numbers
             return screen, None
         screen = screen.to(positions.device)
-        atoms = positions.new_full(positions.shape[:2], torch.nan, dtype=torch.float64)
         rows = ~self.decision.quiet(screen)
         finite = torch.isfinite(positions).all(-1).all(-1) & torch.isfinite(screen)
-        rows, scores = (rows & finite).nonzero().flatten(), torch.where(finite, screen, torch.nan)
+        rows = (rows & finite).nonzero().flatten()
         self.exact_count += len(rows)
-        if len(rows):
-            atoms[rows] = self.exact(positions[rows])
-            scores[rows] = atoms[rows].amax(-1)
-        return scores, atoms
+        return torch.where(finite, screen, torch.nan), rows
 
     def exact(self, positions: Tensor) -> Tensor:
         """sqrt(trace C_i) (A, n) of finite positions (A, n, 3), whatever the screen says; not counted."""

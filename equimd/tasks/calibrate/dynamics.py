@@ -9,7 +9,7 @@ that fails, and scores that differ from those of held-out reference frames (:fun
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ from equimd.tasks.calibrate.settings import CalibrationSettings
 
 Progress = Callable[[int, int], None]
 SEED_OFFSET = 1 << 40  # keeps the random numbers of these runs apart from those of a simulation with the same seed
+LATE = 64  # exact scores that are computed at a time
 MEDIAN_RATIO = 1.5  # own median score over reference median, and its inverse: beyond, the dynamics is elsewhere
 
 
@@ -147,6 +148,38 @@ class Molecule:
         )
 
 
+class LateScores:
+    """Scores of steps into an array, the exact ones many at a time: nothing waits for them here, and of one frame an
+    exact score takes several times as long as of each of many.
+
+    Args:
+        found: (B, n) runs and scored steps. rows: of it, those of the replicas.
+    """
+
+    def __init__(self, score: StepScore, found: np.ndarray, rows: np.ndarray) -> None:
+        self.score, self.found, self.rows = score, found, rows
+        self._waiting: list[tuple[int, int, torch.Tensor]] = []
+
+    def add(self, column: int, positions: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> None:
+        """Of one step: positions (R, n, 3), and what the forces gave beside them."""
+        values, left = self.score.screened(positions, extras)
+        self.found[self.rows, column] = values.cpu().numpy()
+        if left is None:
+            return
+        self._waiting += [(int(self.rows[k]), column, positions[k].clone()) for k in left.tolist()]
+        if len(self._waiting) >= LATE:
+            self.compute()
+
+    def compute(self) -> None:
+        """Those that wait."""
+        if not self._waiting:
+            return
+        rows, columns, positions = zip(*self._waiting, strict=True)
+        exact = self.score.exact(torch.stack(positions)).amax(-1)
+        self.found[list(rows), list(columns)] = exact.cpu().numpy()
+        self._waiting = []
+
+
 @dataclass(frozen=True)
 class Early:
     """When fewer runs than asked for are enough.
@@ -199,17 +232,19 @@ def run_own_dynamics(
         simulation = molecule.simulation(settings, temperature_K, decision)
         score = cast(StepScore, simulation.judge.score)
 
-        def note(s: Simulation, score=score, rows=rows, number=number) -> None:  # type: ignore[no-untyped-def]
+        scores = LateScores(score, found, rows)
+
+        def note(s: Simulation, scores=scores, number=number) -> None:  # type: ignore[no-untyped-def]
             state = s.state
             if state.step % every == 0:
-                values, _ = score(state.positions, state.extras)
-                found[rows, state.step // every - 1] = values.cpu().numpy()
+                scores.add(state.step // every - 1, state.positions, state.extras)
             if state.step % 50 == 0 or state.step == steps:
                 heat.append(float(temperature(s.system, state.velocities, s.dof).mean()))
                 if progress is not None:
                     progress(number * steps + state.step, len(groups) * steps)
 
         simulation.run(steps, observer=note, stop=lambda s=simulation: not all(s.state.active))  # type: ignore[misc]
+        scores.compute()
         events = simulation.suspects.frames()
         broken += [f"{e.reason} at step {e.step}" for e in events]
         exact, count = exact + score.exact_count, count + score.count

@@ -184,12 +184,13 @@ def share_above(maxima: np.ndarray, value: float) -> float:
 
 def _shipped(calibration: Calibration, error: float) -> Calibration:
     """Halt where the error bound equals the error that makes a frame bad, if that is above the threshold of the rate:
-    a better model then halts less."""
-    halt = calibration.halt
-    if halt is None:
+    a better model then halts less. The screen's level rises with the threshold, so that few steps take an exact score.
+    """
+    halt, level = calibration.halt, calibration.levels.halt
+    if halt is None or level is None:
         return calibration
     value = error / calibration.error.multiplier
-    if value <= halt.value:
-        return calibration
-    # the rate is at most what it was: of the interval, the upper end is left
-    return replace(calibration, halt=replace(halt, value=value, interval=(0.0, halt.interval[1])))
+    if value > halt.value:  # the rate is at most what it was: of the interval, the upper end is left
+        halt = replace(halt, value=value, interval=(0.0, halt.interval[1]))
+    levels = replace(calibration.levels, halt=max(level, calibration.screen.level_for(halt.value)))
+    return replace(calibration, halt=halt, levels=levels)
