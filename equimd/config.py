@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equimd.errors import SEVERAL_FILES, ConfigError
+from equimd.fields import File, Files, Seconds, WholeNumber
 from equimd.files import STRANGE
-from equimd.progress import parse_duration
 from equimd.registry import Registry
 
 if TYPE_CHECKING:
@@ -111,28 +111,8 @@ class ModelConfig(Settings):
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")
 
 
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _as_tuple(value: object) -> object:
-    if isinstance(value, (str, Path)):
-        return (str(value),)
-    return tuple(_as_text(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _no_truth(value: object) -> object:
-    if type(value).__name__ in ("bool", "bool_"):  # numpy's too
-        raise ValueError("input should be a whole number, not true or false")
-    return value
-
-
-WholeNumber = Annotated[int | None, BeforeValidator(_no_truth)]
-Seconds = Annotated[float, BeforeValidator(parse_duration)]
-File = Annotated[str, BeforeValidator(_as_text)]
 CHARGE: Any = Field(None, ge=-1000, le=1000, description="total charge of structures that state none, e")
 SPIN: Any = Field(None, ge=1, le=1000, description="multiplicity 2S+1 of structures that state none")
-Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
 class StateSettings(Settings):

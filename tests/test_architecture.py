@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("notices", "shown"),
     ("registry", "units", "files", "progress", "interrupts", "chemistry"),
-    ("terminal",),
+    ("fields", "terminal"),
     ("config", "machine", "workers"),
     ("data",),
     ("model",),

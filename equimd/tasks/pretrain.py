@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from equimd.progress import Callback, Progress
 
 WITHOUT_LIMIT = 900.0  # seconds for it, where the training has epochs and no time
-SHARE = 0.5  # of the time, where it is not stated
+FEW, SHARE_OF_FEW, SHARE = 300, 0.8, 0.5  # its part of the time, where it is not stated: up to so many frames, beyond
 MAKING = 0.25  # of its time, at most, for making frames
 LOOKED_AT = 2000  # training frames, for their molecules
 MOLECULES, STARTS = 16, 4  # that trajectories start from: molecules; structures, where there is one molecule
@@ -58,7 +58,7 @@ FEWEST_ENERGIES, USUAL = 20, 300.0  # of a molecule, to tell its temperature by;
 HOTTER = 400.0  # K above the training frames' temperature
 COLDEST, HOTTEST = 200.0, 1500.0  # K
 VALIDATION = 0.05  # of the frames
-FEW_FRAMES = 500  # to train on, up to which pretraining is worth a word
+WORTH_A_WORD = 500  # training frames, up to which pretraining is recommended
 
 
 def check_pretraining(config: RunConfig, processes: int) -> None:
@@ -98,14 +98,24 @@ def check_theory(setup: Setup) -> None:
 def worth_it(setup: Setup) -> str | None:
     """A sentence on what pretraining would cost and bring, where frames are few and the method is installed."""
     t, data = setup.config.training, setup.train
-    if t.init or t.pretrain or len(data) > FEW_FRAMES or setup.periodic or find_spec("tblite") is None:
+    if t.init or t.pretrain or len(data) > WORTH_A_WORD or setup.periodic or find_spec("tblite") is None:
         return None
     known = str(data.info.extra.get("theory", "")) == theory_of("gfn2")
-    cost = duration(WITHOUT_LIMIT if t.max_time is None else SHARE * t.max_time)
     return (
-        f"{len(data)} training frames are few: --pretrain {'gfn1' if known else 'gfn2'} would spend {cost} on cheap "
+        f"{len(data)} training frames are few: --pretrain {'gfn1' if known else 'gfn2'} would spend "
+        f"{duration(seconds_of(setup))} on cheap "
         "frames of the same molecules first, which lowers errors, of hot frames most"
     )
+
+
+def seconds_of(setup: Setup) -> float:
+    """What all of it takes: as stated, else a part of the time, the larger one where there is little to learn after."""
+    t = setup.config.training
+    if t.pretrain_time is not None:
+        return t.pretrain_time
+    if t.max_time is None:
+        return WITHOUT_LIMIT
+    return (SHARE_OF_FEW if len(setup.train) <= FEW else SHARE) * t.max_time
 
 
 def _reading(config: RunConfig) -> ReadingSettings:
@@ -113,9 +123,12 @@ def _reading(config: RunConfig) -> ReadingSettings:
     return ReadingSettings(charge=config.dataset.charge, spin=config.dataset.spin)
 
 
-def pretrained(setup: Setup, run: Run, progress: Callback | None) -> Setup:
+def pretrained(setup: Setup, run: Run, stop_at: float | None, progress: Callback | None) -> Setup:
     """The training as it goes on from a pretrained model, with the time that is left; the pretraining itself where it
     is not done yet.
+
+    Args:
+        stop_at: by the clock, when to stop, so that it can be gone on with; as of a training.
 
     Raises:
         Interrupted: Ctrl-C; what is done so far is kept. ConfigError, DataError: frames can't be made or are no good.
@@ -126,7 +139,7 @@ def pretrained(setup: Setup, run: Run, progress: Callback | None) -> Setup:
     info = dict(run.info.get("pretraining", {}))
     if info.get("status") != "completed":
         try:
-            setup, info = _pretrain(setup, run, info, progress)
+            setup, info = _pretrain(setup, run, info, stop_at, progress)
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted("interrupted in its pretraining", None) from None
     return _with_time_left(setup, float(info["seconds"]))
@@ -151,10 +164,12 @@ def _with_time_left(setup: Setup, spent: float) -> Setup:
     return replace(setup, config=setup.config.model_copy(update={"training": training}))
 
 
-def _pretrain(setup: Setup, run: Run, info: dict[str, Any], progress: Callback | None) -> tuple[Setup, dict[str, Any]]:
+def _pretrain(
+    setup: Setup, run: Run, info: dict[str, Any], stop_at: float | None, progress: Callback | None
+) -> tuple[Setup, dict[str, Any]]:
     """Frames, a run of them, and the training as it starts from there."""
     t = setup.config.training
-    whole = t.pretrain_time or (WITHOUT_LIMIT if t.max_time is None else SHARE * t.max_time)
+    whole = seconds_of(setup)
     if source_of(str(t.pretrain)) == METHOD:
         if "frames" not in info:
             info |= _make(setup, run, MAKING * whole, progress)
@@ -163,7 +178,7 @@ def _pretrain(setup: Setup, run: Run, info: dict[str, Any], progress: Callback |
     else:
         data = str(t.pretrain)
     config = _of_pretraining(setup.config, data, max(whole - float(info.get("making_seconds", 0.0)), 1.0))
-    trainer = _trainer(config, run.path / PRETRAINED, progress)
+    trainer = _trainer(config, run.path / PRETRAINED, stop_at, progress)
     ended = trainer.fit()
     seconds = float(info.get("making_seconds", 0.0)) + trainer.elapsed()
     if ended == "interrupted":
@@ -193,7 +208,7 @@ def _of_pretraining(config: RunConfig, data: str, seconds: float) -> RunConfig:
     return config.model_copy(update={"dataset": frames, "training": t.model_copy(update=changed)})
 
 
-def _trainer(config: RunConfig, path: Path, progress: Callback | None) -> Trainer:
+def _trainer(config: RunConfig, path: Path, stop_at: float | None, progress: Callback | None) -> Trainer:
     """Of a run in ``path``, gone on with if it is there."""
 
     def tell(event: Progress) -> None:
@@ -201,11 +216,11 @@ def _trainer(config: RunConfig, path: Path, progress: Callback | None) -> Traine
             progress(replace(event, stage="pretraining", head=f"pretraining, {event.head}"))
 
     if (path / "run.json").is_file() and (run := Run.open(path)).trained:
-        return Trainer(prepare(run.config, run=run), run, resume=True, progress=tell)
+        return Trainer(prepare(run.config, run=run), run, resume=True, progress=tell, stop_at=stop_at)
     setup = prepare(complete(config))
     run = Run.create(path, setup.config, {"data": setup.description()}, overwrite=path.exists())
     setup.keep(run)
-    return Trainer(setup, run, progress=tell)
+    return Trainer(setup, run, progress=tell, stop_at=stop_at)
 
 
 def _make(setup: Setup, run: Run, seconds: float, progress: Callback | None) -> dict[str, Any]:

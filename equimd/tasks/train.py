@@ -32,7 +32,7 @@ from equimd.training.deadline import slurm_end, stop_time
 from equimd.training.loop import Trainer
 from equimd.training.parallel import Processes, launched
 from equimd.training.setup import RESUMABLE, Setup, complete, prepare
-from equimd.training.warm import FINE_RATE, inherited
+from equimd.training.warm import FEW_RATE, inherited
 
 if TYPE_CHECKING:
     from equimd.calculators import LoadedModel
@@ -180,7 +180,7 @@ def stated_settings(
     if (stated := {**stated, **given}).get("init"):
         given = {**inherited(stated), **given}
     elif stated.get("pretrain"):
-        given = {"lr": FINE_RATE, **stated, **given}
+        given = {"lr": FEW_RATE, **stated, **given}
     return parse_config(given, where=where, base=base)
 
 
@@ -283,9 +283,9 @@ def _fit(setup: Setup, run: Run, stop_at: float | None, processes: Processes, pr
     note(f"run: {run.path}")
     resume, before = run.trained, setup
     try:
-        setup = pretrained(setup, run, progress)
+        setup = pretrained(setup, run, stop_at, progress)
     except Interrupted as error:
-        done = TrainResult(run.path, "interrupted", 0, 0, 0, 0.0, 0.0)
+        done = TrainResult(run.path, "interrupted", 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
         raise Interrupted(f"{error}; go on with: equimd train --resume {run.path}", done) from None
     if setup.notes is not before.notes:
         say(setup)

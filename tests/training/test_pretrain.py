@@ -22,7 +22,7 @@ from equimd.run import Run
 from equimd.tasks import pretrain
 from equimd.tasks.generate import cheap
 from equimd.tasks.train import stated_settings
-from equimd.training.warm import FINE_RATE, FRAMES, METHOD, MODEL, source_of
+from equimd.training.warm import FEW_RATE, FRAMES, METHOD, MODEL, source_of
 from equimd.units import KB
 
 TINY: dict[str, Any] = {
@@ -103,7 +103,7 @@ def test_frames_are_made_and_the_training_starts_from_their_model(tmp_path: Path
     assert info["temperatures_K"][1] - info["temperatures_K"][0] == pretrain.HOTTER
     own = Run.open(done.run / "pretrain" / "model")
     assert own.info["status"] == "completed" and own.config.training.lr == 1e-3
-    assert Run.open(done.run).config.training.lr == FINE_RATE
+    assert Run.open(done.run).config.training.lr == FEW_RATE
     assert {"cheap frames", "pretraining"} <= set(said)
     assert not list((done.run / "pretrain").glob("*.npz"))
     # without an epoch of its own it is the model of the cheap frames, at another zero of energy
@@ -162,10 +162,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(given: dict[str, A
 
 def test_settings_beneath_those_stated() -> None:
     given = {"data": "bundled:ethanol", "pretrain": "gfn1"}
-    assert stated_settings(None, given).training.lr == FINE_RATE
+    assert stated_settings(None, given).training.lr == FEW_RATE
     assert stated_settings(None, {**given, "lr": 5e-4}).training.lr == 5e-4
-    assert stated_settings(None, {**given, "preset": "accurate"}).training.lr == FINE_RATE
-    config = pretrain._of_pretraining(parse_config({**given, "lmax": 1, "lr": FINE_RATE}), "cheap.h5", 60.0)
+    assert stated_settings(None, {**given, "preset": "accurate"}).training.lr == FEW_RATE
+    config = pretrain._of_pretraining(parse_config({**given, "lmax": 1, "lr": FEW_RATE}), "cheap.h5", 60.0)
     assert config.training.lr == 1e-3 and config.training.max_time == 60.0 and config.training.pretrain is None
 
 

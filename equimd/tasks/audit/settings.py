@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from equimd.config import Files, Seconds, Settings, StateSettings
+from equimd.config import Settings, StateSettings
 from equimd.errors import ConfigError
+from equimd.fields import Files, Seconds
 
 
 def force_error(value: object) -> object:

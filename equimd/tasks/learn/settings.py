@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from equimd.config import Files, Seconds
 from equimd.errors import ConfigError
+from equimd.fields import Files, Seconds
 from equimd.md.ensembles import FRICTION, check_scale
 from equimd.tasks.audit.settings import AskSettings, ClaimSettings
 

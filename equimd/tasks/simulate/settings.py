@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from equimd.config import CHARGE, SPIN, WholeNumber, known_key, read_config
+from equimd.config import CHARGE, SPIN, known_key, read_config
 from equimd.errors import ConfigError
+from equimd.fields import WholeNumber
 from equimd.md.ensembles import DEFAULT, FRICTION, TAU, EnsembleName, EnsembleSettings, further_options
 
 DEFAULT_STEPS = 10_000
