@@ -22,9 +22,9 @@ from typing import Any
 
 from equimd.benchmarks.options import HERE, Options, find_file, peer_python, rmd17_files, say
 from equimd.benchmarks.results import Row, merge
-from equimd.config import SHORT_TRAINING
 from equimd.errors import DataError, MachineError
 from equimd.files import file_digest
+from equimd.tasks.train import SHORT_TRAINING
 
 PEER = HERE / "peers" / "schnetpack_painn.py"
 MOLECULES = (

@@ -98,7 +98,8 @@ def check_theory(setup: Setup) -> None:
 def worth_it(setup: Setup) -> str | None:
     """A sentence on what pretraining would cost and bring, where frames are few and the method is installed."""
     t, data = setup.config.training, setup.train
-    if t.init or t.pretrain or len(data) > WORTH_A_WORD or setup.periodic or find_spec("tblite") is None:
+    small = len(data) <= WORTH_A_WORD and not setup.periodic and t.forces_weight
+    if t.init or t.pretrain or not small or find_spec("tblite") is None:
         return None
     known = str(data.info.extra.get("theory", "")) == theory_of("gfn2")
     return (
