@@ -177,7 +177,7 @@ def stated_settings(
         return parse_config(given, where=where, base=settings)
     stated = {} if settings is None else read_config(settings)
     base = None if settings is None else parse_config(stated, where=str(settings))
-    if (stated := {**stated, **given}).get("init"):
+    if (stated := {**stated, **given}).get("init") and not stated.get("pretrain"):
         given = {**inherited(stated), **given}
     elif stated.get("pretrain"):
         given = {"lr": FEW_RATE, **stated, **given}
