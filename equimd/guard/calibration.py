@@ -59,6 +59,21 @@ class Levels:
     halt: float | None = None
 
 
+@dataclass(frozen=True)
+class ScoredFrames:
+    """Labelled frames beside their scores, in order of time within each trajectory; eV/Angstrom, one value a frame.
+
+    Attributes:
+        screen, exact: the free score and the exact one. error: largest force error on an atom.
+        trajectory: which one the frame is from.
+    """
+
+    screen: tuple[float, ...]
+    exact: tuple[float, ...]
+    error: tuple[float, ...]
+    trajectory: tuple[int, ...]
+
+
 @dataclass(frozen=True, repr=False)
 class Calibration(Shown):
     """All that turns a model into one that knows its errors.
@@ -72,6 +87,7 @@ class Calibration(Shown):
         model_sha256: of the weights, as in the header of model.safetensors.
         data_sha256: of the frames, by part: ``train``, ``calibration`` ...
         report: how good it was found to be.
+        frames: that the flag and error thresholds are from. test_frames: others, of the report.
         created: time, ISO 8601. versions: of the packages it was made with.
     """
 
@@ -87,6 +103,8 @@ class Calibration(Shown):
     model_sha256: str
     data_sha256: dict[str, str]
     report: dict[str, Any] = field(default_factory=dict)
+    frames: ScoredFrames | None = None
+    test_frames: ScoredFrames | None = None
     created: str = field(default_factory=_now)
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -131,13 +149,16 @@ class Calibration(Shown):
     def error_decision(self, bound: float) -> tuple[StepDecision, float]:
         """The decision, and its threshold on the score, for a bound (eV/Angstrom) on the error q * sigma.
 
+        Above the screen's level of halts it is the decision of halts, so that the runs behind these tell its rate.
+
         Raises:
             UncertaintyError: a bound that is not positive.
         """
         if not bound > 0:
             raise UncertaintyError(f"an error bound of {bound:g} eV/Angstrom", hint="a positive number")
-        threshold = bound / self.error.multiplier
-        return StepDecision(self.calibrated, self.screen, self.screen.level_for(threshold)), threshold
+        threshold, halts = bound / self.error.multiplier, self.levels.halt
+        level = self.screen.level_for(threshold) if halts is None or threshold < halts else halts
+        return StepDecision(self.calibrated, self.screen, level), threshold
 
     def choose(self, asked: str | float) -> tuple[Mode | Literal["error"], StepDecision, float]:
         """Kind, decision and threshold of what :func:`~equimd.guard.thresholds.parse_threshold` made of a wish other
@@ -244,6 +265,8 @@ class _Told:
     data_sha256: dict[str, str]
     created: str
     versions: dict[str, str]
+    frames: ScoredFrames | None = None
+    test_frames: ScoredFrames | None = None
 
 
 @dataclass
@@ -261,6 +284,12 @@ class _On:
 @dataclass
 class _Dynamics:
     maxima: list[float] | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class _Partition:
+    frames: dict[str, int] | None = None
 
 
 @dataclass
@@ -271,6 +300,7 @@ class _Reported:
     forces: _Forces | None = None
     reported_on: _On | None = None
     dynamics: _Dynamics | None = None
+    partition: _Partition | None = None
 
 
 def _build(values: Mapping[str, Any], layer: LastLayer) -> Calibration:

@@ -152,8 +152,8 @@ def flag_threshold(scores: np.ndarray, alpha: float, *, trajectory: np.ndarray |
     """
     scores = _checked(scores)
     value = _quantile(scores, alpha, "frames")
-    effective = _effective(scores, value, trajectory)
-    return FlagThreshold(value, alpha, len(scores), effective, _rate_interval(effective, alpha))
+    worth = effective(scores, value, trajectory)
+    return FlagThreshold(value, alpha, len(scores), worth, rate_interval(worth, alpha))
 
 
 def halt_threshold(maxima: np.ndarray, alpha: float, run_length: int) -> HaltThreshold:
@@ -164,7 +164,7 @@ def halt_threshold(maxima: np.ndarray, alpha: float, run_length: int) -> HaltThr
     """
     maxima = _checked(maxima)
     value = _quantile(maxima, alpha, f"independent blocks of {run_length} steps")
-    return HaltThreshold(value, alpha, run_length, len(maxima), _rate_interval(len(maxima), alpha))
+    return HaltThreshold(value, alpha, run_length, len(maxima), rate_interval(len(maxima), alpha))
 
 
 def block_maxima(scores: np.ndarray, run_length: int) -> np.ndarray:
@@ -196,9 +196,9 @@ def error_bound(
         raise UncertaintyError("a predicted sigma is zero", hint="calibrate first")
     alpha, ratio = 1 - coverage, errors / sigmas
     q = _quantile(ratio, alpha, "frames")
-    effective = _effective(ratio, q, trajectory)
-    low, high = _rate_interval(effective, alpha)
-    return ErrorBound(q, coverage, len(ratio), effective, (1 - high, 1 - low))
+    worth = effective(ratio, q, trajectory)
+    low, high = rate_interval(worth, alpha)
+    return ErrorBound(q, coverage, len(ratio), worth, (1 - high, 1 - low))
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,14 @@ def _quantile(scores: np.ndarray, alpha: float, what: str) -> float:
     return float(np.partition(scores, rank(n, alpha) - 1)[rank(n, alpha) - 1])
 
 
-def _effective(scores: np.ndarray, value: float, trajectory: np.ndarray | None) -> float:
-    """Frames over the larger correlation time of the scores themselves and of their being above the threshold."""
+def effective(scores: np.ndarray, value: float, trajectory: np.ndarray | None) -> float:
+    """How many independent frames these are worth, in order of time within each trajectory: their number over the
+    larger correlation time of the scores themselves and of their being above the threshold."""
     times = [correlation_time(x, trajectory) for x in (scores, (scores > value).astype(float))]
     return len(scores) / max(times)
 
 
-def _rate_interval(n: float, alpha: float) -> tuple[float, float]:
+def rate_interval(n: float, alpha: float) -> tuple[float, float]:
     """Beta interval of the rate of one calibration with n independent scores (a real number, if effective)."""
     from scipy.stats import beta
 

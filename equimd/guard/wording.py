@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,11 @@ from equimd.errors import ConfigError
 from equimd.guard.calibration import Calibration, StatePoint, is_calibrated, load_calibration
 from equimd.guard.certificate import load_certificate, words
 from equimd.guard.judge import Action
+from equimd.guard.rates import Counted, ErrorRates, error_rates, rates_ladder
 from equimd.guard.score import StepDecision
+from equimd.guard.sizes import counted_to_halve, frames_to_halve, runs_to_halve
 from equimd.guard.thresholds import CONFIDENCE, UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
+from equimd.progress import duration
 from equimd.uq.bounds import upper_bound
 
 
@@ -46,6 +50,102 @@ def flag_meaning(flag: FlagThreshold, calibration: Calibration) -> str:
         f"calibration between {_range(flag.interval)}, from {flag.n_frames} frames worth {flag.n_effective:.0f} "
         "independent ones)."
     )
+
+
+def rate_sentences(found: ErrorRates, action: Action) -> list[str]:
+    """How often a bound on the force error speaks, and what it misses."""
+    out, frames, runs, missed = [], found.frames, found.runs, found.missed
+    if runs is not None:
+        does = "halts by mistake" if action == "halt" else "has flagged frames"
+        least = "at least " if found.at_least else ""
+        odds = f"above {percent(runs.interval[0])}" if found.at_least else f"between {_range(runs.interval)}"
+        out.append(
+            f"in {least}{runs.events} of {runs.trials} runs of {found.run_length} steps that the calibration made of "
+            f"the model, it rose above that: such a run {does} with a probability {odds}"
+        )
+    if frames is not None:
+        text = (
+            f"{frames.events} of {frames.trials} ordinary frames score above that (between {_range(frames.interval)})"
+        )
+        bad = f"{found.missed_of} frames with a force error above {found.bound:.3g} eV/A"
+        if missed is None:
+            text += f"; there are no {bad}: what it misses is not known"
+        else:
+            text += f"; of {missed.trials} {bad}, {missed.events} do not (between {_range(missed.interval)})"
+        out.append(text)
+    return out
+
+
+def error_table(calibration: Calibration) -> list[list[str]]:
+    """How often bounds on the force error speak, and what they miss: a head, and a row a bound; none of a calibration
+    that kept no frames."""
+
+    def cell(found: Counted | None, least: bool = False) -> str:
+        if found is None:
+            return "none"
+        low, high = (f"{100 * x:.2g}" for x in found.interval)
+        rate = percent(found.rate)
+        return f"at least {rate} ({low} to 100)" if least else f"{rate} ({low} to {high})"
+
+    rows = rates_ladder(calibration)
+    if not rows:
+        return []
+    halts = calibration.halt is not None
+    head = ["error bound, eV/A", "of ordinary frames above", "of bad frames missed"]
+    out = [[*head[:2], *([f"of runs of {rows[0].run_length} steps halted"] if halts else []), head[2]]]
+    for row in rows:
+        name = "" if row.name is None else f" ({row.name})"
+        runs = [cell(row.runs, row.at_least)] if halts else []
+        out.append([f"{row.bound:.3g}{name}", cell(row.frames), *runs, cell(row.missed)])
+    return out
+
+
+def error_table_note(calibration: Calibration) -> str:
+    """What the columns of :func:`error_table` are."""
+    of = "threshold" if calibration.test_frames is None else "test"
+    return (
+        f"`--uq-threshold 0.1eV/A` halts at an error bound; in brackets 95 % intervals, in %. Ordinary frames are the "
+        f"threshold frames; bad ones are {of} frames with a force error above the bound."
+    )
+
+
+def more_runs(calibration: Calibration, found: ErrorRates | None = None) -> list[str]:
+    """One line where the rate of halts is wide, or that of an error bound: how many runs would halve its interval."""
+    halt, total = calibration.halt, None
+    if halt is None:
+        return []
+    have, interval = halt.n_blocks, halt.interval
+    if found is None:
+        total = runs_to_halve(halt)
+    elif found.runs is not None and not found.at_least:
+        total, have, interval = counted_to_halve(found.runs), found.runs.trials, found.runs.interval
+    if total is None:
+        return []
+    spent = (calibration.report.get("dynamics") or {}).get("seconds")
+    cost = f" (about {duration(spent * (total - have) / have)} more)" if spent else ""
+    return [
+        f"{have} runs leave the probability of a false halt between {_range(interval)}: `equimd calibrate` with "
+        f"`--blocks {total}`{cost} would halve that, and runs need no labels"
+    ]
+
+
+def more_frames(calibration: Calibration) -> list[str]:
+    """One line where the rate of flags is wide, or else that of the error bound: how many frames would halve it."""
+    parts = (calibration.report.get("partition") or {}).get("frames") or {}
+    flag, error = calibration.flag, calibration.error
+    for what, threshold in (
+        ("the share of flagged frames", flag),
+        ("the share of frames the error bound holds", error),
+    ):
+        total = frames_to_halve(threshold)
+        if total is not None and threshold.n_frames:
+            each = sum(parts.values()) / parts["threshold"] if parts.get("threshold") else 1.0
+            more = math.ceil((total - threshold.n_frames) * each)
+            return [
+                f"{threshold.n_frames} threshold frames leave {what} between {_range(threshold.interval)}: about "
+                f"{float(f'{more:.2g}'):g} more labelled frames like these in `--data` would halve that"
+            ]
+    return []
 
 
 def error_meaning(error: ErrorBound) -> str:
@@ -133,6 +233,13 @@ def make_watch(
                 f"the union bound the probability of a false halt of a replica is at most "
                 f"{percent(calibration.halt.bound(steps))} instead of {percent(calibration.halt.alpha)}"
             )
+    rates = about.get("rates")
+    if rates and rates["runs"] and action == "halt" and not rates["at_least"] and steps > rates["run_length"]:
+        most = min(1.0, math.ceil(steps / rates["run_length"]) * rates["runs"]["interval"][1])
+        warnings.append(
+            f"{steps} steps are more than the {rates['run_length']} of the calibration's runs: by the union bound the "
+            f"probability of a false halt of a replica is at most {percent(most)}"
+        )
     certificate = load_certificate(run, model_sha256)
     if certificate is not None:
         notes.append(words(certificate))
@@ -154,32 +261,32 @@ def _described(
             f"{head}, where the bound on the largest force error is {mode:g} eV/A; in domain it holds for "
             f"{percent(e.coverage)} of frames, out of domain for fewer"
         )
-        return [text, *_own_rate(calibration, threshold, about)], about
+        found = _told(calibration, mode, about)
+        return [text, *rate_sentences(found, action), *more_runs(calibration, found)], about
     if mode == "flag" or calibration.halt is None:
         rate = calibration.flag
         about |= {"alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)}
-        return [head, flag_meaning(rate, calibration)], about
+        return [head, flag_meaning(rate, calibration), *more_frames(calibration)], about
     halt = calibration.halt
     about |= {
         "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
     }  # fmt: skip
     means = halt_meaning(halt, calibration)
-    return [head, means if action == "halt" else f"calibrated for the action halt: {means}"], about
-
-
-def _own_rate(calibration: Calibration, threshold: float, about: dict[str, Any]) -> list[str]:
-    """How often a run would halt at a threshold in errors: from the runs that the halt threshold was calibrated on."""
-    halt, level = calibration.halt, calibration.levels.halt
-    maxima = (calibration.report.get("dynamics") or {}).get("maxima")
-    if halt is None or level is None or not maxima or threshold < level:  # below the level, scores are the screen's
-        return []
-    above = sum(score > threshold for score in maxima)
-    bound = upper_bound(above, len(maxima), CONFIDENCE)
-    about |= {"run_length": halt.run_length, "own_runs": len(maxima), "own_halts": above, "own_halts_bound": bound}
     return [
-        f"in {above} of {len(maxima)} runs of {halt.run_length} steps that the calibration made of the model, it rose "
-        f" above that: such a run halts by mistake with a probability below {percent(bound)}"
-    ]
+        head, means if action == "halt" else f"calibrated for the action halt: {means}", *more_runs(calibration)
+    ], about  # fmt: skip
+
+
+def _told(calibration: Calibration, bound: float, about: dict[str, Any]) -> ErrorRates:
+    """What the calibration counted of a bound, and for the record."""
+    found = error_rates(calibration, *calibration.error_decision(bound))
+    about["rates"] = found.to_json()
+    if (runs := found.runs) is not None:
+        most = upper_bound(runs.trials if found.at_least else runs.events, runs.trials, CONFIDENCE)
+        about |= {
+            "run_length": found.run_length, "own_runs": runs.trials, "own_halts": runs.events, "own_halts_bound": most
+        }  # fmt: skip
+    return found
 
 
 def state_point_warnings(calibration: Calibration, now: StatePoint, formula: str) -> list[str]:

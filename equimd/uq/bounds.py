@@ -30,6 +30,22 @@ def upper_bound(events: int, trials: int, confidence: float) -> float:
     return 1.0 if events == trials else float(beta.ppf(confidence, events + 1, trials - events))
 
 
+def two_sided(events: float, trials: float, confidence: float) -> tuple[float, float]:
+    """The two-sided Clopper-Pearson interval; of trials that are worth fewer, both numbers are those of independent
+    ones, and need not be whole.
+
+    Raises:
+        UncertaintyError: more events than trials, or a confidence outside 0..1.
+    """
+    from scipy.stats import beta
+
+    if not 0 <= events <= trials or not 0 < confidence < 1:
+        raise UncertaintyError(f"{events:g} events in {trials:g} trials at a confidence of {confidence:g}")
+    tail, others = (1 - confidence) / 2, trials - events
+    low = float(beta.ppf(tail, events, others + 1)) if events else 0.0
+    return low, float(beta.ppf(1 - tail, events + 1, others)) if others else 1.0
+
+
 def confidence_of(attempt: int) -> float:
     """The confidence of the k-th attempt, k from 1: 0.975, 0.9875, ...
 

@@ -82,6 +82,20 @@ def test_what_is_saved_is_what_was_told(folder: Path, found: dict[str, Any], tol
     assert "this takes about" in told.stderr
 
 
+def test_thresholds_in_errors(folder: Path, found: dict[str, Any]) -> None:
+    saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
+    rows = found["error_bounds"]
+    assert rows == saved.report["error_bounds"] and "flag" in [row["name"] for row in rows]
+    assert saved.frames is not None and saved.test_frames is not None
+    assert (len(saved.frames.error), len(saved.test_frames.error)) == (56, 60)
+    for row in rows:
+        assert row["threshold"] * saved.error.multiplier == pytest.approx(row["bound"])
+        assert row["frames"]["trials"] == 56 and (row["missed"] is None or row["missed_of"] == "test")
+        assert (row["runs"] is None) == (saved.halt is None)
+    flag = next(row for row in rows if row["name"] == "flag")
+    assert flag["frames"]["events"] <= 0.05 * 56
+
+
 def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: Any) -> None:
     shown = call(folder, "--posterior-frames", "30")
     assert shown.exit_code == 0, shown.output
@@ -89,6 +103,7 @@ def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: An
     assert "frames: 30 of 50 training frames, drawn at random; 56 to fit" in shown.stderr
     assert "posterior: 30 of 50 training frames, drawn at random" in shown.stdout
     assert "A frame is flagged when" in shown.stdout and "A run halts" not in shown.stdout
+    assert "error bound, eV/A" in shown.stdout and "threshold frames with a force error" in shown.stdout
     saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
     assert saved.report["posterior_frames"] == {"used": 30, "of": 50}
     assert saved.halt is None and saved.state_point.temperature_K is None

@@ -10,7 +10,7 @@ import torch
 from equimd.chemistry import formula
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.guard.calibration import Calibration, Levels, StatePoint
+from equimd.guard.calibration import Calibration, Levels, ScoredFrames, StatePoint
 from equimd.guard.score import StepDecision, exact_scores
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import error_bound, flag_threshold, halt_threshold
@@ -47,7 +47,8 @@ def calibration(
     """All of it, with thresholds from the held-out frames themselves."""
     calibrated, predictions = fit(model, train, held_out)
     decision = screened(calibrated, predictions)
-    scores = decision.of_predictions(predictions).score
+    decided = decision.of_predictions(predictions)
+    scores = decided.score
     maxima = scores[: len(scores) // 4 * 4].reshape(-1, 4).max(1)
     return Calibration(
         calibrated=calibrated,
@@ -61,7 +62,11 @@ def calibration(
         elements=tuple(sorted({int(z) for z in predictions.numbers})),
         model_sha256=model_sha256,
         data_sha256={"train": "1", "calibration": "2"},
-        report={"forces": {"zms": 1.0, "ence": None}},
+        report={"forces": {"zms": 1.0, "ence": None}, "dynamics": {"maxima": sorted(maxima.tolist())}},
+        frames=ScoredFrames(
+            *(tuple(x.tolist()) for x in (decided.screen, decided.exact, predictions.max_force_error)),
+            trajectory=tuple(range(len(scores))),
+        ),
     )
 
 

@@ -104,6 +104,11 @@ def test_damage_is_found(made, tmp_path) -> None:
         edit(tmp_path, report={**kept["report"], **part})
         with pytest.raises(UncertaintyError, match="incomplete"):
             load_calibration(tmp_path, "abc")
+    edit(tmp_path, report=kept["report"])
+    for key, value in {"screen": ["1"] * 36, "exact": None, "error": 1.0, "trajectory": [0.5]}.items():
+        edit(tmp_path, frames={**kept["frames"], key: value})
+        with pytest.raises(UncertaintyError, match="incomplete"):
+            load_calibration(tmp_path, "abc")
     made.save(tmp_path)
     content = bytearray((folder / "posterior.safetensors").read_bytes())
     content[-5] ^= 1
@@ -124,6 +129,14 @@ def test_an_error_bound_becomes_a_threshold_on_the_score(made) -> None:
     for bound in (0.0, -1.0, np.nan):
         with pytest.raises(UncertaintyError, match="error bound"):
             made.error_decision(bound)
+
+
+def test_a_calibration_that_kept_no_frames_opens(made, tmp_path) -> None:
+    path = made.save(tmp_path) / "calibration.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in values.items() if k not in ("frames", "test_frames")}))
+    again = load_calibration(tmp_path, "abc")
+    assert again.frames is None and again.flag == made.flag
 
 
 def test_other_compositions_are_named(made) -> None:

@@ -13,7 +13,15 @@ from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import check_output, locked, plain
 from equimd.guard.calibration import FOLDER, JSON_FILE
-from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
+from equimd.guard.wording import (
+    error_meaning,
+    error_table,
+    error_table_note,
+    flag_meaning,
+    halt_meaning,
+    more_frames,
+    more_runs,
+)
 from equimd.notices import doing, note, warn
 from equimd.progress import Callback, counted_stages, duration
 from equimd.shown import Shown
@@ -81,7 +89,8 @@ class CalibrationResult(Shown):
         sentences = [flag_meaning(calibration.flag, calibration), error_meaning(calibration.error)]
         if calibration.halt is not None:
             sentences.insert(0, halt_meaning(calibration.halt, calibration))
-        return "\n".join([*lines, "", *sentences])
+        sentences += [*more_runs(calibration), *more_frames(calibration)]
+        return "\n".join([*lines, "", *sentences, *_error_lines(calibration)])
 
     def _shown(self) -> Mapping[str, str]:
         limits = self.report["thresholds"]
@@ -90,6 +99,15 @@ class CalibrationResult(Shown):
         found["forces"] += f", {100 * forces['coverage_95']:.3g} % in the region for 95 %"
         found |= {name: f"{limits[name]['value']:.4g} eV/A" for name in ("flag", "halt") if limits[name]}
         return {**found, "meaning": self.report["meaning"]}
+
+
+def _error_lines(calibration: Calibration) -> list[str]:
+    rows = error_table(calibration)
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    drawn = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return ["", *drawn, error_table_note(calibration)]
 
 
 FIELDS = {**ReadingSettings.model_fields, **CalibrationSettings.model_fields}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from equimd.guard.calibration import Calibration
+from equimd.guard.calibration import Calibration, ScoredFrames
 from equimd.guard.score import Decided, exact_scores
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
 from equimd.tasks.calibrate.sigmas import Part, Recalibrated
@@ -124,6 +124,12 @@ def thresholds(calibration: Calibration) -> dict[str, Any]:
             "interval": list(error.interval),
         },
     }
+
+
+def scored(decided: Decided, part: Part) -> ScoredFrames:
+    """Scores and errors of a part of the frames, for rates of other thresholds."""
+    columns = (decided.screen, decided.exact, part.predictions.max_force_error, part.trajectory)
+    return ScoredFrames(*(tuple(np.asarray(x).tolist()) for x in columns))
 
 
 def screening(decided: Decided, threshold: float) -> dict[str, Any]:

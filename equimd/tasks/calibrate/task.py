@@ -18,6 +18,7 @@ from equimd.data.given import GivenData
 from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
 from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
+from equimd.guard.rates import rates_ladder
 from equimd.guard.score import StepDecision
 from equimd.guard.thresholds import ErrorBound
 from equimd.guard.wording import threshold_meaning
@@ -187,8 +188,10 @@ def calibrate(
     doing("recalibrating")
     found = recalibrate(layer, fit, select, seed=settings.seed)
     scored = set_screen(found.calibrated, (fit, select), settings)
-    limits = set_thresholds(StepDecision(found.calibrated, scored.screen, scored.flag_level), part, settings)
+    decision = StepDecision(found.calibrated, scored.screen, scored.flag_level)
+    limits = set_thresholds(decision, part, settings)
     report_part = part if prepared.test is None else _test_part(prepared, layer, told("test frames"))
+    tested = None if prepared.test is None else decision.of_predictions(report_part.predictions)
     doing("own dynamics")
     early = None if enough is None else Early(FEW, lambda maxima: enough(limits.error, maxima))
     own, outcome = _halt(prepared, found, scored, part, told("own dynamics"), early)
@@ -204,6 +207,8 @@ def calibrate(
         elements=tuple(int(z) for z in np.unique(predictions.numbers)),
         model_sha256=prepared.model_sha256,
         data_sha256=prepared.data_sha256,
+        frames=quality.scored(limits.decided, part),
+        test_frames=None if tested is None else quality.scored(tested, report_part),
     )
     done = Calibrating(prepared, found, scored, limits, part, report_part, own, outcome, calibration)
     calibration.report.update(_report(done, predictions, fitted))
@@ -307,6 +312,7 @@ def save(done: Calibrating, data: Sequence[str] = ()) -> Path:
     doing("drawing the plots")
     folder = done.prepared.run.path / FOLDER
     done.calibration.report["data"] = list(data)
+    done.calibration.report["error_bounds"] = [row.to_json() for row in rates_ladder(done.calibration)]
     write_json(folder / PARTITION_FILE, done.prepared.parts.to_json(), indent=None)
     plots.draw(done, folder)
     return done.calibration.save(done.prepared.run.path)

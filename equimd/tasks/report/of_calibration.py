@@ -11,7 +11,7 @@ import numpy as np
 
 from equimd.errors import UncertaintyError
 from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
-from equimd.guard.wording import error_meaning, flag_meaning, halt_meaning
+from equimd.guard.wording import error_meaning, error_table, error_table_note, flag_meaning, halt_meaning
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table
 
@@ -89,7 +89,9 @@ def _thresholds(page: Page, calibration: Calibration) -> str:
         made.append(_alarms(page, alarms, lines))
     if maxima := (report.get("dynamics") or {}).get("maxima"):
         made.append(_maxima(page, maxima, lines))
-    return "".join(map(paragraph, sentences)) + figures(*made)
+    rows = error_table(calibration)
+    rates = table(rows[0], rows[1:]) + paragraph(error_table_note(calibration)) if rows else ""
+    return "".join(map(paragraph, sentences)) + rates + figures(*made)
 
 
 def _alarms(page: Page, found: Mapping[str, Any], lines: list[layers.Layer]) -> str:
