@@ -19,8 +19,9 @@ from equimd.data.dataset import Dataset
 from equimd.data.system import System
 from equimd.errors import UncertaintyError
 from equimd.forces.forcefield import ForceField
-from equimd.guard.calibration import Calibration, Levels, is_calibrated, load_calibration
+from equimd.guard.calibration import Calibration, Levels
 from equimd.guard.judge import Judge
+from equimd.guard.saved import is_calibrated, load_calibration
 from equimd.guard.score import StepDecision, StepScore
 from equimd.model.interface import Model
 from equimd.progress import counted_stages

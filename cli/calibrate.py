@@ -48,12 +48,14 @@ def calibrate(
     Fits the posterior of the last layer to the training frames, recalibrates its sigmas of energies and forces on
     --data, and sets three thresholds: flag (a share of ordinary frames), halt (the probability that an ordinary run
     stops, from the model's own molecular dynamics), error (a multiple of sigma that bounds the error). All of it, with
-    plots, goes into RUN/calibration; an interrupted calibration leaves what was there before.
+    plots, goes into RUN/calibration; an interrupted calibration leaves what was there before. A run may have several,
+    for other temperatures, ensembles or lengths, each by its name (--name); `equimd simulate` takes the one that fits.
 
     Examples:
 
         equimd calibrate runs/ethanol --data bundled:ethanol --test-data bundled:ethanol
         equimd calibrate runs/aspirin --data held_out.xyz --temperature 500 --blocks 99
+        equimd calibrate runs/ethanol --data hot.xyz --temperature 600 --run-length 20000
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
     from equimd.cli.common import echo_json, show_how_to_look

@@ -29,6 +29,9 @@ def ipi(
     on_exceed: Annotated[
         Literal["halt", "flag"], typer.Option("--on-exceed", help="end i-PI softly, or write the frame and go on")
     ] = "halt",
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="its name, of several that the run has; by default the first")
+    ] = None,
     exit_folder: Annotated[
         Path, typer.Option("--exit-folder", help="folder i-PI runs in: EXIT is written there on a halt")
     ] = Path("."),
@@ -65,12 +68,12 @@ def ipi(
     from equimd.calculators.ipi import Address, Driver
     from equimd.cli.common import echo_json, log, warn
     from equimd.data.given import structures_of
-    from equimd.guard.calibration import is_calibrated
+    from equimd.guard.saved import is_calibrated
     from equimd.machine import choose_device
 
     torch.set_num_threads(threads)
     atoms = structures_of(structure, charge=charge, spin=spin)[0]
-    model = load(run, device=str(choose_device(device)))
+    model = load(run, device=str(choose_device(device)), calibration=calibration)
     if uq_threshold is None and not is_calibrated(run):
         warn(f"the run is not calibrated: the physical checks alone watch; `equimd calibrate {run} --data FRAMES`")
     threshold = uq_threshold or ("auto" if is_calibrated(run) else "off")

@@ -51,14 +51,15 @@ class LoadedModel(Predictor):
         return Step(self, atoms, on_exceed=on_exceed, threshold=threshold, compile=compile, charge=charge, spin=spin)
 
 
-def load(run: str | Path, *, which: str = "best", device: str = "cpu") -> LoadedModel:
+def load(run: str | Path, *, which: str = "best", device: str = "cpu", calibration: str | None = None) -> LoadedModel:
     """The model of a run folder.
 
     Args:
         which: ``best`` weights by validation, or the ``last`` ones.
         device: ``cpu``, ``cuda`` ...
+        calibration: the name of the calibration that is used, of several; by default the first.
 
     Raises:
         RunError: no such run, or it is damaged or newer than this equimd.
     """
-    return LoadedModel.open(run, which=which, device=device)
+    return LoadedModel.open(run, which=which, device=device, calibration=calibration)

@@ -21,7 +21,8 @@ from equimd.data.frames import Frames
 from equimd.data.state import in_words
 from equimd.errors import DataError, UncertaintyError
 from equimd.files import plain
-from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
+from equimd.guard.calibration import Calibration
+from equimd.guard.saved import is_calibrated, load_calibration
 from equimd.guard.sigmas import DataSigmas
 from equimd.machine import choose_device
 from equimd.model.interface import Evaluation, Model, VirialModel, gives_virial
@@ -131,6 +132,7 @@ class Predictor(Shown):
         device: where it computes: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         run: the run it comes from, if any.
         sha256: of its weights, as in the header of its file; computed if not given.
+        calibration: the name of the run's calibration that is used, if not of the first.
     """
 
     def __init__(
@@ -140,11 +142,12 @@ class Predictor(Shown):
         device: str | torch.device = "cpu",
         run: Run | None = None,
         sha256: str | None = None,
+        calibration: str | None = None,
     ) -> None:
         self.device = choose_device(str(device))
         self.potential = potential if potential.device == self.device else potential.converted(device=self.device)
         self.run = run
-        self._sha256 = sha256
+        self._sha256, self._named = sha256, calibration
 
     def _shown(self) -> Mapping[str, str]:
         from ase.data import chemical_symbols
@@ -160,7 +163,14 @@ class Predictor(Shown):
         return {**found, "calibrated": "yes" if calibrated else "no"}
 
     @classmethod
-    def open(cls, run: str | Path, *, which: str = "best", device: str | torch.device = "cpu") -> Self:
+    def open(
+        cls,
+        run: str | Path,
+        *,
+        which: str = "best",
+        device: str | torch.device = "cpu",
+        calibration: str | None = None,
+    ) -> Self:
         """The ``best`` weights of a run folder by validation, or the ``last`` ones.
 
         Raises:
@@ -170,7 +180,7 @@ class Predictor(Shown):
         potential, meta = opened.load_model(which)
         # nobody trains it; and threads that share weights with gradients may wait for each other for ever within torch
         potential.requires_grad_(False)
-        return cls(potential, device=device, run=opened, sha256=meta["sha256"])
+        return cls(potential, device=device, run=opened, sha256=meta["sha256"], calibration=calibration)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -183,7 +193,7 @@ class Predictor(Shown):
             raise UncertaintyError("a model without a run has no calibration", hint="equimd.load(RUN)")
         digest = self._sha256 or self.potential.identity()
         try:
-            found = load_calibration(self.run.path, digest)
+            found = load_calibration(self.run.path, digest, self._named)
         except UncertaintyError as error:
             if not is_calibrated(self.run.path):
                 raise

@@ -1,7 +1,8 @@
-"""A run's calibration on disk, ``RUN/calibration/``: posterior.safetensors, and calibration.json with all the rest.
+"""A calibration of a run on disk: posterior.safetensors, and calibration.json with all the rest.
 
-The JSON names the hash of the posterior beside it and that of the model it was made for. It is written last, so that an
-interrupted save leaves the earlier calibration, or a pair that is recognised as not belonging together.
+The first of a run is in ``RUN/calibration/``, others are below it in folders of their names. The JSON names the hash of
+the posterior beside it and that of the model it was made for. It is written last, so that an interrupted save leaves
+the earlier calibration, or a pair that is recognised as not belonging together.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
-from equimd.files import STRANGE, load_tensors, save_tensors, strictly, typed, versions, write_atomic
+from equimd.files import save_tensors, versions, write_atomic
 from equimd.guard.score import StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
 from equimd.shown import Shown
-from equimd.uq.posterior import LastLayer
 from equimd.uq.predict import Calibrated
-from equimd.uq.recalibration import Recalibration
 
 FORMAT_VERSION = 1
 FOLDER, POSTERIOR_FILE, JSON_FILE = "calibration", "posterior.safetensors", "calibration.json"
@@ -49,6 +48,28 @@ class StatePoint:
     dt_fs: float
     friction_per_fs: float | None = None
     score_every: int = 1
+
+    def name(self, run_length: int | None = None) -> str:
+        """Of a calibration for it, such as ``300K-langevin-5ps``: that of halts has a length, in steps."""
+        heat = "" if self.temperature_K is None else f"{self.temperature_K:g}K-"
+        length = "" if run_length is None else f"-{run_length * self.dt_fs / 1000:g}ps"
+        return f"{heat}{self.ensemble}{length}"
+
+    def differences(self, now: StatePoint) -> list[tuple[str, str]]:
+        """In what other dynamics differs: what there is here, and what there is now."""
+        found: list[tuple[str, str]] = []
+        then_kelvin, now_kelvin = self.temperature_K, now.temperature_K
+        if then_kelvin and now_kelvin is not None and abs(then_kelvin - now_kelvin) > 1e-6 * max(1.0, then_kelvin):
+            found.append((f"{then_kelvin:g} K", f"{now_kelvin:g} K"))
+        if self.ensemble != now.ensemble:
+            found.append((self.ensemble, now.ensemble))
+        if abs(self.dt_fs - now.dt_fs) > 1e-9:
+            found.append((f"time steps of {self.dt_fs:g} fs", f"{now.dt_fs:g} fs"))
+        then, here = self.friction_per_fs, now.friction_per_fs
+        same = self.ensemble == now.ensemble
+        if same and then is not None and here is not None and abs(then - here) > 1e-9:
+            found.append((f"a friction of {then:g}/fs", f"{here:g}/fs"))
+        return found
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,7 @@ class Calibration(Shown):
         model_sha256: of the weights, as in the header of model.safetensors.
         data_sha256: of the frames, by part: ``train``, ``calibration`` ...
         report: how good it was found to be.
+        name: among those of a run; None for that of its state point.
         frames: that the flag and error thresholds are from. test_frames: others, of the report.
         created: time, ISO 8601. versions: of the packages it was made with.
     """
@@ -103,6 +125,7 @@ class Calibration(Shown):
     model_sha256: str
     data_sha256: dict[str, str]
     report: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
     frames: ScoredFrames | None = None
     test_frames: ScoredFrames | None = None
     created: str = field(default_factory=_now)
@@ -131,6 +154,11 @@ class Calibration(Shown):
         for mode in ("flag", "halt"):
             if getattr(self, mode) is not None:
                 self.decision(mode)
+
+    @property
+    def called(self) -> str:
+        """Its name among the calibrations of a run."""
+        return self.name or self.state_point.name(None if self.halt is None else self.halt.run_length)
 
     def decision(self, mode: Mode) -> tuple[StepDecision, float]:
         """The decision that a mode calibrated, and its threshold, eV/Angstrom.
@@ -183,9 +211,9 @@ class Calibration(Shown):
             "their size is a guess"
         )
 
-    def save(self, run_folder: str | Path) -> Path:
-        """Write it into a run; returns the folder."""
-        folder = Path(run_folder) / FOLDER
+    def save(self, run_folder: str | Path, folder: Path | None = None) -> Path:
+        """Write it into a run, in the place of its first or into a folder of :func:`place_for`; returns the folder."""
+        folder = folder or Path(run_folder) / FOLDER
         meta = {"model_sha256": self.model_sha256}
         digest = save_tensors(folder / NEXT_FILE, self.calibrated.layer.state_dict(), meta, "posterior")
         head = {"kind": "calibration", "version": FORMAT_VERSION, "posterior_sha256": digest}
@@ -199,122 +227,3 @@ class Calibration(Shown):
         recalibration = {name: getattr(self.calibrated, name).to_json() for name in ("energy", "forces")}
         plain = {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in skipped.items()}
         return {"recalibration": recalibration, **plain}
-
-
-def is_calibrated(run_folder: str | Path) -> bool:
-    """Whether a run has a calibration, of whatever model."""
-    return (Path(run_folder) / FOLDER / JSON_FILE).is_file()
-
-
-def load_calibration(run_folder: str | Path, model_sha256: str) -> Calibration:
-    """The calibration of a run.
-
-    Args:
-        model_sha256: of the weights at hand, the ``sha256`` in the metadata that comes with a loaded model.
-
-    Raises:
-        UncertaintyError: there is none, it was made for other weights, by a newer equimd, or its files do not belong
-            together.
-        RunError: damaged arrays.
-    """
-    folder, line = Path(run_folder) / FOLDER, f"equimd calibrate {run_folder} --data FRAMES"
-    if not (folder / JSON_FILE).is_file():
-        raise UncertaintyError("the run is not calibrated", where=str(run_folder), hint=line)
-    values = _read(folder / JSON_FILE, line)
-    if values.get("model_sha256") != model_sha256:
-        raise UncertaintyError(
-            "the model is not the one that was calibrated: the weights have changed since", where=str(folder), hint=line
-        )
-    tensors, meta = load_tensors(folder / POSTERIOR_FILE, "posterior")
-    if meta["sha256"] != values.get("posterior_sha256") and (folder / NEXT_FILE).is_file():  # killed while saving
-        tensors, meta = load_tensors(folder / NEXT_FILE, "posterior")
-    if meta["sha256"] != values.get("posterior_sha256"):
-        raise UncertaintyError(
-            f"{POSTERIOR_FILE} and {JSON_FILE} are not of one calibration", where=str(folder), hint=line
-        )
-    try:
-        return _build(values, LastLayer.from_state(tensors))
-    except (RuntimeError, *STRANGE) as error:
-        raise UncertaintyError(f"is incomplete ({error})", where=str(folder / JSON_FILE), hint=line) from None
-
-
-def _read(path: Path, line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *STRANGE) as error:
-        raise UncertaintyError(f"cannot be read ({error})", where=str(path), hint=line) from None
-    if not isinstance(values, dict) or values.get("kind") != "calibration":
-        raise UncertaintyError("is not a calibration", where=str(path), hint=line)
-    version = values.get("version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise UncertaintyError(
-            f"the calibration has format version {version}, this equimd reads up to {FORMAT_VERSION}",
-            where=str(path),
-            hint="update equimd",
-        )
-    return values
-
-
-@dataclass
-class _Told:
-    """What a calibration is told of, beside its numbers."""
-
-    compositions: tuple[str, ...]
-    elements: tuple[int, ...]
-    model_sha256: str
-    data_sha256: dict[str, str]
-    created: str
-    versions: dict[str, str]
-    frames: ScoredFrames | None = None
-    test_frames: ScoredFrames | None = None
-
-
-@dataclass
-class _Forces:
-    zms: float | None = None
-    coverage_95: float | None = None
-
-
-@dataclass
-class _On:
-    n: int
-    frames: str
-
-
-@dataclass
-class _Dynamics:
-    maxima: list[float] | None = None
-    seconds: float | None = None
-
-
-@dataclass
-class _Partition:
-    frames: dict[str, int] | None = None
-
-
-@dataclass
-class _Reported:
-    """What is read again of a report."""
-
-    data: list[str] | None = None
-    forces: _Forces | None = None
-    reported_on: _On | None = None
-    dynamics: _Dynamics | None = None
-    partition: _Partition | None = None
-
-
-def _build(values: Mapping[str, Any], layer: LastLayer) -> Calibration:
-    forms = {name: Recalibration.from_json(values["recalibration"][name]) for name in ("energy", "forces")}
-    strictly(_Reported, values["report"])
-    told = strictly(_Told, values)
-    return Calibration(
-        calibrated=Calibrated(layer, **forms),
-        screen=Screen.from_json(values["screen"]),
-        levels=typed(Levels, values["levels"]),
-        state_point=typed(StatePoint, values["state_point"]),
-        flag=typed(FlagThreshold, values["flag"]),
-        halt=None if values["halt"] is None else typed(HaltThreshold, values["halt"]),
-        error=typed(ErrorBound, values["error"]),
-        report=values["report"],
-        **vars(told),
-    )

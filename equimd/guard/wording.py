@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from equimd.errors import ConfigError
-from equimd.guard.calibration import Calibration, StatePoint, is_calibrated, load_calibration
+from equimd.guard.calibration import Calibration, StatePoint
 from equimd.guard.certificate import load_certificate, words
+from equimd.guard.choosing import Wanted, choose_calibration
 from equimd.guard.judge import Action
 from equimd.guard.rates import Counted, ErrorRates, error_rates, rates_ladder
+from equimd.guard.saved import is_calibrated
 from equimd.guard.score import StepDecision
 from equimd.guard.sizes import counted_to_halve, frames_to_halve, runs_to_halve
 from equimd.guard.thresholds import CONFIDENCE, UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
-from equimd.progress import duration
 from equimd.uq.bounds import upper_bound
 
 
@@ -121,11 +122,9 @@ def more_runs(calibration: Calibration, found: ErrorRates | None = None) -> list
         total, have, interval = counted_to_halve(found.runs), found.runs.trials, found.runs.interval
     if total is None:
         return []
-    spent = (calibration.report.get("dynamics") or {}).get("seconds")
-    cost = f" (about {duration(spent * (total - have) / have)} more)" if spent else ""
     return [
         f"{have} runs leave the probability of a false halt between {_range(interval)}: `equimd calibrate` with "
-        f"`--blocks {total}`{cost} would halve that, and runs need no labels"
+        f"`--blocks {total}` would halve that, and runs need no labels"
     ]
 
 
@@ -175,6 +174,7 @@ class Watch:
     Attributes:
         decision, threshold: the score and what it is compared with, eV/Angstrom; None with ``off``.
         action: what is done above the threshold.
+        source: the folder of the calibration that they are from.
         about: for summary.json: mode, action, threshold, unit, alpha ...
         notes, warnings: sentences for the person who starts the run.
     """
@@ -183,6 +183,7 @@ class Watch:
     decision: StepDecision | None = None
     threshold: float | None = None
     action: Action = "halt"
+    source: Path | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -196,55 +197,71 @@ def make_watch(
     dynamics: StatePoint,
     steps: int,
     formula: str,
+    calibration: str | None = None,
 ) -> Watch:
-    """The threshold that is asked for (``auto`` without it), from the calibration of a run.
+    """The threshold that is asked for (``auto`` without it), from a calibration of a run.
 
     Args:
         on_exceed: what is done above it, if not what it was calibrated for.
         dynamics, steps, formula: how, how long and of what is simulated; warned of where it was not calibrated for.
+        calibration: its name; by default the one that fits.
 
     Raises:
         ConfigError: a threshold that is none, or an action without one.
         UncertaintyError: a threshold is asked for, and the run has no calibration of this model, or not this one.
     """
     mode = "auto" if asked is None else parse_threshold(asked)
-    if asked is None and on_exceed is None and not is_calibrated(run):
+    if asked is None and on_exceed is None and calibration is None and not is_calibrated(run):
         text = (
             "the run is not calibrated: the physical checks alone watch this simulation; "
             f"`equimd calibrate {run} --data FRAMES` makes it know its errors"
         )
         return Watch({"mode": "off"}, warnings=[text])
     if mode == "off":
-        if on_exceed is not None:
-            raise ConfigError("on-exceed has no threshold to act on: uq-threshold is off", hint="leave one of them out")
+        for option, given in (("on-exceed", on_exceed), ("calibration", calibration)):
+            if given is not None:
+                what = f"{option} has no threshold to act on: uq-threshold is off"
+                raise ConfigError(what, hint="leave one of them out")
         return Watch({"mode": "off"}, notes=["threshold: off, the physical checks alone watch"])
-    calibration = load_calibration(run, model_sha256)
-    kind, decision, threshold = calibration.choose(mode)
+    chosen = choose_calibration(run, model_sha256, Wanted(dynamics, steps, formula), calibration)
+    found = chosen.calibration
+    kind, decision, threshold = found.choose(mode)
     action: Action = on_exceed or ("flag" if kind == "flag" else "halt")
-    notes, about = _described(calibration, mode if isinstance(mode, float) else kind, threshold, action)
+    notes, about = _described(found, mode if isinstance(mode, float) else kind, threshold, action)
+    about["calibration"] = found.called
     if isinstance(mode, float) and asked is not None and re.fullmatch(r"[-+0-9.e]+", asked.strip().lower()):
         notes.insert(0, f"uq-threshold {asked.strip()} is taken as {mode:g} eV/A")
-    warnings = state_point_warnings(calibration, dynamics, formula)
-    if kind == "halt" and action == "halt" and calibration.halt is not None:
-        about["false_halt_bound"] = calibration.halt.bound(steps)
-        if steps > calibration.halt.run_length:
-            warnings.append(
-                f"{steps} steps are more than the {calibration.halt.run_length} the threshold was calibrated for: by "
-                f"the union bound the probability of a false halt of a replica is at most "
-                f"{percent(calibration.halt.bound(steps))} instead of {percent(calibration.halt.alpha)}"
-            )
-    rates = about.get("rates")
-    if rates and rates["runs"] and action == "halt" and not rates["at_least"] and steps > rates["run_length"]:
-        most = min(1.0, math.ceil(steps / rates["run_length"]) * rates["runs"]["interval"][1])
-        warnings.append(
-            f"{steps} steps are more than the {rates['run_length']} of the calibration's runs: by the union bound the "
-            f"probability of a false halt of a replica is at most {percent(most)}"
-        )
+    warnings = state_point_warnings(found, dynamics, formula)
+    if action == "halt":
+        warnings += _longer(found, about, steps)
+    if warnings and chosen.missing is not None:
+        warnings.append(chosen.missing)
+    notes.append(chosen.note)
     certificate = load_certificate(run, model_sha256)
     if certificate is not None:
         notes.append(words(certificate))
         about["certificate"] = certificate
-    return Watch(about, decision, threshold, action, notes, warnings)
+    return Watch(about, decision, threshold, action, chosen.folder, notes, warnings)
+
+
+def _longer(calibration: Calibration, about: dict[str, Any], steps: int) -> list[str]:
+    """For the record the bound on false halts; and a sentence on runs that are longer than those calibrated on."""
+    halt, rates = calibration.halt, about.get("rates")
+    if about["mode"] == "halt" and halt is not None:
+        about["false_halt_bound"] = halt.bound(steps)
+        if steps > halt.run_length:
+            return [
+                f"{steps} steps are more than the {halt.run_length} the threshold was calibrated for: by the union "
+                f"bound the probability of a false halt of a replica is at most {percent(halt.bound(steps))} instead "
+                f"of {percent(halt.alpha)}"
+            ]
+    if rates and rates["runs"] and not rates["at_least"] and steps > rates["run_length"]:
+        most = min(1.0, math.ceil(steps / rates["run_length"]) * rates["runs"]["interval"][1])
+        return [
+            f"{steps} steps are more than the {rates['run_length']} of the calibration's runs: by the union bound the "
+            f"probability of a false halt of a replica is at most {percent(most)}"
+        ]
+    return []
 
 
 def _described(
@@ -293,18 +310,7 @@ def state_point_warnings(calibration: Calibration, now: StatePoint, formula: str
     """Sentences on every way in which dynamics is not what the thresholds were calibrated for."""
     point, unlike = calibration.state_point, calibration.unlike(formula)
     out = [] if unlike is None else [unlike]
-    differs: list[tuple[str, str]] = []
-    then_kelvin, now_kelvin = point.temperature_K, now.temperature_K
-    if then_kelvin and now_kelvin is not None and abs(then_kelvin - now_kelvin) > 1e-6 * max(1.0, then_kelvin):
-        differs.append((f"{then_kelvin:g} K", f"{now_kelvin:g} K"))
-    if point.ensemble != now.ensemble:
-        differs.append((point.ensemble, now.ensemble))
-    if abs(point.dt_fs - now.dt_fs) > 1e-9:
-        differs.append((f"time steps of {point.dt_fs:g} fs", f"{now.dt_fs:g} fs"))
-    then_friction, now_friction = point.friction_per_fs, now.friction_per_fs
-    same = point.ensemble == now.ensemble
-    if same and then_friction is not None and now_friction is not None and abs(then_friction - now_friction) > 1e-9:
-        differs.append((f"a friction of {then_friction:g}/fs", f"{now_friction:g}/fs"))
+    differs = point.differences(now)
     if differs:
         then, here = (", ".join(side) for side in zip(*differs, strict=True))
         out.append(f"the threshold was calibrated for {then}, this run has {here}: the stated rate does not hold there")

@@ -33,6 +33,7 @@ class InferenceSettings(StateSettings):
 
     weights: Literal["best", "last"] = Field("best", description="best by validation, or the last ones")
     uncertainty: bool = Field(True, description="of a calibrated run, sigmas of energies and forces")
+    calibration: str | None = Field(None, description="its name, of several that the run has; by default the first")
     batch_size_inference: int = Field(50, ge=1, description="structures computed at once")
     device: str = Field("auto", description="cpu, cuda or auto")
     threads: int | None = Field(None, ge=1, description="CPU threads; by default all cores")
@@ -105,7 +106,12 @@ def loaded(given: Any, settings: InferenceSettings) -> LoadedModel:
     if isinstance(given, LoadedModel):
         return given
     doing("loading the model")
-    return load(run_of(given).path, which=settings.weights, device=str(choose_device(settings.device)))
+    return load(
+        run_of(given).path,
+        which=settings.weights,
+        device=str(choose_device(settings.device)),
+        calibration=settings.calibration,
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from equimd.guard.calibration import FOLDER, JSON_FILE, load_calibration
+from equimd.guard.calibration import FOLDER, JSON_FILE
+from equimd.guard.saved import load_calibration, places
 from equimd.guard.wording import threshold_meaning
 from equimd.run import Run
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file
 
 runner = CliRunner()
-SHORT = ["--energy-unit", "eV", "--false-alarm-rate", "0.05", "--run-length", "20", "--blocks", "9"]
+SHORT = ["--name", "only", "--energy-unit", "eV", "--false-alarm-rate", "0.05", "--run-length", "20", "--blocks", "9"]
 METRICS = {"zms", "nll", "crps", "ence", "miscalibration_area", "spearman"} | {
     f"coverage_{level}" for level in (50, 68, 90, 95)
 }
@@ -107,6 +109,21 @@ def test_without_a_temperature_there_is_no_halt_threshold(folder: Path, told: An
     saved = load_calibration(folder / "run", Run.open(folder / "run").load_model()[1]["sha256"])
     assert saved.report["posterior_frames"] == {"used": 30, "of": 50}
     assert saved.halt is None and saved.state_point.temperature_K is None
+
+
+def test_calibrations_stand_side_by_side(folder: Path, told: Any) -> None:
+    first = {p.name: p.read_bytes() for p in (folder / "run" / FOLDER).iterdir() if p.is_file()}
+    words = ["calibrate", str(folder / "run"), "--data", str(folder / "new.xyz"), *SHORT[2:], "--no-halt"]
+    made = runner.invoke(app, [*words, "--temperature", "640"])
+    assert made.exit_code == 0, made.output
+    there = places(folder / "run")
+    assert list(there) == ["only", "640K-langevin"]
+    assert {p.name for p in there["640K-langevin"].iterdir()} == first.keys()
+    assert {p.name: p.read_bytes() for p in there["only"].iterdir() if p.is_file()} == first
+    again = runner.invoke(app, [*words, "--temperature", "640"])
+    assert again.exit_code == 2 and "another --name, or --overwrite" in again.stderr
+    assert runner.invoke(app, [*words, "--name", "../up"]).exit_code == 2
+    shutil.rmtree(there["640K-langevin"])
 
 
 def test_a_model_that_leaves_its_domain_gets_no_halt_threshold(folder: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from equimd.errors import RunError, UncertaintyError
-from equimd.guard.calibration import FORMAT_VERSION, is_calibrated, load_calibration
+from equimd.guard.calibration import FORMAT_VERSION
+from equimd.guard.saved import is_calibrated, load_calibration
 from tests.guard.calibrated import calibration
 from tests.uq.conftest import build_model, random_frames
 

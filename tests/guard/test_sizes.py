@@ -61,19 +61,20 @@ def test_one_line_names_the_option_and_what_it_costs() -> None:
         halt=replace(halt(19), value=made.halt.value),
         flag=FlagThreshold(made.flag.value, 0.01, 99, 99.0, rate_interval(99.0, 0.01)),
         report={
-            "dynamics": {"maxima": [0.1] * 17 + [1e3] * 2, "seconds": 190.0},
+            "dynamics": {"maxima": [0.1] * 17 + [1e3] * 2},
             "partition": {"frames": {"fit": 80, "select": 40, "threshold": 80}},
         },
     )
     (runs,) = more_runs(made)
     assert "19 runs leave" in runs and "between 1.3 and 26 %" in runs
-    assert "`--blocks 89` (about 11m40s more)" in runs and "no labels" in runs
+    assert "`--blocks 89` would halve that" in runs and "no labels" in runs
     (frames,) = more_frames(made)
     total = frames_to_halve(made.flag)
     assert total is not None and f"about {float(f'{2.5 * (total - 99):.1e}'):g} more labelled frames" in frames
     bound = made.error.multiplier * 2 * made.halt.value
     (counted,) = more_runs(made, error_rates(made, *made.error_decision(bound)))
     assert "between 1.3 and 33 %" in counted
-    plenty = replace(made, halt=replace(halt(99), value=made.halt.value), flag=replace(made.flag, interval=(0.008, 0.012)))
+    halts = replace(halt(99), value=made.halt.value)
+    plenty = replace(made, halt=halts, flag=replace(made.flag, interval=(0.008, 0.012)))
     plenty = replace(plenty, error=replace(made.error, interval=(0.88, 0.92)))
     assert more_runs(plenty) == [] == more_frames(plenty)

@@ -9,7 +9,8 @@ import numpy as np
 
 from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
-from equimd.guard.calibration import Calibration, load_calibration
+from equimd.guard.calibration import Calibration
+from equimd.guard.saved import load_calibration
 from equimd.guard.score import exact_scores
 from equimd.model.interface import Model
 from equimd.run import Run
@@ -26,15 +27,15 @@ class Calibrated:
     sha256: str
 
     @classmethod
-    def of(cls, folder: Path) -> Calibrated:
-        """That of a run.
+    def of(cls, folder: Path, name: str | None = None) -> Calibrated:
+        """That of a run, with the calibration of that name, or the first.
 
         Raises:
-            UncertaintyError: it has none of its weights.
+            UncertaintyError: it has none of its weights, or of that name.
         """
         run = Run.open(folder)
         model, meta = run.load_model()
-        return cls(model, load_calibration(run.path, meta["sha256"]), meta["sha256"])
+        return cls(model, load_calibration(run.path, meta["sha256"], name), meta["sha256"])
 
     def watch(self, error: float, factor: float = 1.0) -> Watch:
         """Halting above so many times the sigma at which the error bound equals an error."""

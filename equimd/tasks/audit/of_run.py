@@ -97,7 +97,7 @@ def _audit_run(
     folder: Path, settings: AuditSettings, executor: Executor | None, progress: Progress | None
 ) -> AuditedRun:
     doing("loading the calibrated model")
-    known = Calibrated.of(folder)
+    known = Calibrated.of(folder, settings.calibration)
     dynamics, starts = _dynamics(known, settings), _starts(known, settings)
     known.shipped()  # refuses, and says what is missing
     claim = Claim(settings.error, settings.share, settings.false_halt_rate)

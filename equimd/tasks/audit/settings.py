@@ -50,5 +50,6 @@ class AuditSettings(StateSettings, ClaimSettings, AskSettings):
 
     starts: Files = Field((), description="structures that runs start from, each from one of them drawn at random")
     calculator: str = Field("gfn2", description="reference method: gfn2, gfn1, or MODULE:CLASS of an ASE calculator")
+    calibration: str | None = Field(None, description="its name, of several that the run has; by default the first")
     labels: int = Field(200, ge=1, description="calls of the reference method, at most")
     seed: int = Field(0, ge=0, lt=2**31, description="of starts, draws, velocities and noise")

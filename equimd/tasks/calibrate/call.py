@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from equimd.config import ReadingSettings
 from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, absolute, given_names, open_given
-from equimd.files import check_output, locked, plain
-from equimd.guard.calibration import FOLDER, JSON_FILE
+from equimd.files import check_output, check_writable, locked, plain
+from equimd.guard.calibration import JSON_FILE
 from equimd.guard.wording import (
     error_meaning,
     error_table,
@@ -42,7 +42,7 @@ class CalibrationResult(Shown):
     """A run that knows its errors.
 
     Attributes:
-        run: the run folder; the calibration is in its folder ``calibration``.
+        run: the run folder; the calibration is in its folder ``calibration``, or below it, by its name.
         data: names of the calibration frames, if they were given by name.
         calibration: posterior, thresholds and report, as ``model().calibration`` has them.
     """
@@ -59,7 +59,7 @@ class CalibrationResult(Shown):
     def _model(self) -> LoadedModel:
         from equimd.calculators import load
 
-        return load(self.run)
+        return load(self.run, calibration=self.calibration.called)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def calibrate(
         train_data: where the training frames are, if they have moved.
         settings: an object of settings, beneath those given as keywords.
         threads: CPU threads; by default all cores.
-        overwrite: replace the calibration that the run has.
+        overwrite: replace the calibration of the same name that the run has. Others stay.
         progress: called with :class:`~equimd.progress.Progress` in each stage.
 
     Raises:
@@ -154,7 +154,7 @@ def calibrate(
         return opened
 
     run = run_of(run)
-    check_output(run.path / FOLDER / JSON_FILE, overwrite, option="")
+    check_writable(run.path)
     with cpu_threads(threads), locked(run.path):
         prepared = prepare(
             run,
@@ -163,6 +163,7 @@ def calibrate(
             test=None if test_data is None else frames(test_data, "test"),
             train_data=() if train_data is None else train_data,
         )
+        check_output(prepared.folder / JSON_FILE, overwrite, option="--name")
         for text in prepared.warnings:
             warn(text)
         _announce(prepared)

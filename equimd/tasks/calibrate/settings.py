@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -24,6 +25,9 @@ class CalibrationSettings(EnsembleSettings):
         UncertaintyError: rates outside 0..1.
     """
 
+    name: str | None = Field(
+        None, description="of the calibration among those of the run; by default its state point, as 300K-langevin-5ps"
+    )
     false_alarm_rate: float = Field(0.01, description="share of ordinary frames that may be flagged")
     false_halt_rate: float = Field(0.1, description="probability that an ordinary run is halted")
     run_length: int = Field(10_000, description="steps of such a run")
@@ -47,6 +51,8 @@ class CalibrationSettings(EnsembleSettings):
     def _possible(self) -> CalibrationSettings:
         from equimd.guard.thresholds import needed
 
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", self.name):
+            raise ConfigError(f"'{self.name}' as the name of a calibration", hint="letters, digits and . _ + -")
         needed(self.false_alarm_rate)
         least = needed(self.false_halt_rate)
         for name, value, positive in (

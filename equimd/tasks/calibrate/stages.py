@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from equimd.data.dataset import Dataset
-from equimd.guard.calibration import Calibration
+from equimd.guard.calibration import Calibration, StatePoint
+from equimd.guard.saved import place_for
+from equimd.md.ensembles import ENSEMBLES
 from equimd.model.interface import Model
 from equimd.run import Run
 from equimd.tasks.calibrate.dynamics import OwnRuns, Verdict
@@ -39,6 +42,24 @@ class Prepared:
     compositions: tuple[str, ...]
     data_sha256: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def state_point(self) -> StatePoint:
+        """The dynamics of the model's own runs."""
+        s = self.settings
+        friction = s.friction if ENSEMBLES[s.ensemble].has_friction else None
+        return StatePoint(self.temperature, s.ensemble, s.dt, friction, s.score_every)
+
+    @property
+    def name(self) -> str:
+        """Of the calibration among those of the run."""
+        length = self.settings.run_length if self.no_halt is None else None
+        return self.settings.name or self.state_point.name(length)
+
+    @property
+    def folder(self) -> Path:
+        """Where the calibration will be."""
+        return place_for(self.run.path, self.name)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from equimd.data.frames import Frames
 from equimd.data.given import GivenData
 from equimd.errors import UncertaintyError
 from equimd.files import sha256_of, write_json
-from equimd.guard.calibration import FOLDER, Calibration, Levels, StatePoint
+from equimd.guard.calibration import Calibration, Levels
 from equimd.guard.rates import rates_ladder
 from equimd.guard.score import StepDecision
 from equimd.guard.thresholds import ErrorBound
 from equimd.guard.wording import threshold_meaning
-from equimd.md.ensembles import ENSEMBLES
 from equimd.model.interface import check_data
 from equimd.notices import doing
 from equimd.run import Run
@@ -202,11 +201,12 @@ def calibrate(
         flag=limits.flag,
         halt=outcome.threshold,
         error=limits.error,
-        state_point=_state_point(prepared),
+        state_point=prepared.state_point,
         compositions=prepared.compositions,
         elements=tuple(int(z) for z in np.unique(predictions.numbers)),
         model_sha256=prepared.model_sha256,
         data_sha256=prepared.data_sha256,
+        name=prepared.name,
         frames=quality.scored(limits.decided, part),
         test_frames=None if tested is None else quality.scored(tested, report_part),
     )
@@ -256,12 +256,6 @@ def meaningless(threshold: float, frames: Frames) -> str | None:
     )
 
 
-def _state_point(prepared: Prepared) -> StatePoint:
-    s = prepared.settings
-    friction = s.friction if ENSEMBLES[s.ensemble].has_friction else None
-    return StatePoint(prepared.temperature, s.ensemble, s.dt, friction, s.score_every)
-
-
 def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, Any]) -> dict[str, Any]:
     """The object of ``equimd calibrate --json``, but the run."""
     prepared, found, calibration = done.prepared, done.found, done.calibration
@@ -301,18 +295,19 @@ def _report(done: Calibrating, predictions: Predictions, fitted: Mapping[str, An
     return values
 
 
-def save(done: Calibrating, data: Sequence[str] = ()) -> Path:
+def save(done: Calibrating, data: Sequence[str] = (), folder: Path | None = None) -> Path:
     """Write posterior, calibration, partition and plots into the run: the calibration itself last, and whole.
 
     Args:
         data: names of the calibration frames, for whoever calibrates a better model alike.
+        folder: of the calibration; by default that of its name.
     """
     from equimd.tasks.calibrate import plots
 
     doing("drawing the plots")
-    folder = done.prepared.run.path / FOLDER
+    folder = folder or done.prepared.folder
     done.calibration.report["data"] = list(data)
     done.calibration.report["error_bounds"] = [row.to_json() for row in rates_ladder(done.calibration)]
     write_json(folder / PARTITION_FILE, done.prepared.parts.to_json(), indent=None)
     plots.draw(done, folder)
-    return done.calibration.save(done.prepared.run.path)
+    return done.calibration.save(done.prepared.run.path, folder)

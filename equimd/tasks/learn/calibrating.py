@@ -12,7 +12,7 @@ import numpy as np
 from equimd.data.frames import Frames
 from equimd.data.given import open_given
 from equimd.errors import EquimdError
-from equimd.guard.calibration import Calibration
+from equimd.guard.calibration import FOLDER, Calibration
 from equimd.guard.screen import MIN_FRAMES
 from equimd.guard.thresholds import ErrorBound, needed
 from equimd.run import Run
@@ -160,7 +160,7 @@ def _calibrate(work: Work, number: int, halt: bool) -> dict[str, Any]:
     done = calibrate(prepared, told, enough=enough)
     if done.calibration.halt is not None:
         done = replace(done, calibration=_shipped(done.calibration, s.error))
-    save(done, calibration_files(work))
+    save(done, calibration_files(work), run.path / FOLDER)  # in the place of one without a threshold to halt at
     report = done.calibration.report
     maxima = None if done.own is None or done.own.broken else np.sort(done.own.scores.max(1)).tolist()
     return {

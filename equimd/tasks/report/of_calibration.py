@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from equimd.errors import UncertaintyError
-from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
+from equimd.guard.calibration import Calibration
+from equimd.guard.saved import is_calibrated, load_calibration, places, read_values
 from equimd.guard.wording import error_meaning, error_table, error_table_note, flag_meaning, halt_meaning
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table
@@ -29,9 +30,31 @@ def calibration_sections(page: Page, run: Path, sha256: Callable[[], str]) -> st
     def calibration() -> Calibration:
         return load_calibration(run, sha256())
 
-    return page.section("Sigma against error", lambda: _sigmas(page, calibration().report)) + page.section(
-        "Thresholds", lambda: _thresholds(page, calibration())
+    several = page.section("Calibrations", lambda: _several(run)) if len(places(run)) > 1 else ""
+    return (
+        several
+        + page.section("Sigma against error", lambda: _sigmas(page, calibration().report))
+        + page.section("Thresholds", lambda: _thresholds(page, calibration()))
     )
+
+
+def _several(run: Path) -> str:
+    """What the calibrations of a run are for; the sections below are of the first."""
+    rows = []
+    for name, folder in places(run).items():
+        values = read_values(folder)
+        halt = values["halt"]
+        rows.append(
+            [
+                name,
+                f"{values['flag']['value']:.3g}",
+                "none" if halt is None else f"{halt['value']:.3g}",
+                "" if halt is None else f"{halt['run_length']} steps",
+                str(values["created"])[:10],
+            ]
+        )
+    told = "What follows is of the first; `equimd simulate` takes the one that fits."
+    return table(["", "flag (eV/Å)", "halt (eV/Å)", "in runs of", "made"], rows) + paragraph(told)
 
 
 def _sigmas(page: Page, report: Mapping[str, Any]) -> str:

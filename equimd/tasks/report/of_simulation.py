@@ -16,8 +16,8 @@ from equimd.chemistry import formula
 from equimd.data.readers.structures import read_structures
 from equimd.errors import DataError, EquimdError, RunError
 from equimd.files import understood
-from equimd.guard.calibration import is_calibrated
 from equimd.guard.certificate import words
+from equimd.guard.saved import is_calibrated
 from equimd.machine import choose_device
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.trajectory import Columns, read_columns, trajectory_path
@@ -123,7 +123,9 @@ class ReportedSimulation:
         potential, meta = run.load_model()
         if meta["sha256"] != self.summary["model_sha256"]:
             raise RunError("the model is not the one of this simulation any more", where=str(run.path))
-        return LoadedModel(potential, device=choose_device(self.settings.device), run=run, sha256=meta["sha256"])
+        named = (self.summary.get("uncertainty") or {}).get("calibration")
+        device = choose_device(self.settings.device)
+        return LoadedModel(potential, device=device, run=run, sha256=meta["sha256"], calibration=named)
 
 
 def simulation_part(page: Page, folder: Path, settings: ReportSettings, told: Callable[[str], None]) -> str:

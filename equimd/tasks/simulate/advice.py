@@ -10,7 +10,8 @@ from shlex import quote
 from typing import Any
 
 from equimd.errors import EquimdError
-from equimd.guard.calibration import Calibration, is_calibrated, load_calibration
+from equimd.guard.calibration import Calibration
+from equimd.guard.saved import is_calibrated, load_calibration
 from equimd.guard.score import SCORE_NAME
 from equimd.guard.wording import percent
 from equimd.md.simulation import SUSPECTS_FILE
@@ -109,7 +110,7 @@ def _calibrate(session: Session, run: Run, new: Path) -> list[str]:
     """The calibration of the run, once more for the new one."""
     if not is_calibrated(run.path):
         return []
-    c = load_calibration(run.path, session.identity["model_sha256"])
+    c = load_calibration(run.path, session.identity["model_sha256"], session.watch.about.get("calibration"))
     names = c.report.get("data") or ["CALIBRATION_FRAMES"]
     options = "".join(f" --data {quote(name)}" for name in names)
     for key, value in _asked(c).items():
@@ -120,7 +121,9 @@ def _calibrate(session: Session, run: Run, new: Path) -> list[str]:
 def _asked(c: Calibration) -> dict[str, float | str]:
     """The settings that a calibration was made with, as far as it tells."""
     point, halt = c.state_point, c.halt
+    usual = point.name(None if halt is None else halt.run_length)
     found: dict[str, float | str | None] = {
+        "name": None if c.called == usual else c.called,
         "false-alarm-rate": c.flag.alpha, "temperature": point.temperature_K, "ensemble": point.ensemble,
         "dt": point.dt_fs, "friction": point.friction_per_fs, "score-every": point.score_every,
     }  # fmt: skip

@@ -37,6 +37,8 @@ def continued(folder: Path, given: Mapping[str, Any]) -> tuple[SimulationSetting
     halted = [f["step"] - 1 for f in meta["suspects"]["frames"] if f["action"] == "halt"]
     left = old.n_steps - max(0, min([*halted, int(meta["step"])]))
     values = {"steps": left, "time": None, "seed": old.seed + 1, "relax": False, "equilibrate": 0.0, **given}
+    if "run" in given:
+        values.setdefault("calibration", None)  # another run has others
     if not left and not {"steps", "time"} & given.keys():
         raise ConfigError("it was completed: nothing is left", where=str(folder), hint="--time: how long to go on")
     if given.get("time") is not None:

@@ -24,9 +24,10 @@ from equimd.data.system import System
 from equimd.errors import ConfigError, RunError, UncertaintyError
 from equimd.files import check_output, check_writable, file_digest, new_folder, write_atomic
 from equimd.forces.forcefield import ForceField
-from equimd.guard.calibration import FOLDER, JSON_FILE, StatePoint
+from equimd.guard.calibration import JSON_FILE, StatePoint
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
+from equimd.guard.saved import name_of
 from equimd.guard.wording import Watch, make_watch
 from equimd.machine import choose_device
 from equimd.md.ensembles import ENSEMBLES
@@ -161,6 +162,7 @@ def _assemble(
     threads: int,
     *,
     shown_run: str | None = None,
+    calibration: str | None = None,
 ) -> Session:
     potential = model.potential
     system = start.system(model.device)
@@ -175,6 +177,7 @@ def _assemble(
         dynamics=StatePoint(settings.temperature, settings.ensemble, settings.dt, settings.friction),
         steps=steps,
         formula=formula(start.numbers.numpy()),
+        calibration=calibration or settings.calibration,
     )
     if settings.sigma_every and watch.threshold is None:
         hint = f"equimd calibrate {shown_run or settings.run} --data FRAMES, and a threshold (--uq-threshold)"
@@ -183,7 +186,7 @@ def _assemble(
     judge = Judge.of(potential, system, watch.decision, watch.threshold, watch.action, limits=limits, **state)
     forces = ForceField(potential, system, judge=judge, compile=settings.compile, steps=steps, **state)
     dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
-    identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(settings, watch), "threads": threads}
+    identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(watch), "threads": threads}
     too_large = checks.time_step_warning(system, settings.dt)
     direct = not potential.conservative
     warnings = [*([too_large] if too_large else []), *checks.ensemble_warnings(settings, direct), *watch.warnings]
@@ -201,11 +204,9 @@ def _integrator(settings: SimulationSettings, dof: int) -> Integrator:
     return Equilibrated(Langevin(s.dt, s.temperature, s.friction, s.seed), main, s.equilibration_steps)
 
 
-def _calibration_sha256(settings: SimulationSettings, watch: Watch) -> str | None:
+def _calibration_sha256(watch: Watch) -> str | None:
     """Of the file that says everything about the thresholds, and by their hash about the arrays."""
-    if watch.threshold is None:
-        return None
-    return file_digest(Path(settings.run) / FOLDER / JSON_FILE)
+    return None if watch.source is None else file_digest(watch.source / JSON_FILE)
 
 
 def molecule_name(session: Session) -> str:
@@ -292,7 +293,10 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
     start, meta = Start.load(folder)
     began = meta["identity"]
     model, sha256 = _load(settings)
-    session = _assemble(settings, start, model, sha256, int(began["threads"]))
+    # with the calibration that it began with, whichever were made since
+    digest = began["calibration_sha256"]
+    named = None if digest is None else name_of(settings.run, digest)
+    session = _assemble(settings, start, model, sha256, int(began["threads"]), calibration=named)
     for key, what in (("model_sha256", "model"), ("calibration_sha256", "calibration")):
         if session.identity[key] != began[key]:
             raise RunError(f"the {what} has changed since the run began", where=settings.run, hint="a new simulation")

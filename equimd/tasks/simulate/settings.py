@@ -78,6 +78,9 @@ class SimulationSettings(EnsembleSettings):
         description="auto (the calibrated halt threshold, else the flag threshold), halt, flag, off (physical checks "
         "alone), or a force error such as 0.15eV/A; without it auto if the run is calibrated",
     )
+    calibration: str | None = Field(
+        None, description="name of the run's calibration that thresholds are from; by default the one that fits"
+    )
     on_exceed: Literal["halt", "flag"] | None = Field(
         None, description="what to do above the threshold, if not what it was calibrated for"
     )

@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from typer.testing import CliRunner, Result
 
 from equimd.cli.main import app
 from equimd.files import load_tensors
+from equimd.guard.saved import load_calibration, place_for
 from equimd.md import trajectory
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.trajectory import read
+from equimd.run import Run
 from equimd.tasks.simulate import session
 from tests.training.test_training import start
 from tests.training.toy import WATER, toy_config, toy_file
@@ -215,6 +218,25 @@ def test_what_differs_from_the_calibration_is_said(calibrated: Path, molecule: P
     told = simulate(calibrated, hydrogen, "--steps", 0, "--friction", 0.02, "--out", tmp_path / "b")
     assert "H2: not a composition" in told.stderr
     assert "a friction of 0.01/fs, this run has 0.02/fs" in told.stderr
+
+
+def test_the_calibration_that_fits_is_taken_and_kept_to(calibrated: Path, molecule: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(calibrated, run)
+    first = load_calibration(run, Run.open(run).load_model()[1]["sha256"])
+    hot = replace(first, name="hot", state_point=replace(first.state_point, temperature_K=600.0))
+    hot.save(run, place_for(run, "hot"))
+    told = simulate(run, molecule, "--temperature", 600, "--steps", 4, "--out", out, "--json")
+    assert told.exit_code in (0, 3) and "calibration: hot, the one of the run's 2" in told.stderr
+    assert json.loads(told.stdout)["uncertainty"]["calibration"] == "hot" and "warning" not in told.stderr
+    nearer = replace(hot, name="nearer", flag=replace(hot.flag, alpha=0.02))
+    (run / "calibration" / "hot").rename(run / "calibration" / "z")  # so that a new one comes before it
+    nearer.save(run, place_for(run, "a"))
+    assert session.reopen(out, {}).watch.about["calibration"] == "z"
+    told = simulate(run, molecule, "--steps", 4, "--calibration", "z", "--out", tmp_path / "b", "--json")
+    assert "calibration: z, as asked" in told.stderr and "calibrated for 600 K, this run has 300 K" in told.stderr
+    told = simulate(run, molecule, "--calibration", "none", "--out", tmp_path / "c")
+    assert told.exit_code == 2 and "no calibration 'none'" in told.stderr
 
 
 def test_an_uncalibrated_run_is_warned_of_or_refused(trained: Path, molecule: Path, tmp_path: Path) -> None:
