@@ -56,7 +56,7 @@ def flag_meaning(flag: FlagThreshold, calibration: Calibration) -> str:
 def rate_sentences(found: ErrorRates, action: Action) -> list[str]:
     """How often a bound on the force error speaks, and what it misses."""
     out, frames, runs, missed = [], found.frames, found.runs, found.missed
-    if runs is not None:
+    if runs is not None and (runs.events or not found.at_least):
         does = "halts by mistake" if action == "halt" else "has flagged frames"
         least = "at least " if found.at_least else ""
         odds = f"above {percent(runs.interval[0])}" if found.at_least else f"between {_range(runs.interval)}"
@@ -85,6 +85,8 @@ def error_table(calibration: Calibration) -> list[list[str]]:
         if found is None:
             return "none"
         low, high = (f"{100 * x:.2g}" for x in found.interval)
+        if least and not found.events:
+            return "not known"
         rate = percent(found.rate)
         return f"at least {rate} ({low} to 100)" if least else f"{rate} ({low} to {high})"
 

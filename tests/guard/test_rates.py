@@ -65,6 +65,9 @@ def test_below_the_screens_level_runs_are_at_least_so_many(made) -> None:
     assert found.runs.events == 10, "those whose highest score was exact"
     assert "in at least 10 of 20 runs of 50 steps" in rate_sentences(found, "halt")[0]
     assert "has flagged frames" in rate_sentences(found, "flag")[0]
+    few = replace(made, report={"dynamics": {"maxima": [30.0] * 20}})
+    assert len(rate_sentences(error_rates(few, *few.error_decision(70.0)), "halt")) == 1, "nothing is known of runs"
+    assert any(row[2] == "not known" for row in error_table(few))
     coarse = replace(made, state_point=replace(made.state_point, score_every=5))
     assert error_rates(coarse, *coarse.error_decision(140.0)).at_least
 

@@ -102,7 +102,8 @@ def _audit_run(
     known.shipped()  # refuses, and says what is missing
     claim = Claim(settings.error, settings.share, settings.false_halt_rate)
     tries = Tries.of(folder)
-    asked = {**settings.model_dump(exclude=set(AskSettings.model_fields)), "model_sha256": known.sha256}
+    left_out = {*AskSettings.model_fields, *(["calibration"] if settings.calibration is None else [])}
+    asked = {**settings.model_dump(exclude=left_out), "model_sha256": known.sha256}
     asked["starts"] = starts.content_hashes()
     begun = tries.open(asked)
     number = begun["attempt"] if begun else tries.next

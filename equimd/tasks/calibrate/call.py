@@ -13,6 +13,7 @@ from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import check_output, check_writable, locked, plain
 from equimd.guard.calibration import JSON_FILE
+from equimd.guard.saved import places
 from equimd.guard.wording import (
     error_meaning,
     error_table,
@@ -174,7 +175,8 @@ def calibrate(
         warn(f"{done.outcome.refused}. Flag and error thresholds are there all the same.")
     if not done.calibration.flag.resolved:
         warn("the frames are so alike in time that the flag rate is uncertain; see its interval")
-    note(f"calibration: {folder}")
+    others = [name for name in places(run.path) if name != done.calibration.called]
+    note(f"calibration: {folder}" + (f", beside {', '.join(others)}" if others else ""))
     return CalibrationResult(prepared.run.path, given_names(data) or (), done.calibration)
 
 
