@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 from equimd.errors import EXIT_INTERRUPTED
 from equimd.interrupts import at_any_time, not_any_more
@@ -16,9 +17,11 @@ def main() -> None:
     # times as long for one that has none; read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        from equimd.cli.completion import words_of_bash
         from equimd.cli.main import app
 
-        app()
+        with words_of_bash() if os.environ.get("_EQUIMD_COMPLETE") == "complete_bash" else nullcontext():
+            app()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

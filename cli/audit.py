@@ -35,7 +35,7 @@ def audit(
         equimd audit runs/ethanol --starts ethanol.xyz --error 0.15eV/A --json
     """
     from equimd.cli.common import echo_json, log
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     with ProgressBar() as progress:
         from equimd.tasks.audit.call import audit as work
@@ -44,7 +44,7 @@ def audit(
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
     log(done.ending)
     if done.status != "certified":
         raise typer.Exit(EXIT_HALTED)

@@ -15,6 +15,8 @@ from equimd.cli.common import echo_json, log, sub_app
 from equimd.cli.completion import completing, presets
 from equimd.config import PRESETS
 from equimd.registry import imported
+from equimd.tables import of_markdown
+from equimd.terminal import show
 
 app = sub_app("Measure accuracy, speed and trustworthiness, beside other packages; tables and plots.")
 
@@ -128,7 +130,7 @@ def _show(table: Path, as_json: bool) -> None:
     if as_json:
         echo_json(json_text.loads(table.with_suffix(".json").read_text(encoding="utf-8")))
     else:
-        print(table.read_text())
+        show(of_markdown(table.read_text(encoding="utf-8")))
     log(f"written: {table.parent}")
 
 

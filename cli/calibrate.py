@@ -22,6 +22,7 @@ def calibrate(
             "--data",
             help="frames the model never saw, with forces and energies; may be repeated",
             autocompletion=completing(bundled),
+            metavar="<str>",
         ),
     ],
     test_data: Annotated[
@@ -30,12 +31,16 @@ def calibrate(
             "--test-data",
             help="other such frames, to report on; else a part of --data",
             autocompletion=completing(bundled),
+            metavar="<str>",
         ),
     ] = None,
     train_data: Annotated[
         list[str] | None,
         typer.Option(
-            "--train-data", help="where the training frames are, if they have moved", autocompletion=completing(bundled)
+            "--train-data",
+            help="where the training frames are, if they have moved",
+            autocompletion=completing(bundled),
+            metavar="<str>",
         ),
     ] = None,
     threads: Threads = None,
@@ -59,7 +64,7 @@ def calibrate(
         equimd calibrate runs/ethanol --data held_out.xyz --no-halt --json
     """
     from equimd.cli.common import echo_json, show_how_to_look
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     options |= {"test_data": test_data or None, "train_data": train_data or None, "threads": threads}
     with ProgressBar() as progress:
@@ -69,5 +74,5 @@ def calibrate(
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
         show_how_to_look(done.run)

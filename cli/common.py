@@ -31,6 +31,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -43,6 +44,7 @@ import typer
 
 from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError, EquimdWarning
 
+HELP_WIDTH = 76  # columns of a line of an example, to which the help adds two
 _USER_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _USER_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENXIO, errno.ENODEV)
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -71,16 +73,36 @@ def sub_app(help: str) -> typer.Typer:
 
 
 def keep_indented(text: str) -> str:
-    r"""Mark the indented paragraphs of a help text (with ``\b``) so that they are not re-wrapped."""
+    r"""Mark the indented paragraphs of a help text (with ``\b``) so that they are not re-wrapped; commands that are
+    longer than a line go on in the next, so that they can be copied from it all the same."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(
-        f"\b\n{p}" if p and all(line.startswith("  ") for line in p.splitlines()) else p for p in paragraphs
+        "\b\n" + "\n".join(map(_continued, p.splitlines()))
+        if p and all(line.startswith("  ") for line in p.splitlines())
+        else p
+        for p in paragraphs
     )
 
 
-def log(message: str = "", *, end: str = "\n") -> None:
+def _continued(line: str) -> str:
+    """A command, in several lines where it is long."""
+    indent = line[: len(line) - len(line.lstrip())]
+    words = re.split(r" (?=-)", line) if len(line) > HELP_WIDTH else [line]
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) + 3 > HELP_WIDTH:
+            lines[-1] += " \\"
+            lines.append(f"{indent}    {word}")
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def log(message: str = "") -> None:
     """Print to stderr: progress, notes, anything that is not the result."""
-    print(message, end=end, file=sys.stderr, flush=True)
+    from equimd.terminal import say
+
+    say(message, sys.stderr)
 
 
 def show_how_to_look(folder: str | os.PathLike[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite
-from equimd.cli.completion import bundled, completing
+from equimd.cli.completion import bundled, completing, structures
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings, StateSettings
 from equimd.tasks.compare.settings import compared_fields
@@ -20,13 +20,16 @@ from equimd.tasks.simulate.settings import SimulationSettings
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of a model")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="run folder of another")],
-    structure: Annotated[Path, typer.Argument(metavar="STRUCTURE", help="start geometry of the dynamics")],
+    structure: Annotated[
+        Path, typer.Argument(metavar="STRUCTURE", help="start geometry of the dynamics", autocompletion=structures)
+    ],
     data: Annotated[
         list[str] | None,
         typer.Option(
             "--data",
             help="frames with energies and forces for the errors; may be repeated",
             autocompletion=completing(bundled),
+            metavar="<str>",
         ),
     ] = None,
     out: Annotated[
@@ -50,7 +53,7 @@ def compare(
         equimd compare runs/conservative runs/direct ethanol.xyz --replicas 3 --dtype float64 --json
     """
     from equimd.cli.common import echo_json, show_how_to_look
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     options |= {"data": data or None, "out": out, "overwrite": overwrite}
     with ProgressBar() as progress:
@@ -60,5 +63,5 @@ def compare(
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
         show_how_to_look(done.folder)

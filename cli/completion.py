@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from glob import escape, glob
 
 Completion = Callable[[str], list[str]]
 
@@ -14,6 +19,31 @@ def completing(names: Callable[[], Iterable[str]]) -> Completion:
         return [name for name in names() if name.lower().startswith(incomplete.lower())]
 
     return complete
+
+
+@contextmanager
+def words_of_bash() -> Iterator[None]:
+    """Bash breaks words at ``:`` and ``=``: what it asks for, ``bundled:ethanol-t`` or ``--preset=s``, is joined again,
+    and what stands before the last break, which it keeps, is left out of the answers."""
+    words, at = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
+    joined, place = [""], 0
+    for number, word in enumerate(words):
+        breaks = re.fullmatch("[:=]+", word) is not None
+        if joined[-1] and (breaks or joined[-1][-1] in ":="):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        if number == at:
+            place = len(joined) - 1
+    os.environ |= {"COMP_WORDS": "\n".join(joined[1:]), "COMP_CWORD": str(place - 1)}
+    kept = re.match("(?:.*[:=])?", joined[place])
+    answers = io.StringIO()
+    try:
+        with redirect_stdout(answers):
+            yield
+    finally:
+        for line in answers.getvalue().splitlines():
+            print(line.removeprefix(kept[0] if kept else ""))
 
 
 def presets() -> Iterable[str]:
@@ -28,6 +58,14 @@ def bundled() -> Iterable[str]:
     from equimd.data.bundled import NAMES
 
     return [f"bundled:{name}" for name in NAMES]
+
+
+def structures(incomplete: str) -> list[str]:
+    """Molecules by a common name and bundled data; files beside them, which a shell offers alone where none fits."""
+    from equimd.data.readers.structures import COMMON
+
+    named = completing(lambda: [*COMMON, *bundled()])(incomplete)
+    return [*named, *sorted(glob(f"{escape(incomplete)}*"))] if named else []
 
 
 def collections() -> Iterable[str]:

@@ -9,14 +9,15 @@ import typer
 
 from equimd.cli.arguments import Json, Overwrite
 from equimd.cli.common import echo_json, log, sub_app, warn
-from equimd.cli.completion import bundled, collections, completing
+from equimd.cli.completion import bundled, collections, completing, structures
 from equimd.cli.options import with_settings
 from equimd.config import ReadingSettings
 from equimd.errors import EXIT_USAGE, DataError
 from equimd.progress import counted_stages, counting
+from equimd.tables import Table, facts
 from equimd.tasks.generate.settings import GenerationSettings
 from equimd.tasks.label.settings import LabelSettings
-from equimd.terminal import ProgressBar
+from equimd.terminal import ProgressBar, show
 
 if TYPE_CHECKING:
     from equimd.data.catalogue import Collection
@@ -63,10 +64,10 @@ def list_(
     if json:
         echo_json({"collections": [_catalogue_json(c) for c in table.values()]})
         return
-    for each in table.values():
-        _print_collection(each)
+    parts = [part for each in table.values() for part in _collection(each)]
     if collection is None:
-        print("equimd data fetch COLLECTION ITEM downloads; bundled data is opened as --data bundled:NAME.")
+        parts.append("equimd data fetch COLLECTION ITEM downloads; bundled data is opened as --data bundled:NAME.")
+    show(parts)
 
 
 def _catalogue_json(c: Collection) -> dict[str, Any]:
@@ -80,16 +81,25 @@ def _catalogue_json(c: Collection) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print_collection(c: Collection) -> None:
-    print(f"{c.name}: {c.title}")
-    for e in c.entries:
-        labels = "" if e.labels == "energy, forces" else f"  ({e.labels} only)"
-        print(f"    {e.item or '-':24}{e.n_atoms:>9} atoms {e.frames:>12,} frames  {e.theory}{labels}")
-    print(f"  licence {c.licence}; units {c.units}")
-    print(f"  cite    {c.citation}")
-    if c.note:
-        print(f"  note    {c.note}")
-    print()
+def _collection(c: Collection) -> list[Table | str]:
+    rows = [
+        [
+            e.item or "-",
+            e.n_atoms,
+            f"{e.frames:,} frames",
+            e.theory + ("" if e.labels == "energy, forces" else f" ({e.labels} only)"),
+        ]
+        for e in c.entries
+    ]
+    about = {"licence": c.licence, "units": c.units, "cite": c.citation, **({"note": c.note} if c.note else {})}
+    return [
+        f"{c.name}: {c.title}",
+        "",
+        Table(rows, ("item", "atoms", "", "theory"), left=(0, 3)),
+        "",
+        facts(about),
+        "",
+    ]
 
 
 @app.command()
@@ -101,7 +111,9 @@ def fetch(
     split: Annotated[str, typer.Option(help="which of the ready splits of rmd17: 01 to 05")] = "01",
     to: Annotated[Path | None, typer.Option(help="folder to download to (default: a cache folder)")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="omol25: use this local folder")] = None,
-    file: Annotated[list[str] | None, typer.Option(help="omol25: a file of the repository; may be repeated")] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="omol25: a file of the repository; may be repeated")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Download and verify a data set.
@@ -167,7 +179,11 @@ def inspect(
     files: _Files,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="a second data set, to look for frames that are in both; may be repeated"),
+        typer.Option(
+            help="a second data set, to look for frames that are in both; may be repeated",
+            metavar="<str>",
+            autocompletion=completing(bundled),
+        ),
     ] = None,
     near_rmsd: Annotated[float, typer.Option(help="frames closer than this count as shared, Angstrom")] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="exit with code 2 if an error is found")] = False,
@@ -200,55 +216,52 @@ def inspect(
     if json:
         echo_json(report.as_dict())
     else:
-        _print_report(report)
+        show(_report(report))
     if strict and report.worst() == "error":
         raise typer.Exit(EXIT_USAGE)
 
 
-def _print_report(report: Report) -> None:
+def _report(report: Report) -> list[Table | str]:
     from ase.data import chemical_symbols
 
     s = report.statistics
     low, high = report.n_atoms
     sizes = f"{low}" if low == high else f"{low} to {high}"
     several = f", {s['n_compositions']} compositions" if s["n_compositions"] != 1 else ""
-    print(report.path)
-    _row("format", f"{report.format}, {report.n_frames:,} frames, {sizes} atoms{several}")
-    _row("elements", " ".join(chemical_symbols[z] for z in report.elements))
-    _row("units", f"{report.units['energy']}, {report.units['forces']} ({report.units['source']})")
+    told = {"format": f"{report.format}, {report.n_frames:,} frames, {sizes} atoms{several}"}
+    told["elements"] = " ".join(chemical_symbols[z] for z in report.elements)
+    told["units"] = f"{report.units['energy']}, {report.units['forces']} ({report.units['source']})"
     labels = [n for n, there in (("energy", report.has_energy), ("forces", report.has_forces)) if there]
-    _row("labels", ", ".join(labels) or "none")
+    told["labels"] = ", ".join(labels) or "none"
     if s["energy_per_atom_min_eV"] is not None:
         span = f"{s['energy_per_atom_min_eV']:.4f} to {s['energy_per_atom_max_eV']:.4f} eV per atom"
-        _row("energy", f"{span}, standard deviation {s['energy_std_eV']:.3f} eV per frame")
+        told["energy"] = f"{span}, standard deviation {s['energy_std_eV']:.3f} eV per frame"
     if s["forces_rms_eV_per_A"] is not None:
-        _row("forces", f"{s['forces_rms_eV_per_A']:.3f} eV/A RMS, largest {s['forces_max_eV_per_A']:.2f} eV/A")
+        told["forces"] = f"{s['forces_rms_eV_per_A']:.3f} eV/A RMS, largest {s['forces_max_eV_per_A']:.2f} eV/A"
         torque = s["net_torque_max_eV"]
         turning = f", net torque {torque:.1g} eV" if torque is not None else ""
-        _row("net force", f"at most {s['net_force_max_eV_per_A']:.1g} eV/A{turning}")
+        told["net force"] = f"at most {s['net_force_max_eV_per_A']:.1g} eV/A{turning}"
     if s["min_distance_A"] is not None:
-        _row("distances", f"shortest {s['min_distance_A']:.3f} A")
+        told["distances"] = f"shortest {s['min_distance_A']:.3f} A"
     if s.get("energy_force_pairs"):
         residual = s["energy_force_residual_meV"]
         off = f", {residual:.1f} meV RMS off" if residual is not None else ""
-        _row("dE = -F dR", f"{s['energy_force_pairs']} near pairs, slope {s['energy_force_slope']:.3f}{off}")
+        told["dE = -F dR"] = f"{s['energy_force_pairs']} near pairs, slope {s['energy_force_slope']:.3f}{off}"
     if s.get("n_effective"):
-        _row(
-            "rows", f"about {s['n_effective']:,} independent (correlation time {s['correlation_time_frames']:.2g} rows)"
+        told["rows"] = (
+            f"about {s['n_effective']:,} independent (correlation time {s['correlation_time_frames']:.2g} rows)"
         )
     if s.get("nearest_rmsd_median") is not None:
         nearest = f"{s['nearest_rmsd_median']:.3f} A away in the median, {s['nearest_rmsd_min']:.3f} A at least"
-        _row("against", f"nearest frame {nearest}")
-    print()
+        told["against"] = f"nearest frame {nearest}"
+    found: list[Table | str] = [report.path, "", facts(told), ""]
     if not report.problems:
-        print("no problems found")
+        return [*found, "no problems found"]
+    problems = []
     for p in report.problems:
         where = f" [frames {', '.join(map(str, p.frames[:5]))}{', ...' if p.count > 5 else ''}]" if p.frames else ""
-        print(f"{p.severity:8}{p.code}: {p.message}{where}")
-
-
-def _row(name: str, value: str) -> None:
-    print(f"  {name:12}{value}")
+        problems.append([p.severity, p.code, p.message + where])
+    return [*found, Table(problems, ("", "problem", "what was found"), left=(0, 1, 2))]
 
 
 @app.command()
@@ -300,7 +313,9 @@ def convert(
 @app.command()
 @with_settings(GenerationSettings, skip=("molecule",))
 def generate(
-    molecule: Annotated[str, typer.Argument(help=GenerationSettings.model_fields["molecule"].description)],
+    molecule: Annotated[
+        str, typer.Argument(help=GenerationSettings.model_fields["molecule"].description, autocompletion=structures)
+    ],
     out: _Out,
     jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,
     overwrite: Overwrite = False,

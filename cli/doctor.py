@@ -20,13 +20,22 @@ def doctor(json: Json = False) -> None:
         equimd doctor --json > report.json
     """
     from equimd.cli.common import echo_json
+    from equimd.tables import Table
     from equimd.tasks.doctor import examine, to_json
+    from equimd.terminal import show
 
     found = examine()
     if json:
         echo_json(to_json(found))
     else:
-        for part in found:
-            typer.echo(f"{part.name:14}{part.status:8}{part.detail}")
+        show(
+            [
+                Table(
+                    [[part.name, part.status, part.detail] for part in found],
+                    ("part", "", "what was found"),
+                    left=(0, 1, 2),
+                )
+            ]
+        )
     if any(part.status == "fails" for part in found):
         raise typer.Exit(EXIT_MACHINE)

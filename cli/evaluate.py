@@ -19,7 +19,10 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Option(
-            "--data", help="frames with energies and forces; may be repeated", autocompletion=completing(bundled)
+            "--data",
+            help="frames with energies and forces; may be repeated",
+            autocompletion=completing(bundled),
+            metavar="<str>",
         ),
     ],
     display_unit: Annotated[
@@ -48,7 +51,7 @@ def evaluate(
         equimd evaluate runs/ethanol --data test.extxyz --no-uncertainty
     """
     from equimd.cli.common import echo_json
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     with ProgressBar() as progress:
         from equimd.tasks.evaluate.call import evaluate as work
@@ -57,4 +60,4 @@ def evaluate(
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table(display_unit))
+        show(done.parts(display_unit))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite
+from equimd.cli.completion import structures
 from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.learn.settings import LearnSettings
@@ -17,7 +18,11 @@ from equimd.tasks.learn.settings import LearnSettings
 def learn(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="MOLECULE", help="a structure file, a name, SMILES, or a YAML file of settings"),
+        typer.Argument(
+            metavar="MOLECULE",
+            help="a structure file, a name, SMILES, or a YAML file of settings",
+            autocompletion=structures,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder to make; by default learn/NAME-300K-001")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a learn run to go on with")] = None,
@@ -75,9 +80,10 @@ def learn(
 def _show(done: Any, json: bool) -> None:
     """The result on stdout."""
     from equimd.cli.common import echo_json, show_how_to_look
+    from equimd.terminal import show
 
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
         show_how_to_look(done.folder)

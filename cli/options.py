@@ -66,7 +66,7 @@ def setting_option(
         key, float
     )  # what an extension's ensemble takes is a number
     kind, table = kind or option_type(annotation), registry_of(annotation)
-    metavar = None if table is None else choices(table)
+    metavar = choices(table) if table is not None else "<str>" if kind == list[str] else None
     name = f"--{key.replace('_', '-')}"
     names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
     help = f"{field.description}{shown(field.default)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite, Run
+from equimd.cli.completion import structures as offered
 from equimd.cli.options import with_settings
 from equimd.tasks.keywords import InferenceSettings
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from equimd.calculators import Prediction
+    from equimd.tables import Table
 
 
 @with_settings(InferenceSettings)
 def predict(
     run: Run,
-    structures: Annotated[Path, typer.Argument(help="xyz, data set, trajectory ...; or some frames: FILE@-1")],
+    structures: Annotated[
+        Path, typer.Argument(help="xyz, data set, trajectory ...; or some frames: FILE@-1", autocompletion=offered)
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")
     ] = None,
@@ -43,7 +47,7 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
     """
     from equimd.cli.common import echo_json
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     with ProgressBar() as progress:
         from equimd.data.given import structures_of
@@ -55,21 +59,27 @@ def predict(
         echo_json({"structures": [p.to_json() for p in predictions]})
     elif out is None:
         for k, (a, p) in enumerate(zip(atoms, predictions, strict=True)):
-            typer.echo(_text(k, a, p))
+            show(_parts(k, a, p))
 
 
-def _text(number: int, atoms: Atoms, p: Prediction) -> str:
+def _parts(number: int, atoms: Atoms, p: Prediction) -> list[Table | str]:
+    from equimd.tables import Table
+
+    known: list[str]
+    sigmas: list[list[str]]
     head = f"structure {number}: {atoms.get_chemical_formula()}, energy {p.energy:.6f} eV"
     if p.energy_std is None or p.atom_forces_std is None:
-        columns, sigmas = "", [""] * len(atoms)
+        known, sigmas = [], [[]] * len(atoms)
     else:
         head += f", sigma {p.energy_std:.6f} eV"
-        columns, sigmas = f"{'sigma':>12}", [f"{s:>12.5f}" for s in p.atom_forces_std]
-    lines = [head]
+        known, sigmas = ["sigma (eV/A)"], [[f"{s:.5f}"] for s in p.atom_forces_std]
+    lines: list[Table | str] = [head]
     if p.forces is not None:
-        lines.append(f"{'atom':>6}{'':>4}{'Fx':>12}{'Fy':>12}{'Fz':>12}{columns}  eV/A")
-        for i, (symbol, force, sigma) in enumerate(zip(atoms.symbols, p.forces, sigmas, strict=True)):
-            lines.append(f"{i:>6}{symbol:>4}" + "".join(f"{x:>12.5f}" for x in force) + sigma)
+        rows = [
+            [str(i), symbol, *(f"{x:.5f}" for x in force), *sigma]
+            for i, (symbol, force, sigma) in enumerate(zip(atoms.symbols, p.forces, sigmas, strict=True))
+        ]
+        lines.append(Table(rows, ("atom", "", *(f"F{x} (eV/A)" for x in "xyz"), *known), left=(1,)))
     if p.flagged:
         lines.append(f"flagged: score {p.score:.4g} eV/A is above the threshold; atom {p.atom} is the least certain")
-    return "\n".join(lines)
+    return lines

@@ -8,13 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from equimd.cli.arguments import Json, Overwrite
+from equimd.cli.completion import structures
 from equimd.cli.options import with_settings
 from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.simulate.settings import SimulationSettings
 
 _RUN = typer.Argument(metavar="RUN", help="run folder of the model, or a YAML file of settings", show_default=False)
 _START = typer.Argument(
-    metavar="STRUCTURE", help=SimulationSettings.model_fields["structure"].description, show_default=False
+    metavar="STRUCTURE",
+    help=SimulationSettings.model_fields["structure"].description,
+    show_default=False,
+    autocompletion=structures,
 )
 _OUT = typer.Option("--out", help="folder to make; by default simulations/NAME-300K-001")
 _AFTER = typer.Option(
@@ -96,9 +100,10 @@ def simulate(
 def _show(done: Any, json: bool) -> None:
     """The result on stdout."""
     from equimd.cli.common import echo_json, show_how_to_look
+    from equimd.terminal import show
 
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
         show_how_to_look(done.folder)

@@ -45,7 +45,7 @@ def train(
         equimd train --resume runs/ethanol
     """
     from equimd.cli.common import echo_json, log, show_how_to_look
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show
 
     if preset is not None:
         options["preset"] = preset
@@ -71,7 +71,7 @@ def train(
     if json:
         echo_json(done.to_json())
     elif done.test is not None:
-        typer.echo(f"test errors of {done.run}\n{done.table()}")
+        show([f"test errors of {done.run}", *done.parts()])
     if not json:
         show_how_to_look(done.run)
     data = Run.open(done.run).config.dataset.data[0]

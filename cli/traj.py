@@ -45,12 +45,13 @@ def analyse(
         equimd traj analyse other.extxyz --interval 0.5
     """
     from equimd.tasks.trajectory.call import analyse as work
+    from equimd.terminal import show
 
     done = work(source, out=out, overwrite=overwrite, **options)
     if json:
         echo_json(done.to_json())
     else:
-        typer.echo(done.table())
+        show(done.parts())
 
 
 @app.command()

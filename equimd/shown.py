@@ -41,11 +41,13 @@ def brief(value: Any) -> str:
     return type(value).__name__ + (f" of {len(value)}" if isinstance(value, Sized) else "")
 
 
-def three_digits(value: float) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    if value == 0 or not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+def digits(value: float, count: int = 3) -> str:
+    """So many significant digits, without an exponent where that is readable."""
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{count - 1}e}"
+    return f"{value:.{max(0, count - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def span(values: Any) -> str:
@@ -54,9 +56,9 @@ def span(values: Any) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def with_error(value: float, error: float, least: int = 2, between: str = " +- ") -> str:
-    """``1.5312 +- 0.0004``: as many decimals as two digits of the error take; without an error, ``least`` decimals."""
+def with_error(value: float, error: float, least: int = 2) -> str:
+    """``1.5312 ± 0.0004``: as many decimals as two digits of the error take; without an error, ``least`` decimals."""
     if not (math.isfinite(error) and error > 0):
         return f"{value:.{least}f}"
     decimals = min(max(1 - math.floor(math.log10(error)), 0), 9)
-    return f"{value:.{decimals}f}{between}{error:.{decimals}f}"
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"

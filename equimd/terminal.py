@@ -1,7 +1,8 @@
-"""What a terminal or a log is shown while work goes on: a bar drawn by rich, or a line now and then."""
+"""What a terminal or a log is shown: a bar drawn by rich or a line now and then, and results, drawn or as text."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, TextIO
 
 from equimd.notices import at_work, doing
 from equimd.progress import Progress, duration
+from equimd.tables import Parts, Table, as_text
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    import rich.table
+    from rich.console import Console, RenderableType
     from rich.live import Live
 
 REFRESHES = 4  # a second; each takes about two milliseconds
-BAR, NAME = 40, 24  # columns that the bar and the name of a stage take at most
+BAR, NAME = 40, 28  # columns that the bar and the name of a stage take at most
 GAP = 1.0  # seconds between two lines about a stage, at least, where nothing is drawn
 PATIENCE = 1.0  # seconds without a word until it is said that work goes on
 
@@ -28,6 +31,61 @@ def draws_on(stream: TextIO) -> bool:
     return stream.isatty() and not plain and os.environ.get("RANK", "0") == "0"
 
 
+def show(parts: Parts, stream: TextIO | None = None) -> None:
+    """Print a result: on a terminal tables are drawn and sentences go on between words; elsewhere it is plain text.
+
+    Args:
+        stream: where to, stdout if not given.
+    """
+    stream = stream or sys.stdout
+    if not draws_on(stream):
+        print(as_text(parts), file=stream, flush=True)
+        return
+    console = _console(stream)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part)
+        else:
+            for table in part.beside(console.width):
+                console.print(_drawn(table, console.width))
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print a note: on a terminal lines go on between words, but for those with a command, which are to be copied."""
+    live = "rich.live" in sys.modules and isinstance(stream, sys.modules["rich.file_proxy"].FileProxy)
+    if live or not draws_on(stream):  # what rich takes to print above the bar is broken between words there
+        print(text, file=stream, flush=True)
+        return
+    console = _console(stream)
+    for line in text.split("\n"):
+        console.print(line, soft_wrap="equimd " in line)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
+
+
+def _drawn(table: Table, room: int) -> rich.table.Table:
+    """Heads and names bold, a line below the heads."""
+    from rich import box
+    from rich.table import Table as Drawn
+
+    drawn = Drawn(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    drawn.show_header = bool(table.head)
+    widths = table.widths(room)
+    for k, width in enumerate(widths):
+        style = "bold" if k == 0 and not table.head else ""
+        head = table.head[k] if table.head else ""
+        drawn.add_column(
+            head, justify="left" if k in table.left else "right", width=width, overflow="fold", style=style
+        )
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
 @dataclass(frozen=True)
 class _Shown:
     """What is drawn; of no stage, what is done."""
@@ -35,7 +93,7 @@ class _Shown:
     name: str = ""
     share: float = 0.0
     left: str = ""
-    details: str = ""
+    details: tuple[str, ...] = ()
     began: float = field(default_factory=lambda: time.monotonic())
 
 
@@ -62,7 +120,7 @@ class Screen:
         """No stage: after a moment without a word, what is done."""
         self._shown = _Shown()
 
-    def stage(self, name: str, share: float, left: str, details: str) -> None:
+    def stage(self, name: str, share: float, left: str, details: tuple[str, ...]) -> None:
         """What to draw from now on."""
         began = self._shown.began if name == self._shown.name else time.monotonic()
         doing("")
@@ -124,7 +182,18 @@ class Screen:
         )  # fmt: skip
         percent = "" if idle else f"{100 * now.share:3.0f} %"
         line.add_row(Text(now.name or what or "working", style="bold"), bar, percent, duration(elapsed), now.left)
-        return Group(line, Text(f"  {now.details}")) if now.details else line
+        return Group(line, *(Text(f"  {text}") for text in self._broken(now.details))) if now.details else line
+
+    def _broken(self, details: tuple[str, ...]) -> list[str]:
+        """Lines that fit, of parts that stay whole."""
+        room, lines = self._live.console.width - 2 if self._live else math.inf, [""]
+        for part in details:
+            joined = f"{lines[-1]} | {part}" if lines[-1] else part
+            if len(joined) > room and lines[-1]:
+                lines.append(part)
+            else:
+                lines[-1] = joined
+        return lines
 
 
 class ProgressBar:
@@ -168,7 +237,7 @@ class ProgressBar:
             self.clear()
         elif self.live:
             head = event.head.removeprefix(event.stage).strip()
-            details = " | ".join(part for part in (head, *event.parts) if part)
+            details = tuple(part for part in (head, *event.parts) if part)
             self.screen.stage(event.stage or "progress", event.share, event.left, details)
             self.screen.start()
         elif event.kind == "step" and tenth > self._tenth and (tenth == 10 or time.monotonic() - self._told >= GAP):

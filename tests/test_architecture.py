@@ -20,6 +20,7 @@ SOURCES = ("equimd", "cli", "benchmarks")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("notices", "shown"),
+    ("tables",),
     ("registry", "units", "files", "progress", "interrupts", "chemistry"),
     ("fields", "terminal"),
     ("config", "machine", "workers"),

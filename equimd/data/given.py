@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -72,9 +71,7 @@ def open_given(given: GivenData, reading: ReadingSettings | None = None, *, part
     names = given_names(given)
     if names is None:
         return stated(_of_atoms(given, options), **state)
-    found = [part_name(n, part) if part else n for n in names]
-    found = [re.sub("-val(?=@|$)", "-validation", n) if n.startswith(BUNDLED) else n for n in found]
-    return open_dataset(found, **state, **options)
+    return open_dataset([part_name(n, part) if part else n for n in names], **state, **options)
 
 
 def structures_of(given: GivenStructures, *, charge: int | None = None, spin: int | None = None) -> list[Atoms]:

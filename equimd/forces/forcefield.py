@@ -178,7 +178,7 @@ class ForceField:
             wanted = self.model, self._batch(self.block), self.decision, self.limits
             self._compiled = load(*wanted)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
-                what = "compiling the potential for blocks of %d x %d atoms: about a minute, once for such a molecule"
+                what = "compiling the potential for blocks of %d x %d atoms: one to three minutes, once a molecule"
                 log.info(what, self.block, n)
                 doing("compiling the potential")
                 self._compiled = build(*wanted)

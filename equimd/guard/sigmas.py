@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from equimd.guard.calibration import Calibration
-from equimd.shown import Shown
+from equimd.shown import Shown, digits
+from equimd.tables import Table
 from equimd.uq import metrics
 from equimd.uq.predict import Predictions
 
@@ -115,25 +117,36 @@ def summary(calibration: Calibration, predictions: Predictions, *, resamples: in
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """The summary as text."""
-    columns = ("zms", *(f"coverage_{level}" for level in metrics.LEVELS), "nll", "crps", "ence", "spearman")
-    heads = ("ZMS", *(f"in {level} %" for level in metrics.LEVELS), "NLL", "CRPS", "ENCE", "rank r")
-    lines = [f"uncertainty of {found['n_frames']} frames" + "".join(f"{h:>9}" for h in heads)]
-    width = len(lines[0]) - 9 * len(heads)
+#: Heads of a table of metrics, and how a value is written: regions as the share of errors in them, CRPS and the
+#: predicted sigma in meV of energies and meV/Angstrom of forces.
+METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "zms": ("ZMS", "{:.2f}".format),
+    **{f"coverage_{level}": (f"{level} %", lambda x: f"{100 * x:.1f} %") for level in metrics.LEVELS},
+    "nll": ("NLL", "{:.2f}".format),
+    "crps": ("CRPS", lambda x: digits(1e3 * x)),
+    "ence": ("ENCE", "{:.3f}".format),
+    "miscalibration_area": ("area", "{:.3f}".format),
+    "spearman": ("rank r", "{:.2f}".format),
+    "sharpness": ("sigma", lambda x: digits(1e3 * x)),
+}
+REGIONS = tuple(f"coverage_{level}" for level in metrics.LEVELS)
 
-    def row(name: str, values: dict[str, Any]) -> str:
-        cells = ("" if values.get(c) is None else f"{values[c]:.3g}" for c in columns)
-        return f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells).rstrip()
 
-    for name in ("energy", "forces"):
-        if found[name] is not None:
-            lines.append(row(name, found[name]))
-    for symbol, values in ((found["forces"] or {}).get("per_element") or {}).items():
-        lines.append(row(f"  on {symbol}", values))
+def quality(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """How well sigmas match errors: a row of ``columns``, which are names of :data:`METRICS`, for each of ``rows``."""
+    shown = {name: ["" if of.get(c) is None else METRICS[c][1](of[c]) for c in columns] for name, of in rows.items()}
+    return Table([[name, *cells] for name, cells in shown.items()], ["", *(METRICS[c][0] for c in columns)])
+
+
+def parts(found: dict[str, Any]) -> list[Table | str]:
+    """The summary as a table and a sentence."""
+    rows = {name: found[name] for name in ("energy", "forces") if found[name] is not None}
+    elements = (found["forces"] or {}).get("per_element") or {}
+    rows |= {f"  on {symbol}": values for symbol, values in elements.items()}
     flag = found["flag"]
-    lines.append(
-        f"flagged: {flag['n_flagged']} of {found['n_frames']} frames ({100 * flag['rate']:.3g} %) above "
-        f"{flag['threshold']:.4g} eV/A; {100 * flag['alpha']:.3g} % are, of frames like those it was calibrated on"
-    )
-    return "\n".join(lines)
+    return [
+        f"uncertainty of {found['n_frames']:,} frames; CRPS in meV, meV/A",
+        quality(rows, ("zms", *REGIONS, "nll", "crps", "ence", "spearman")),
+        f"flagged: {flag['n_flagged']:,} of {found['n_frames']:,} frames ({100 * flag['rate']:.3g} %) above "
+        f"{flag['threshold']:.4g} eV/A; {100 * flag['alpha']:.3g} % are, of frames like those it was calibrated on",
+    ]

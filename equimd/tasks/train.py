@@ -23,8 +23,8 @@ from equimd.machine import choose_device
 from equimd.notices import doing, note, warn
 from equimd.progress import counting, duration
 from equimd.run import Run, check_free, free_name
-from equimd.shown import Shown
-from equimd.tasks.evaluate.measure import finish_run, table
+from equimd.tables import Parts, Tabled, as_text
+from equimd.tasks.evaluate.measure import finish_run, parts
 from equimd.tasks.keywords import takes
 from equimd.tasks.pretrain import check_pretraining, check_theory, pretrained, worth_it
 from equimd.training.account import learned_nothing, plan
@@ -45,7 +45,7 @@ DATA_KEYS = ("data", "val_data", "test_data")
 
 
 @dataclass(frozen=True, repr=False)
-class TrainResult(Shown):
+class TrainResult(Tabled):
     """A training that has ended.
 
     Attributes:
@@ -86,11 +86,15 @@ class TrainResult(Shown):
             rows = list(csv.DictReader(file))
         return {name: np.array([float(r[name] or "nan") for r in rows]) for name in (rows[0] if rows else ())}
 
+    def parts(self, unit: str | None = None) -> Parts:
+        """What :meth:`table` is made of."""
+        if self.test is None:
+            return []
+        return parts(self.test, unit or Run.open(self.run).config.training.display_unit)
+
     def table(self, unit: str | None = None) -> str:
         """Test errors as text, in ``unit`` (meV or kcal/mol; by default the run's display unit); empty without any."""
-        if self.test is None:
-            return ""
-        return table(self.test, unit or Run.open(self.run).config.training.display_unit)
+        return as_text(self.parts(unit))
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd train --json``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equimd.progress import Callback, Teller, duration, time_left
-from equimd.shown import three_digits
+from equimd.shown import digits
 from equimd.training.metrics import COLUMNS, Unit, in_file_units, unit_name
 
 
@@ -19,7 +19,7 @@ def describe(errors: Mapping[str, float], unit: Unit, prefix: str = "") -> str:
     for letter, key in (("E", "energy_mae"), ("F", "forces_mae")):
         value = errors.get(prefix + key, math.nan)
         if math.isfinite(value):
-            parts.append(f"{letter} {three_digits(value * unit.factor)}")
+            parts.append(f"{letter} {digits(value * unit.factor)}")
     return " ".join(parts)
 
 

@@ -252,7 +252,7 @@ class TrainStep:
         if key not in self._graphs:
             if len(self._graphs) >= MAX_GRAPHS:
                 return eager
-            log.info("compiling the training step for %d structures of up to %d atoms: about a minute", *sizes)
+            log.info("compiling the training step for %d structures of up to %d atoms: one to three minutes", *sizes)
             doing("compiling the training step")
             native = batch.num_slots > 1 and batch.positions.device.type == "cpu"
             traced = functools.partial(function, sizes=sizes, pair_kernels=native)

@@ -292,7 +292,7 @@ def fit_posterior(
         fitted.residual_noise() if sigma_noise is None else torch.as_tensor(sigma_noise, dtype=torch.float64)
     )
     if prior_precision is None:
-        doing("maximising the evidence of the posterior")
+        doing("maximising the evidence")
         fitted.optimize_prior_precision(method="marglik", n_steps=200, prior_structure="scalar")
     else:
         fitted.prior_precision = prior_precision

@@ -13,12 +13,14 @@ NAMES = ("ethanol", *(f"ethanol-{part}" for part in PARTS), "ethanol-600K", "eth
 
 
 def paths(name: str) -> list[Path]:
-    """The files of a bundled data set; ``ethanol`` is all of the 300 K parts, in the order of ``PARTS``.
+    """The files of a bundled data set; ``ethanol`` is all of the 300 K parts, in the order of ``PARTS``, and the part
+    for validation is ``val`` too.
 
     Raises:
         DataError: no such data set; the message lists them.
     """
-    found = {n.lower(): n for n in NAMES}.get(name.lower())
+    whole = f"{name}idation" if name.lower().endswith("-val") else name
+    found = {n.lower(): n for n in NAMES}.get(whole.lower())
     if found is None:
         raise DataError(f"no bundled data set '{name}'", where=f"bundled:{name}", hint="one of " + ", ".join(NAMES))
     if found == "ethanol":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from equimd.files import plain
 from equimd.progress import Callback, counted_stages
-from equimd.shown import Shown
+from equimd.tables import Parts, Tabled, facts
 from equimd.tasks.audit.of_run import AuditedRun, audit_run
 from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.keywords import run_of, settings_of, takes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class AuditResult(Shown, AuditedRun):
+class AuditResult(Tabled, AuditedRun):
     """How an audit ended. One without a certificate is a result like any other, not an error.
 
     Attributes:
@@ -31,14 +31,12 @@ class AuditResult(Shown, AuditedRun):
         expected: the share of bad frames that the calibrated sigmas predicted.
     """
 
-    def table(self) -> str:
-        """What was counted, in a few lines."""
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of: what was counted."""
         f = self.finding
-        return (
-            f"{'status':<10}{self.status}\n"
-            f"{'bad':<10}{f['bad']} of {f['draws']} frames, below {100 * f['share_bound']:.3g} %\n"
-            f"{'halts':<10}{f['halts']} of {f['runs']} runs, below {100 * f['halts_bound']:.3g} %"
-        )
+        bad = f"{f['bad']} of {f['draws']} frames, below {100 * f['share_bound']:.3g} %"
+        halts = f"{f['halts']} of {f['runs']} runs, below {100 * f['halts_bound']:.3g} %"
+        return [facts({"status": self.status, "bad": bad, "halts": halts})]
 
     @property
     def ending(self) -> str:

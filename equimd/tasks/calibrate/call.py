@@ -14,6 +14,7 @@ from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import check_output, check_writable, locked, plain
 from equimd.guard.calibration import JSON_FILE
 from equimd.guard.saved import places
+from equimd.guard.sigmas import REGIONS, quality
 from equimd.guard.wording import (
     error_meaning,
     error_table,
@@ -25,7 +26,7 @@ from equimd.guard.wording import (
 )
 from equimd.notices import doing, note, warn
 from equimd.progress import Callback, counted_stages, duration
-from equimd.shown import Shown
+from equimd.tables import Parts, Table, Tabled
 from equimd.tasks.calibrate.settings import CalibrationSettings
 from equimd.tasks.calibrate.stages import Prepared
 from equimd.tasks.calibrate.task import calibrate as work
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class CalibrationResult(Shown):
+class CalibrationResult(Tabled):
     """A run that knows its errors.
 
     Attributes:
@@ -71,27 +72,24 @@ class CalibrationResult(Shown):
         """The object of ``equimd calibrate --json``."""
         return plain({"run": self.run, **self.report, "data": self.data})
 
-    def table(self) -> str:
-        """The report in a few lines."""
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of."""
         found, calibration = self.report, self.calibration
-        lines = [f"{'':<10}{'ZMS':>8}{'50 %':>8}{'68 %':>8}{'90 %':>8}{'95 %':>8}{'ENCE':>8}{'area':>8}{'sigma':>14}"]
-        for kind, unit in (("forces", "meV/A"), ("energy", "meV")):
-            row = found[kind]
-            coverage = (row[f"coverage_{k}"] for k in (50, 68, 90, 95))
-            cells = [row["zms"], *coverage, row["ence"], row["miscalibration_area"]]
-            numbers = "".join(f"{x:>8.3f}" for x in cells)
-            lines.append(f"{kind:<10}{numbers}{1e3 * row['sharpness']:>8.1f} {unit}")
         on = found["reported_on"]
-        ideal = "ideal: ZMS 1, coverage its level, ENCE 0"
-        lines.append(f"on {on['n']} {on['frames']} frames, form {found['form']}; {ideal}")
+        ideal = "sigma in meV, meV/A; ideal: ZMS 1, each region its share, ENCE 0"
+        metrics = quality(
+            {kind: found[kind] for kind in ("energy", "forces")},
+            ("zms", *REGIONS, "ence", "miscalibration_area", "sharpness"),
+        )
+        about = [f"on {on['n']:,} {on['frames']} frames, form {found['form']}; {ideal}"]
         used = found.get("posterior_frames", {"used": 0, "of": 0})
         if used["used"] < used["of"]:
-            lines.append(f"posterior: {_trained_on(**used)}")
+            about.append(f"posterior: {_trained_on(**used)}")
         sentences = [flag_meaning(calibration.flag, calibration), error_meaning(calibration.error)]
         if calibration.halt is not None:
             sentences.insert(0, halt_meaning(calibration.halt, calibration))
         sentences += [*more_runs(calibration), *more_frames(calibration)]
-        return "\n".join([*lines, "", *sentences, *_error_lines(calibration)])
+        return [metrics, *about, "", *sentences, *_error_parts(calibration)]
 
     def _shown(self) -> Mapping[str, str]:
         limits = self.report["thresholds"]
@@ -102,13 +100,12 @@ class CalibrationResult(Shown):
         return {**found, "meaning": self.report["meaning"]}
 
 
-def _error_lines(calibration: Calibration) -> list[str]:
+def _error_parts(calibration: Calibration) -> list[Table | str]:
     rows = error_table(calibration)
     if not rows:
         return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    drawn = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return ["", *drawn, error_table_note(calibration)]
+    head, *cells = rows
+    return ["", Table(cells, head, left=tuple(range(len(head)))), error_table_note(calibration)]
 
 
 FIELDS = {**ReadingSettings.model_fields, **CalibrationSettings.model_fields}
@@ -200,3 +197,4 @@ def _announce(prepared: Prepared) -> None:
     stages = estimate(prepared)
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
     note(f"this takes about {duration(sum(stages.values()))} ({each})")
+    doing("preparing the posterior")

@@ -14,7 +14,7 @@ from equimd.files import check_output, locked, plain
 from equimd.notices import note, warn
 from equimd.progress import Callback
 from equimd.run import free_name
-from equimd.shown import Shown
+from equimd.tables import Parts, Tabled
 from equimd.tasks.compare import task
 from equimd.tasks.compare.settings import DEFAULTS, compared_fields
 from equimd.tasks.compare.table import table
@@ -24,7 +24,7 @@ from equimd.tasks.simulate.settings import parse_settings
 
 
 @dataclass(frozen=True, repr=False)
-class ComparisonResult(Shown):
+class ComparisonResult(Tabled):
     """Models side by side.
 
     Attributes:
@@ -41,9 +41,9 @@ class ComparisonResult(Shown):
         """What was measured of each model: errors, drift, stable time, time of a step ..."""
         return self.summary["models"]
 
-    def table(self) -> str:
-        """One line a measure, one column a model."""
-        return table(self.summary)
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of: one line a measure, one column a model."""
+        return [table(self.summary)]
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd compare --json``."""

@@ -7,22 +7,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from equimd.shown import three_digits
+from equimd.shown import digits
+from equimd.tables import Table
 
 COLOURS = ("#0b62a4", "#d95f02", "#5b8c3a", "#7b4ea3")
 SYMLOG_FROM = 20.0  # meV/atom: above it the energy axis is logarithmic
 
 
 def _error(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: "-" if not m["errors"] or m["errors"][key] is None else _digits(m["errors"][key])
-
-
-def _digits(value: float) -> str:
-    return "0" if value == 0 else three_digits(value)
+    return lambda m: "-" if not m["errors"] or m["errors"][key] is None else digits(m["errors"][key])
 
 
 def _number(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: "-" if m[key] is None else _digits(m[key])
+    return lambda m: "-" if m[key] is None else digits(m[key])
 
 
 def _drift(m: Mapping[str, Any]) -> str:
@@ -43,7 +40,7 @@ def _heat(m: Mapping[str, Any]) -> str:
 
 
 def _time(mode: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda m: _digits(m["step_ms"][mode]) if mode in m["step_ms"] else "-"
+    return lambda m: digits(m["step_ms"][mode]) if mode in m["step_ms"] else "-"
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -72,15 +69,10 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return [head, *(row for row in cells if any(cell != "-" for cell in row[1]))]
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(found: Mapping[str, Any]) -> Table:
     """One line a measure, one column a model."""
-    lines = rows(found)
-    first = max(len(title) for title, _ in lines)
-    widths = [max(len(cells[k]) for _, cells in lines) for k in range(len(found["models"]))]
-    return "\n".join(
-        f"{title:<{first}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-        for title, cells in lines
-    )
+    head, *lines = [[title, *cells] for title, cells in rows(found)]
+    return Table(lines, head)
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:

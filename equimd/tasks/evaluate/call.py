@@ -12,15 +12,16 @@ from equimd.config import ReadingSettings
 from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, given_names, open_given
 from equimd.files import check_output, plain
-from equimd.guard.sigmas import table as sigma_table
+from equimd.guard.sigmas import parts as sigma_parts
 from equimd.notices import note, warn
 from equimd.progress import Callback, counting
 from equimd.shown import Shown
+from equimd.tables import Parts, as_text
 from equimd.tasks.evaluate.measure import (
     Evaluation,
     Uncertainties,
     measure,
-    table,
+    parts,
     uncertainties,
     write_evaluated,
 )
@@ -50,10 +51,14 @@ class EvaluationResult(Shown):
     uncertainties: Uncertainties | None
     frames: Dataset
 
+    def parts(self, unit: str = "meV") -> Parts:
+        """What :meth:`table` is made of."""
+        known = [] if self.uncertainties is None else ["", *sigma_parts(self.summary["uncertainty"])]
+        return [*parts(self.summary, unit), *known]
+
     def table(self, unit: str = "meV") -> str:
         """The summary as text; errors in ``unit``, meV or kcal/mol."""
-        text = table(self.summary, unit)
-        return text if self.uncertainties is None else f"{text}\n{sigma_table(self.summary['uncertainty'])}"
+        return as_text(self.parts(unit))
 
     def plot(self, path: str | Path, overwrite: bool = False) -> None:
         """A PNG of predicted against true values; ``overwrite`` replaces a file that is there."""

@@ -17,7 +17,8 @@ from equimd.guard.sigmas import DataSigmas
 from equimd.guard.sigmas import summary as sigma_summary
 from equimd.model.interface import check_data
 from equimd.run import Run
-from equimd.shown import Shown
+from equimd.shown import Shown, digits
+from equimd.tables import Table
 from equimd.tasks.evaluate.settings import UNCERTAINTY_FRAMES
 from equimd.units import KCAL_PER_MOL
 
@@ -233,32 +234,29 @@ def write_evaluated(path: Path, data: Dataset, found: Evaluation, known: Uncerta
     write_predictions(path, atoms, predictions, keep_labels=True)
 
 
-def table(summary: dict[str, Any], unit: str = "meV") -> str:
-    """The summary as text, energies and forces in ``unit`` (meV or kcal/mol)."""
+def parts(summary: dict[str, Any], unit: str = "meV") -> list[Table | str]:
+    """The summary as tables, energies and forces in ``unit`` (meV or kcal/mol)."""
     factor = 1.0 if unit == "meV" else 1e-3 / KCAL_PER_MOL
 
     def show(value: float | None, scale: float = factor) -> str:
-        return f"{'-':>12}" if value is None else f"{value * scale:>12.4g}"
+        return "-" if value is None else digits(value * scale, 4)
 
-    lines = [f"{summary['n_frames']} frames", f"{'':<10}{'MAE':>12}{'RMSE':>12}{'MSE':>12}  unit"]
-    lines.append(
-        f"{'energy':<10}{show(summary['energy_mae_meV'])}{show(summary['energy_rmse_meV'])}"
-        f"{show(summary['energy_mse_meV2'], factor**2)}  {unit}"
-    )
-    lines.append(
-        f"{'forces':<10}{show(summary['forces_mae_meV_per_A'])}{show(summary['forces_rmse_meV_per_A'])}"
-        f"{show(summary['forces_mse'], factor**2)}  {unit}/A"
-    )
-    for symbol, row in summary["per_element"].items():
-        lines.append(
-            f"{'  on ' + symbol:<10}{show(row['forces_mae_meV_per_A'])}{show(row['forces_rmse_meV_per_A'])}"
-            f"{show(row['forces_mse_meV2_per_A2'], factor**2)}  {unit}/A, {row['n_atoms']} atoms"
-        )
-    if summary["worst_frames"]:
-        lines.append("worst frames (row, energy error, largest force error on an atom)")
-    for row in summary["worst_frames"]:
-        lines.append(f"{row['frame']:>10}{show(row['energy_error_meV'])}{show(row['max_force_error_meV_per_A'])}")
-    return "\n".join(lines)
+    def row(name: str, of: dict[str, Any], keys: tuple[str, str, str], where: str) -> list[str]:
+        return [name, show(of[keys[0]]), show(of[keys[1]]), show(of[keys[2]], factor**2), where]
+
+    forces = ("forces_mae_meV_per_A", "forces_rmse_meV_per_A")
+    rows = [row("energy", summary, ("energy_mae_meV", "energy_rmse_meV", "energy_mse_meV2"), unit)]
+    rows.append(row("forces", summary, (*forces, "forces_mse"), f"{unit}/A"))
+    for symbol, of in summary["per_element"].items():
+        where = f"{unit}/A, {of['n_atoms']:,} atoms"
+        rows.append(row(f"  on {symbol}", of, (*forces, "forces_mse_meV2_per_A2"), where))
+    found: list[Table | str] = [f"{summary['n_frames']:,} frames"]
+    found.append(Table(rows, ("", "MAE", "RMSE", "MSE", "unit"), left=(0, 4)))
+    if worst := summary["worst_frames"]:
+        head = ("worst frames", f"energy error ({unit})", f"largest force error on an atom ({unit}/A)")
+        errors = [[show(of[key]) for key in ("energy_error_meV", "max_force_error_meV_per_A")] for of in worst]
+        found += ["", Table([[f"row {of['frame']}", *e] for of, e in zip(worst, errors, strict=True)], head)]
+    return found
 
 
 def finish_run(

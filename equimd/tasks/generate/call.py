@@ -63,7 +63,7 @@ def generate(
     atoms = load_molecule(s.molecule) if atoms is None else atoms
     own = read_state(with_state(atoms, s.charge or None, s.spin or None, s.molecule).info, where=s.molecule)
     s = s.model_copy(update={"charge": own.charge, "spin": own.spin})
-    with locked(parts_folder(out)), counting(progress, "frames") as tell:
+    with locked(parts_folder(out)), counting(progress, "frames", "generating") as tell:
         check_output(out, overwrite)  # another process may have ended meanwhile
         done = sample(s, out, jobs=jobs, progress=tell, atoms=atoms)
     note(

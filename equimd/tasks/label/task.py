@@ -92,7 +92,7 @@ def label(
         raise DataError("no frames to label", where=data.info.path)
     check_method(s.calculator)
     work = out.with_name(out.name + ".parts")
-    with locked(work), counting(progress, "frames") as tell:
+    with locked(work), counting(progress, "frames", "labelling") as tell:
         check_output(out, overwrite)  # another process may have ended meanwhile
         energies, forces, theory = _labels(data, s, work, tell)
         energy = np.concatenate(energies)

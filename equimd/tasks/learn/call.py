@@ -13,7 +13,7 @@ from equimd.errors import ConfigError, Interrupted
 from equimd.files import plain
 from equimd.notices import note
 from equimd.progress import Callback, Progress, counted_stages, duration
-from equimd.shown import Shown
+from equimd.tables import Parts, Tabled, facts
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.learn import task
 from equimd.tasks.learn.settings import LearnSettings
@@ -29,7 +29,7 @@ STAGE = "learn"
 
 
 @dataclass(frozen=True, repr=False)
-class LearnResult(Shown, Learned):
+class LearnResult(Tabled, Learned):
     """How a learn run ended. One without a certificate is a result like any other, not an error.
 
     Attributes:
@@ -54,12 +54,12 @@ class LearnResult(Shown, Learned):
             raise ConfigError("no model is calibrated yet", where=str(self.folder), hint="go on with more max_time")
         return load(self.run)
 
-    def table(self) -> str:
-        """Status, labels and time, in a few lines."""
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of: status, labels and time."""
         uses = ", ".join(f"{n} {use}" for use, n in self.labels.items() if use != "total" and n)
         lines = [("status", self.status), ("labels", f"{self.labels['total']} ({uses})")]
         lines += [("time", duration(self.seconds)), *([("run", str(self.run))] if self.run else [])]
-        return "\n".join(f"{name:<10}{value}" for name, value in lines)
+        return [facts(lines)]
 
     @property
     def ending(self) -> str:

@@ -19,6 +19,7 @@ from equimd.guard.certificate import Certificate, Claim, Finding
 from equimd.guard.score import exact_scores
 from equimd.labels.label import Label
 from equimd.run import Run
+from equimd.shown import digits
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
 from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
@@ -135,7 +136,7 @@ def costs(work: Work) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.2g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{digits(1e3 * seconds)} ms"
 
 
 def pretrain(work: Work, preset: str | None = None) -> Path | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from equimd.errors import ConfigError
 from equimd.files import check_output, plain, write_atomic
-from equimd.notices import note
 from equimd.progress import Callback, Progress
 from equimd.run import Run
 from equimd.shown import Shown
@@ -82,7 +81,6 @@ def report(
         page = build(found, asked, told)
     names = ", ".join(dict.fromkeys(f.path.resolve().name for f in found))
     write_atomic(out, page.html(f"equimd report: {names}"))
-    note(f"report: {out}")
     return ReportResult(Path(out), tuple({"path": str(f.path), "kind": f.kind} for f in found), tuple(page.left_out))
 
 

@@ -142,7 +142,7 @@ def simulation_part(page: Page, folder: Path, settings: ReportSettings, told: Ca
     made = page.section("The simulation", lambda: _about(s))
     made += page.section("The molecule", lambda: _molecule(page, s, told))
     made += page.section("Along the trajectory", lambda: of_trajectory.along(page, s))
-    made += page.section("Observables", lambda: of_trajectory.observables(s.summary))
+    made += page.section("Observables", lambda: of_trajectory.observables(s))
     made += page.section("Distances", lambda: of_trajectory.distances(page, s.summary))
     made += page.section("Vibrations", lambda: of_trajectory.vibrations(page, s.summary))
     return made + page.section("Torsions", lambda: of_trajectory.torsion_angles(page, s))

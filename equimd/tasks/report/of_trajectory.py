@@ -12,9 +12,10 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import LIGHT_CM_PER_FS, vibrational_spectrum
 from equimd.md.recorded import Recorded
 from equimd.md.trajectory import Columns, trajectory_path
+from equimd.shown import with_error
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table, text
-from equimd.tasks.trajectory.measure import torsion_profiles
+from equimd.tasks.trajectory.measure import MEANS, means, torsion_profiles
 from equimd.tasks.trajectory.source import Source
 
 if TYPE_CHECKING:
@@ -103,18 +104,13 @@ def _events(page: Page, s: ReportedSimulation) -> str:
     )
 
 
-def observables(summary: Mapping[str, Any]) -> str:
-    """What the summary states, with its errors."""
-    bonds, rows = summary["bonds"], []
-    if (mean := summary["temperature_K_mean"]) is not None:
-        rows.append(["mean temperature (K)", f"{mean:.1f}"])
+def observables(s: ReportedSimulation) -> str:
+    """Means with their sampling errors, and what the summary states."""
+    summary = s.summary
+    bonds, rows = summary["bonds"], _means(s)
     if (drift := summary["drift_meV_per_atom_per_ps"]) is not None:
-        rows.append(
-            [
-                f"drift of the {summary['conserved_quantity']} (meV/atom/ps)",
-                f"{drift:.3g} ± {summary['drift_error']:.2g}",
-            ]
-        )
+        name = f"drift of the {summary['conserved_quantity']} (meV/atom/ps)"
+        rows.append([name, with_error(drift, summary["drift_error"])])
     worst = max((r["largest_deviation_A"] for r in bonds["replicas"]), default=None)
     if worst is not None:
         rows.append(["largest change of a bond (Å)", f"{worst:.2f}"])
@@ -131,6 +127,19 @@ def observables(summary: Mapping[str, Any]) -> str:
     if (rate := summary["ns_per_day_total"]) is not None:
         rows.append(["speed (ns/day, all replicas)", f"{rate:.3g}"])
     return table(["", "value"], rows)
+
+
+def _means(s: ReportedSimulation) -> list[list[str]]:
+    """Of a damaged trajectory, the temperature that the summary has."""
+    try:
+        found = means(list(s.columns.values()), [])
+    except DataError:
+        found = {}
+    if found:
+        told = {key: f"mean {key.replace('_', ' ')} ({unit.replace('A', 'Å')})" for key, unit in MEANS.items()}
+        return [[told[key], with_error(of.mean, of.error, 3)] for key, of in found.items()]
+    mean = s.summary["temperature_K_mean"]
+    return [] if mean is None else [["mean temperature (K)", f"{mean:.1f}"]]
 
 
 def distances(page: Page, summary: Mapping[str, Any]) -> str:

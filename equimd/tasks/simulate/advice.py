@@ -33,7 +33,7 @@ def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: 
         if not flagged:
             return done
         events = f"{flagged} event{'s' * (flagged != 1)} flagged in {summary['n_flagged_steps']} steps"
-        return f"{done}, {events}. Next: {next_command(session, folder, run, halted=False)}"
+        return f"{done}, {events}.\nNext: {next_command(session, folder, run, halted=False)}"
     halts = summary["halted"]
     first = halts[0]
     which = f"replica {first['replica']}"
@@ -42,7 +42,7 @@ def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: 
     advice = "a smaller --dt" if first["code"] == "drift" else next_command(session, folder, run)
     return (
         f"halted: {which} at step {first['step']} ({first['time_ps']:.3f} ps), {_by_how_much(first, session)}; the "
-        f"last good frames are in {folder}. {_false_alarm(session, halts)}Next: {advice}"
+        f"last good frames are in {folder}.{_false_alarm(session, halts)}\nNext: {advice}"
     )
 
 
@@ -66,8 +66,8 @@ def _false_alarm(session: Session, halts: list[dict[str, Any]]) -> str:
     if rate is None or watch.warnings or not barely or len(halts) > max(1.0, rate * len(session.replicas)):
         return ""
     return (
-        f"Likely a false alarm: the score is barely above the threshold, and up to {percent(rate)} of such runs halt "
-        "by mistake; labels of the frame would tell. "
+        f" Likely a false alarm: the score is barely above the threshold, and up to {percent(rate)} of such runs halt "
+        "by mistake; labels of the frame would tell."
     )
 
 

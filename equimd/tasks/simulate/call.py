@@ -14,7 +14,7 @@ from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.trajectory import Trajectory, read, trajectory_path
 from equimd.notices import note, warn
 from equimd.progress import Callback
-from equimd.shown import Shown
+from equimd.tables import Parts, Tabled
 from equimd.tasks.keywords import run_of, takes
 from equimd.tasks.simulate import checks, session
 from equimd.tasks.simulate.advice import last_words
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class SimulationResult(Shown):
+class SimulationResult(Tabled):
     """A simulation that has ended. One that the guard halted is a result like any other, not an error.
 
     Attributes:
@@ -80,9 +80,9 @@ class SimulationResult(Shown):
         path = self.folder / SUSPECTS_FILE
         return read_structures(path) if path.is_file() else []
 
-    def table(self) -> str:
-        """The summary in a few lines."""
-        return table(self.summary)
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of."""
+        return [table(self.summary)]
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd simulate --json``."""

@@ -20,6 +20,8 @@ from equimd.md.summary import summarize
 from equimd.md.trajectory import trajectory_path
 from equimd.notices import doing
 from equimd.progress import Callback
+from equimd.shown import with_error
+from equimd.tables import Table, facts
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import SimulationProgress
 from equimd.tasks.simulate.session import Session
@@ -126,16 +128,16 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
     }
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(summary: Mapping[str, Any]) -> Table:
     """The result in a few lines."""
 
     def number(key: str, form: str, unit: str) -> str:
         value = summary[key]
         return "n/a" if value is None else f"{value:{form}} {unit}".rstrip()
 
-    drift = number("drift_meV_per_atom_per_ps", ".4f", "")
+    drift = number("drift_meV_per_atom_per_ps", ".4f", "meV/atom/ps")
     if summary["drift_error"] is not None:
-        drift += f" +- {summary['drift_error']:.4f} meV/atom/ps"
+        drift = with_error(summary["drift_meV_per_atom_per_ps"], summary["drift_error"], 4) + " meV/atom/ps"
     bonds, uq = summary["bonds"], summary["uncertainty"]
     worst = max((r["largest_deviation_A"] for r in bonds["replicas"]), default=0.0)
     unstable = f", {bonds['n_unstable']} unstable" if bonds["n_unstable"] else ""
@@ -151,4 +153,4 @@ def table(summary: Mapping[str, Any]) -> str:
     if uq["mode"] != "off":
         rows.append(("flagged", f"{summary['n_flagged']} events, {summary['n_flagged_steps']} steps"))
         rows.append(("halted", f"{len(summary['halted'])} of {summary['n_replicas']}"))
-    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+    return facts(rows)

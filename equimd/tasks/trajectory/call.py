@@ -10,17 +10,18 @@ from typing import Any
 from equimd.errors import ConfigError
 from equimd.files import check_output
 from equimd.notices import note
-from equimd.shown import Shown, with_error
+from equimd.shown import with_error
+from equimd.tables import Parts, Tabled
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.trajectory import files, plot
 from equimd.tasks.trajectory.measure import Measured, measured
 from equimd.tasks.trajectory.settings import AnalysisSettings
 from equimd.tasks.trajectory.source import Source, open_source
-from equimd.tasks.trajectory.table import table
+from equimd.tasks.trajectory.table import parts
 
 
 @dataclass(frozen=True, repr=False)
-class AnalysisResult(Shown):
+class AnalysisResult(Tabled):
     """What a trajectory tells.
 
     Attributes:
@@ -35,9 +36,9 @@ class AnalysisResult(Shown):
     source: Source
     found: Measured
 
-    def table(self) -> str:
-        """The result in a few lines."""
-        return table(self.source.name, len(self.source.runs), self.found)
+    def parts(self) -> Parts:
+        """What :meth:`table` is made of."""
+        return parts(self.source.name, len(self.source.runs), self.found)
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd traj analyse --json``."""

@@ -25,6 +25,7 @@ from equimd.md.observables import (
 )
 from equimd.md.recorded import Recorded, gathered
 from equimd.md.summary import of_runs
+from equimd.md.trajectory import Columns
 from equimd.tasks.generate.torsions import quartets
 from equimd.tasks.trajectory.source import Source
 
@@ -109,7 +110,7 @@ def measured(source: Source) -> Measured:
         found["n_frames"],
         interval,
         length,
-        _means(runs, left_out),
+        means([run.columns for run in runs], left_out),
         None if slope is None else Drift(slope, found["drift_error"]),
         _bonds(source, limits.bonds),
         _torsions(source, left_out),
@@ -130,10 +131,12 @@ def _times(runs: Sequence[Recorded]) -> tuple[float | None, float | None]:
     return float(times[0][1] - times[0][0]), max(float(t[-1] - t[0]) for t in times) / 1000
 
 
-def _means(runs: Sequence[Recorded], left_out: list[str]) -> dict[str, Estimate]:
-    which, out = np.repeat(np.arange(len(runs)), [len(run) for run in runs]), {}
+def means(replicas: Sequence[Columns], left_out: list[str]) -> dict[str, Estimate]:
+    """Of each quantity of :data:`MEANS`, with its sampling error; ``left_out`` is told which could not be had."""
+    lengths, out = [len(c.step) for c in replicas], {}
+    which = np.repeat(np.arange(len(replicas)), lengths)
     for name in MEANS:
-        known = [run.columns.observables.get(name, np.full(len(run), np.nan)) for run in runs]
+        known = [c.observables.get(name, np.full(n, np.nan)) for c, n in zip(replicas, lengths, strict=True)]
         try:
             out[name] = estimate(np.concatenate(known), which)
         except DataError:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from equimd.md.observables import Estimate, Well
-from equimd.shown import with_error
+from equimd.shown import digits, with_error
+from equimd.tables import Table
 from equimd.tasks.trajectory.measure import MEANS, Measured
 
 MOST = 12  # lines of bonds, torsions and events
 FEW = 10  # independent values, below which an error is a guess
 
 
-def table(name: str, replicas: int, found: Measured) -> str:
+def parts(name: str, replicas: int, found: Measured) -> list[Table | str]:
     """Means with their errors, bonds, torsions, what the guard said, and what could not be had."""
-    lines = [_head(name, replicas, found), *_means(found)]
+    told = [_head(name, replicas, found), *_means(found)]
     if found.bonds:
-        lines += ["", f"{'bond (A)':<16}{'mean':<24}{'std':>7}"]
-        rows = [f"{b.name:<16}{_mean(b.length, 4):<24}{b.length.std:>7.3f}" for b in found.bonds]
-        lines += _some(rows, "bonds")
+        rows = [[b.name, _mean(b.length, 4), f"{b.length.std:.3f}"] for b in found.bonds]
+        told += _some(Table(rows, ("bond (A)", "mean", "std"), left=(0, 1)), "bonds")
     if found.torsions:
-        lines += ["", f"{'torsion':<16}angle and share of the frames of each well"]
-        lines += _some([f"{t.name:<16}" + ", ".join(map(_well, t.wells)) for t in found.torsions], "torsions")
-    lines += _guard(found)
+        rows = [[t.name, ", ".join(map(_well, t.wells))] for t in found.torsions]
+        told += _some(Table(rows, ("torsion", "angle and share of the frames of each well"), left=(0, 1)), "torsions")
+    told += _guard(found)
     if found.left_out:
-        lines += ["", *(f"left out: {line}" for line in found.left_out)]
-    return "\n".join(lines)
+        told += ["", *(f"left out: {line}" for line in found.left_out)]
+    return told
 
 
 def _head(name: str, replicas: int, found: Measured) -> str:
@@ -35,15 +35,16 @@ def _head(name: str, replicas: int, found: Measured) -> str:
     return f"{name}: {found.formula}, {many}{found.n_frames:,} frames{often}{long}"
 
 
-def _means(found: Measured) -> list[str]:
+def _means(found: Measured) -> list[Table | str]:
     if not found.means and found.drift is None:
         return []
-    lines = ["", f"{'':<25}{'mean':<26}{'std':>9}{'independent':>14}"]
-    for key, of in found.means.items():
-        title = f"{key.replace('_', ' ')} ({MEANS[key]})"
-        lines.append(f"{title:<25}{_mean(of, 3):<26}{of.std:>9.4g}{of.n_effective:>14,.0f}")
+    rows = [
+        [f"{key.replace('_', ' ')} ({MEANS[key]})", _mean(of, 3), digits(of.std), f"{of.n_effective:,.0f}"]
+        for key, of in found.means.items()
+    ]
     if found.drift is not None:
-        lines.append(f"{'drift (meV/atom/ps)':<25}{with_error(*found.drift)}")
+        rows.append(["drift (meV/atom/ps)", with_error(*found.drift), "", ""])
+    lines: list[Table | str] = ["", Table(rows, ("", "mean", "std", "independent"), left=(0, 1))]
     if any(of.n_effective < FEW for of in found.means.values()):
         lines.append(f"fewer than {FEW} independent values: errors are guesses, a longer run tells")
     return lines
@@ -58,17 +59,24 @@ def _well(w: Well) -> str:
     return f"{w.centre:.0f} ({share} %)"
 
 
-def _guard(found: Measured) -> list[str]:
+def _guard(found: Measured) -> list[Table | str]:
     if not (found.flagged or found.events):
         return []
-    lines = ["", f"flagged: {len(found.flagged):,} of {found.n_frames:,} saved frames"]
-    rows = []
-    for e in found.events:
-        what = "refused" if e.get("action") == "halt" else "flagged"
-        rows.append(f"  {what}: replica {e.get('replica', 0)}, step {e.get('step')}, {e.get('reason')}")
-    return lines + _some(rows, "events")
+    count = f"flagged: {len(found.flagged):,} of {found.n_frames:,} saved frames"
+    rows = [
+        [
+            "refused" if e.get("action") == "halt" else "flagged",
+            *(str(e.get(key, 0)) for key in ("replica", "step")),
+            str(e.get("reason")),
+        ]
+        for e in found.events
+    ]
+    events = _some(Table(rows, ("", "replica", "step", "why"), left=(0, 3)), "events") if rows else []
+    return ["", count, *events]
 
 
-def _some(rows: Sequence[str], what: str) -> list[str]:
-    more = [f"... and {len(rows) - MOST} more {what} (--json has all)"] if len(rows) > MOST else []
-    return [*rows[:MOST], *more]
+def _some(table: Table, what: str) -> list[Table | str]:
+    """The first rows of a table, below an empty line."""
+    more = len(table.rows) - MOST
+    tail = [f"... and {more} more {what} (--json has all)"] if more > 0 else []
+    return ["", replace(table, rows=table.rows[:MOST]), *tail]

@@ -66,7 +66,7 @@ def test_table_json_and_plot(runs: dict[str, Path], tmp_path: Path) -> None:
     paths = [tmp_path / "out" / name / "start.xyz" for name in ("conservative", "direct")]
     assert paths[0].read_text() == paths[1].read_text()
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 5000
-    text = report.table(found)
+    text = str(report.table(found))
     assert "force MAE (meV/A)" in text and "energy drift, NVE, 2 x 0.03 ps" in text and "compiled" not in text
     # the dynamics is read back, not run again
     refused = compare(runs, *short, "--out", tmp_path / "out")
@@ -205,9 +205,8 @@ def test_the_table_is_even_and_fits_80_columns() -> None:
         "torque_meV": 0.0, "step_ms": {"eager": 12.345}, "stable_ps": 20.0, "n_unstable": 0, "replicas": [{}],
         "drift_meV_per_atom_per_ps": -0.012345, "drift_error": 0.00234,
     }  # fmt: skip
-    text = report.table(
-        {"models": [model, {**model, "name": "direct", "drift_error": 250.0}], "time_ps": 20.0, "data": {}}
-    )
+    sides = [model, {**model, "name": "direct", "drift_error": 250.0}]
+    text = str(report.table({"models": sides, "time_ps": 20.0, "data": {}}))
     rows = {line[:30].split("  ")[0]: line.split()[-1] for line in text.splitlines()}
     assert max(map(len, text.splitlines())) <= 80
     assert rows["energy MAE (meV)"] == "3.14" and rows["energy RMSE (meV)"] == "1234"

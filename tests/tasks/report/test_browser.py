@@ -52,6 +52,13 @@ def test_clicks(browser: Browser, page: Path, width: int, dark: bool) -> None:
     assert shown[0] == pytest.approx(flag["x"][-1], abs=1e-3) and "flagged" in shown[1]
     assert shown[2] == flag["replica"]
 
+    # paper: light, and with every molecule, also those that nobody scrolled to
+    assert not value(f"!!{VIEW}[1].viewer")
+    value("dispatchEvent(new Event('beforeprint'))")
+    assert value(f"[!!{VIEW}[1].viewer, document.documentElement.dataset.theme]") == [True, "light"]
+    value("dispatchEvent(new Event('afterprint'))")
+    assert value("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+
     # the button of the frame that was refused
     click("document.querySelector('.events button.halt')")
     assert value(f"(v => v.frames().mark[v.frame])({VIEW}[1])").startswith("refused: force sigma")

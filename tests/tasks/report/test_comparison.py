@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import equimd
-from equimd.tasks.compare.table import rows, table
+from equimd.tasks.compare.table import rows
 from tests.tasks.report.reading import PageReader
 from tests.tasks.report.test_run import call
 
@@ -39,7 +39,7 @@ def test_a_comparison(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = PageReader(out)
     for title, cells in rows(done.summary)[1:]:
         assert title in found.words and all(cell in found.words for cell in cells), title
-        assert title in table(done.summary)
+        assert title in done.table()
     assert {layer["name"] for layer in found.layers("Total energy at constant energy")} == {
         "conservative (conservative)", "direct (direct)",
     }  # fmt: skip

@@ -176,6 +176,6 @@ def test_what_is_refused(ethanol: Path, flagged: Path, tmp_path: Path) -> None:
 
 
 def test_numbers_have_the_digits_of_their_errors() -> None:
-    assert with_error(1.53071, 0.00214) == "1.5307 +- 0.0021"
-    assert with_error(301.2, 10.4) == "301 +- 10" and with_error(-309.7552, 0.0169) == "-309.755 +- 0.017"
+    assert with_error(1.53071, 0.00214) == "1.5307 ± 0.0021"
+    assert with_error(301.2, 10.4) == "301 ± 10" and with_error(-309.7552, 0.0169) == "-309.755 ± 0.017"
     assert with_error(100.0, 0.0, 0) == "100" and with_error(1.0, float("inf")) == "1.00"

@@ -57,7 +57,12 @@
     waiting = setTimeout(() => plots.forEach((p) => p.resize()), 80);
   });
   let before = null;
-  addEventListener("beforeprint", () => { before = root.dataset.theme; theme("light"); plots.forEach((p) => p.resize()); });
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    views.forEach((v) => { if (!v.viewer) v.make(); }); // those that nobody scrolled to
+    theme("light");
+    plots.forEach((p) => p.resize());
+  });
   addEventListener("afterprint", () => { theme(before); plots.forEach((p) => p.resize()); });
 
   window.equimdReport = { plots, views };

@@ -34,7 +34,7 @@ class View {
     this.scale();
     this.choose(this.replica);
     new IntersectionObserver((seen, watch) => {
-      if (seen.some((s) => s.isIntersecting)) { watch.disconnect(); this.make(); }
+      if (seen.some((s) => s.isIntersecting)) { watch.disconnect(); if (!this.viewer) this.make(); }
     }, { rootMargin: "200px" }).observe(this.stage);
   }
 
