@@ -208,3 +208,10 @@ def test_names_are_listed_where_one_is_wrong() -> None:
     with pytest.raises(DataError, match="4 files"):
         bundled.path("ethanol")
     assert bundled.path("Ethanol-600k").name == "ethanol-600K.h5"
+
+
+def test_the_part_for_validation_is_val_too() -> None:
+    assert bundled.paths("ethanol-val") == bundled.paths("ethanol-validation")
+    with pytest.raises(DataError, match="no bundled data set 'ethanol-vali'") as refused:
+        bundled.paths("ethanol-vali")
+    assert "ethanol-600K" in str(refused.value.hint)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equimd.data.given import BUNDLED
 from equimd.data.hdf5 import reading
 from equimd.data.paths import existing, selection
 from equimd.data.readers.opening import detect, open_dataset
@@ -66,6 +67,8 @@ def open_source(given: str | Path, replica: int | None = None, interval: float |
         DataError: missing, damaged, no frames, or frames of several molecules. RunError: a damaged simulation.
     """
     name, chosen = selection(given)
+    if name.startswith(BUNDLED) and replica is None:
+        return _of_structures(given, interval)
     path = existing(name)
     if path.is_dir() and (path / START_FILE).is_file():
         return _of_simulation(path, chosen, replica)
@@ -76,7 +79,7 @@ def open_source(given: str | Path, replica: int | None = None, interval: float |
         with reading(path, UNREADABLE):
             system = read_system(path)
         return Source(str(given), system, run.read(slice(0, 1)).positions[0], {0: run})
-    return _of_structures(given, path, interval)
+    return _of_structures(given, interval)
 
 
 def _format(path: Path) -> str:
@@ -119,7 +122,7 @@ def _of_simulation(folder: Path, chosen: slice | None, replica: int | None) -> S
     )  # fmt: skip
 
 
-def _of_structures(given: str | Path, path: Path, interval: float | None) -> Source:
+def _of_structures(given: str | Path, interval: float | None) -> Source:
     """A file of any format: what ASE's objects hold, and energies and forces where their units are known."""
     images = read_structures(given)
     first, where = images[0], str(given)

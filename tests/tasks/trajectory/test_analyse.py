@@ -179,3 +179,8 @@ def test_numbers_have_the_digits_of_their_errors() -> None:
     assert with_error(1.53071, 0.00214) == "1.5307 ± 0.0021"
     assert with_error(301.2, 10.4) == "301 ± 10" and with_error(-309.7552, 0.0169) == "-309.755 ± 0.017"
     assert with_error(100.0, 0.0, 0) == "100" and with_error(1.0, float("inf")) == "1.00"
+
+
+def test_bundled_frames_are_frames_like_those_of_a_file() -> None:
+    found = equimd.analyse("bundled:ethanol-val@:20").found
+    assert (found.formula, found.n_frames) == ("C2H6O", 20) and found.means["potential_energy"].mean < -300
