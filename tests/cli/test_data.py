@@ -111,7 +111,7 @@ def test_inspect_catches_wrong_units(shared_data: Path) -> None:
 def test_inspect_finds_frames_in_two_files() -> None:
     result = _run("inspect", "bundled:ethanol", "--against", "bundled:ethanol-validation")
     assert result.exit_code == 0
-    assert "error   leakage: 200 of 200 frames" in result.stdout
+    assert "error  leakage  200 of 200 frames" in result.stdout
 
 
 def test_missing_and_broken_files_exit_with_2(tmp_path: Path) -> None:
