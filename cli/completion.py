@@ -23,7 +23,7 @@ def completing(names: Callable[[], Iterable[str]]) -> Completion:
 
 @contextmanager
 def words_of_bash() -> Iterator[None]:
-    """Bash breaks words at ``:`` and ``=``: what it asks for, ``bundled:ethanol-t`` or ``--preset=s``, is joined again,
+    """Bash breaks words at ``:`` and ``=``: what it asks for, ``bundled:ethanol`` or ``--preset=s``, is joined again,
     and what stands before the last break, which it keeps, is left out of the answers."""
     words, at = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
     joined, place = [""], 0

@@ -22,7 +22,9 @@ RESULTS = Path(guard_suite.__file__).parent.parent / "results"
 SIZE = guard_suite.GuardSize((580.0, 20_000.0), steps=40, false_halt_rate=0.1, blocks=9)
 
 
-@pytest.mark.filterwarnings("ignore:the threshold was calibrated for 580 K")
+@pytest.mark.filterwarnings(
+    "ignore:the threshold was calibrated for 580 K", "ignore:no calibration of the run is for 40 steps"
+)
 def test_a_halted_run_is_gone_on_with_and_both_become_rows(toy: Toy, tmp_path: Path) -> None:
     pytest.importorskip("tblite")
     held_out = ArrayDataset(toy_frames(450, seed=5))

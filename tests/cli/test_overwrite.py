@@ -18,7 +18,7 @@ runner = CliRunner()
 #: Words of each command that writes, with the file that another run left.
 COMMANDS = {
     "train": ("train --data water.xyz --out out", "out/run.json"),
-    "calibrate": ("calibrate run --data water.xyz", "run/calibration/calibration.json"),
+    "calibrate": ("calibrate run --data water.xyz --name 300K", "run/calibration/300K/calibration.json"),
     "audit": ("audit run --starts water.xyz", "run/certificate.json"),
     "simulate": ("simulate run water.xyz --out out", "out/start.safetensors"),
     "predict": ("predict run water.xyz --out out.xyz", "out.xyz"),
@@ -44,7 +44,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_results_are_not_replaced_unasked(name: str) -> None:
     words, left = COMMANDS[name]
-    Path(left).parent.mkdir(exist_ok=True)
+    Path(left).parent.mkdir(exist_ok=True, parents=True)
     Path(left).write_text("results")
     told = runner.invoke(app, words.split())
     assert (told.exit_code, told.stdout) == (2, ""), told.output

@@ -66,7 +66,7 @@ def test_the_interval_of_correlated_frames_holds_the_true_rate() -> None:
         found = threshold.flag_threshold(x.ravel(), alpha, trajectory=np.repeat(np.arange(4), 1000))
         true = norm.sf(found.value)
         held += found.interval[0] <= true <= found.interval[1]
-        low, high = threshold._rate_interval(4000, alpha)
+        low, high = threshold.rate_interval(4000, alpha)
         naive += low <= true <= high
         assert found.n_effective < 400
     assert held / repeats > 0.9

@@ -13,7 +13,7 @@ from equimd.data.dataset import notes as reading_notes
 from equimd.data.given import GivenData, absolute, given_names, open_given
 from equimd.files import check_output, check_writable, locked, plain
 from equimd.guard.calibration import JSON_FILE
-from equimd.guard.saved import places
+from equimd.guard.saved import place_for, places
 from equimd.guard.sigmas import REGIONS, quality
 from equimd.guard.wording import (
     error_meaning,
@@ -153,6 +153,8 @@ def calibrate(
 
     run = run_of(run)
     check_writable(run.path)
+    if settings.name is not None:
+        check_output(place_for(run.path, settings.name) / JSON_FILE, overwrite, option="--name")
     with cpu_threads(threads), locked(run.path):
         prepared = prepare(
             run,
