@@ -37,6 +37,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_compiler() -> bool:
     """Whether a C++ compiler that torch.compile could use is on this machine."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)

@@ -46,18 +46,22 @@ def processes(count: int) -> Iterator[Executor]:
 
 
 def run_all(
-    pool: Executor,
+    pool: Executor | None,
     function: Callable[..., Result],
     tasks: Mapping[Key, tuple[Any, ...]],
     finished: Callable[[Key, Result], None],
 ) -> None:
-    """``finished(key, function(*arguments))`` for every task, as they end.
+    """``finished(key, function(*arguments))`` for every task, as they end; without a pool one after the other, here.
 
     Whatever is raised, here or in a process, ends it.
 
     Args:
         function: importable by name from its module; so are its arguments' types.
     """
+    if pool is None:
+        for key, arguments in tasks.items():
+            finished(key, function(*arguments))
+        return
     waiting = {pool.submit(function, *arguments): key for key, arguments in tasks.items()}
     for future in as_completed(waiting):
         finished(waiting[future], future.result())

@@ -16,27 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest
-
 from equimd.benchmarks.options import say
 from equimd.benchmarks.pieces import MeasuredRow, fingerprint, piece
 from equimd.benchmarks.results import made_by, merge
 from equimd.config import read_config
 from equimd.data.frames import Frames
-from equimd.data.store import StoreDataset
 from equimd.files import cache_folder
 from equimd.labels.ledger import LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
+from equimd.machine import cores
 from equimd.progress import duration
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.runs import Dynamics, draws, guarded_runs
 from equimd.tasks.audit.task import largest_errors, start_rows
-from equimd.tasks.generate.cheap import cores
+from equimd.tasks.learn.cheap import start_positions
 from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.settings import LearnSettings
-from equimd.tasks.learn.task import SETTINGS_FILE, Learned, standing
-from equimd.tasks.learn.work import CHEAP_FOLDER, USES
+from equimd.tasks.learn.task import SETTINGS_FILE, Learned, molecules_of, standing
+from equimd.tasks.learn.work import USES
+from equimd.uq.bounds import two_sided
 
 SEED = 1_000_003  # of the fresh runs, added to that of the learn run: no stage of learn uses it
 
@@ -79,9 +77,8 @@ class Case:
 
     def starts(self) -> Frames:
         """What its runs start from."""
-        rows = (Journal(self.folder).result("cheap") or {})["starts"]
-        frames = StoreDataset(self.folder / CHEAP_FOLDER / "frames.h5").frames(np.array(rows))
-        return Frames.build(frames.numbers, frames.positions, charge=frames.charge, spin=frames.spin)
+        molecules, template = molecules_of(self.folder, self.settings)
+        return template.at(start_positions(self.folder, Journal(self.folder), molecules))
 
 
 def run(
@@ -149,9 +146,7 @@ def measured(case: Case, folder: Path, runs: int, executor: Executor) -> dict[st
         folder=folder / "runs",
         progress=told,
     )
-    first = starts.take([0] * len(taken.positions))
-    frames = Frames.build(first.numbers, taken.positions, charge=first.charge, spin=first.spin)
-    labelled = ask_for(LabelStore(folder / "labels", s.calculator), executor, frames)
+    labelled = ask_for(LabelStore(folder / "labels", s.calculator), executor, starts.at(taken.positions))
     errors = largest_errors(known.model, labelled.frames)
     return {
         "runs": runs,
@@ -179,8 +174,7 @@ def rows_of(case: Case, fresh: Mapping[str, Any] | None) -> Iterator[MeasuredRow
         for name, count, total in (("bad", "bad", "labelled"), ("halts", "halts", "runs")):
             values[f"fresh_{total}"] = (fresh[total], total)
             values[f"fresh_{name}"] = (fresh[count] / max(fresh[total], 1), "1")
-            ends = binomtest(fresh[count], max(fresh[total], 1)).proportion_ci(0.95, "exact")
-            intervals[f"fresh_{name}"] = [float(ends.low), float(ends.high)]
+            intervals[f"fresh_{name}"] = list(two_sided(fresh[count], max(fresh[total], 1), 0.95))
         values["fresh_largest"] = (fresh["largest_eV_per_A"], "eV/A")
     about = (case.command, str(s.preset), s.max_time, int(found.labels["train"]), s.seed)
     for metric, (value, unit) in values.items():

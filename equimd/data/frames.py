@@ -222,6 +222,12 @@ class Frames(Shown):
             spin=self.spin if spin is None else np.full_like(self.spin, spin),
         )
 
+    def at(self, positions: np.ndarray) -> Frames:
+        """The structure of the first frame at other positions (K, n, 3), without labels."""
+        rows = [0] * len(positions)
+        state = self.cell[rows], self.pbc[rows], self.charge[rows], self.spin[rows]
+        return Frames.build(self.numbers[rows], positions, None, None, *state)
+
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
         """The frames ``rows``, in that order, padded no more than they need."""
         numbers = self.numbers[rows]

@@ -91,8 +91,9 @@ def _processor() -> str:
 def _threads() -> str:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{torch.get_num_threads()} of torch on {cores} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
+    from equimd.machine import cores
+
+    return f"{torch.get_num_threads()} of torch on {cores()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
 
 
 def _gpus() -> int:

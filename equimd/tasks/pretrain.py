@@ -19,24 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.config import PRESETS, DataConfig, ReadingSettings, RunConfig
-from equimd.data.convert import write_frames
 from equimd.data.given import open_given
 from equimd.errors import ConfigError, DataError, Interrupted
 from equimd.files import understood, write_json
+from equimd.machine import cores
 from equimd.methods import check_method, theory_of
 from equimd.notices import note, warn
 from equimd.progress import counting, duration
 from equimd.run import Run
-from equimd.tasks.generate.cheap import (
-    CheapRuns,
-    cores,
-    frames_within,
-    joined_frames,
-    make_trajectories,
-    making_seconds,
-    side_by_side,
-    step_seconds,
-)
+from equimd.tasks.generate.cheap import CheapRuns, frames_within, make_frames, making_seconds, measured_step
 from equimd.training.loop import Trainer
 from equimd.training.setup import Setup, complete, prepare, started_from
 from equimd.training.warm import FRAMES, METHOD, MODEL, PRETRAINED, PRETRAINING, source_of
@@ -194,7 +185,9 @@ def _pretrain(
         f"pretrained on {info['frames']} frames for {duration(seconds)}: forces {1e3 * errors['val_forces_mae']:.3g} "
         "meV/A from their labels"
     )
-    return started_from(setup, run.path / PRETRAINED), info
+    setup = started_from(setup, run.path / PRETRAINED)
+    setup.say()
+    return setup, info
 
 
 def _of_pretraining(config: RunConfig, data: str, seconds: float) -> RunConfig:
@@ -244,14 +237,13 @@ def _make(setup: Setup, run: Run, seconds: float, progress: Callback | None) -> 
             source="--pretrain",
         )
         with counting(progress, "trajectories", "cheap frames") as tell:
-            found, failed = make_trajectories(runs, folder, pool, tell or (lambda done, total: None), may_fail=True)
+            told = tell or (lambda done, total: None)
+            path, source = folder / "frames.h5", "equimd train --pretrain"
+            data, theory, failed = make_frames(runs, path, pool, told, source=source, may_fail=True)
     if failed:
         warn(f"{len(failed)} of {plan['trajectories']} trajectories of cheap frames failed: {failed[0]}")
-    data = joined_frames(runs, found, folder / "frames.h5")
-    theory = next(t.theory for t in found if t is not None)
-    write_frames(folder / "frames.h5", data, theory=theory, source="equimd train --pretrain")
-    for path in folder.glob("*.npz"):
-        path.unlink()
+    for part in folder.glob("*.npz"):
+        part.unlink()
     took = time.monotonic() - began
     hot = " and ".join(f"{t:g}" for t in plan["temperatures_K"])
     note(f"made {len(data)} frames at {hot} K by {theory} in {duration(took)}")
@@ -266,17 +258,15 @@ def _plan(
         with understood(path):
             return dict(json.loads(path.read_text(encoding="utf-8")))
     method, cool = str(setup.config.training.pretrain), molecules[0].temperature
-    measured = list[float]()
+    per_step = 0.0
     for k, molecule in enumerate(molecules):
         atoms = molecule.structures[0]
-        probe = (method, atoms, *_charge_spin(atoms), cool)
         try:
-            side_by_side(pool, step_seconds, dict.fromkeys(range(jobs), probe), lambda _, found: measured.append(found))
+            per_step = measured_step(pool, jobs, method, atoms, *_charge_spin(atoms), cool)
             break
         except DataError:  # a method may know some of the molecules
             if k + 1 == len(molecules):
                 raise
-    per_step = float(np.mean(measured))
     count, frames = frames_within(seconds, per_step, jobs, 2 * len(_starts(molecules)[0]))
     least = making_seconds(frames, count, per_step, jobs)
     if least > seconds / MAKING / 2:

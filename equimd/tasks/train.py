@@ -273,26 +273,16 @@ def _resumed(path: str | Path, settings: object, given: dict[str, Any], out: str
     return setup, run
 
 
-def say(setup: Setup) -> None:
-    """Its notes and warnings."""
-    for text in setup.notes:
-        note(text)
-    for text in setup.warnings:
-        warn(text)
-
-
 def _fit(setup: Setup, run: Run, stop_at: float | None, processes: Processes, progress: Callback | None) -> TrainResult:
     """Train, then test."""
-    say(setup)
+    setup.say()
     note(f"run: {run.path}")
-    resume, before = run.trained, setup
+    resume = run.trained
     try:
         setup = pretrained(setup, run, stop_at, progress)
     except Interrupted as error:
         done = TrainResult(run.path, "interrupted", 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
         raise Interrupted(f"{error}; go on with: equimd train --resume {run.path}", done) from None
-    if setup.notes is not before.notes:
-        say(setup)
     doing("building the model")
     trainer = Trainer(setup, run, resume=resume, progress=progress, stop_at=stop_at, processes=processes)
     note(plan(trainer))

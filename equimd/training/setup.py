@@ -21,6 +21,7 @@ from equimd.data.split import Split
 from equimd.data.state import States, joined, refuse_unknown
 from equimd.errors import ConfigError, DataError, ModelError
 from equimd.files import sha256_of
+from equimd.notices import note, warn
 from equimd.run import Run
 from equimd.training.batching import within_limit
 from equimd.training.references import shift_references
@@ -65,6 +66,13 @@ class Setup:
         model = self.model.config.model_dump(mode="json", exclude={"states"})  # those of the frames, which are hashed
         text = json.dumps([settings, model, self.hashes], sort_keys=True)
         return sha256_of([text])
+
+    def say(self) -> None:
+        """Tell the person watching."""
+        for text in self.notes:
+            note(text)
+        for text in self.warnings:
+            warn(text)
 
     def keep(self, run: Run) -> None:
         """Write the split and the hashes of its frames into a run, which can then be gone on with."""
@@ -169,14 +177,12 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
     if shared := len(set(hashes["train"]) & set(hashes["val"])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
-    init, tested = start if run is None else None, list[str]()
     if test is not None:  # found after the training, it would be too late
         for block in iterate_blocks(test):
             elements = {int(z) for z in np.unique(block.numbers) if z}
             _check_known("test", elements, block.states, model_config, test.info.path)
-            tested += block.content_hashes() if init else []
-    if init:
-        warnings += leaks(Run.open(init), {"validation": hashes["val"], "test": tested})
+    if start and run is None:
+        warnings += _leaks(start, hashes["val"], test)
     notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
@@ -215,9 +221,13 @@ def started_from(setup: Setup, start: Path) -> Setup:
     """The same training, from the model of a run; notes and warnings are about that alone."""
     notes = list[str]()
     model = _start_from(setup.config, setup.model.config, setup.train, notes, str(start))
-    tested = [] if setup.test is None else [h for b in iterate_blocks(setup.test) for h in b.content_hashes()]
-    said = leaks(Run.open(start), {"validation": setup.hashes["val"], "test": tested})
-    return replace(setup, model=model, notes=notes, warnings=said)
+    return replace(setup, model=model, notes=notes, warnings=_leaks(str(start), setup.hashes["val"], setup.test))
+
+
+def _leaks(start: str, val_hashes: list[str], test: Dataset | None) -> list[str]:
+    """Sentences on frames that measure errors and that the model of a run was trained on."""
+    tested = [] if test is None else [h for block in iterate_blocks(test) for h in block.content_hashes()]
+    return leaks(Run.open(start), {"validation": val_hashes, "test": tested})
 
 
 def _new_split(config: RunConfig, data: Dataset, start: str | None, notes: list[str]) -> Split:
@@ -381,10 +391,9 @@ def set_threads(config: RunConfig, train: Dataset) -> Callable[[], None]:
 
     One thread is fastest for batches of small molecules, whose single operations are too short to share.
     """
-    before = torch.get_num_threads()
-    wanted = config.training.threads
+    before, t = torch.get_num_threads(), config.training
+    wanted = t.threads
     if wanted is None:
-        t = config.training
         atoms = t.max_atoms_per_batch or float(np.mean(train.n_atoms)) * t.batch_size_train
         wanted = 1 if atoms <= 500 else before
     torch.set_num_threads(wanted)

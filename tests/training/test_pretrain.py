@@ -47,7 +47,7 @@ def water(count: int = 26, *, calculator: str = "gfn2", seed: int = 0) -> list[A
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short trajectories, made in this process, whose cost does not depend on what else the machine does."""
     monkeypatch.setattr(pretrain, "cores", lambda: 1)
-    monkeypatch.setattr(pretrain, "step_seconds", lambda *_: 2e-3)
+    monkeypatch.setattr(cheap, "step_seconds", lambda *_: 2e-3)
     monkeypatch.setattr(cheap, "EQUILIBRATION", 50.0)
     monkeypatch.setattr(cheap, "FEWEST", 20)
     monkeypatch.setattr(cheap, "MOST", 40)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from equimd.guard.certificate import CERTIFICATE_FILE, Certificate, Claim, Findi
 from equimd.labels.cluster import Cluster
 from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor, LocalPool
+from equimd.machine import cores
 from equimd.methods import check_method
 from equimd.model.interface import check_data
 from equimd.notices import doing
@@ -64,7 +64,7 @@ def make_executor(settings: AskSettings, calculator: str) -> Executor:
     """
     kind, _, file = settings.executor.partition(":")
     if kind == "local":
-        return LocalPool(calculator, settings.jobs or len(os.sched_getaffinity(0)), settings.call_limit)
+        return LocalPool(calculator, settings.jobs or cores(), settings.call_limit)
     return Cluster(calculator, Path(file), settings.call_limit)
 
 
@@ -192,12 +192,7 @@ def _expected(
         folder=work / "survey",
         progress=told,
     )
-    return known.bad_share(_at(starts, taken.positions), claim.error)
-
-
-def _at(starts: Frames, positions: np.ndarray) -> Frames:
-    rows = [0] * len(positions)
-    return Frames.build(starts.numbers[rows], positions, charge=starts.charge[rows], spin=starts.spin[rows])
+    return known.bad_share(starts.at(taken.positions), claim.error)
 
 
 def _plan(claim: Claim, number: int, expected: float, most: int) -> AuditPlan:

@@ -133,8 +133,7 @@ def audit(
         lacking = wanted - sum(len(each.rows) for each in labelled)
         chosen = np.array(passed[tried : tried + lacking])
         tried += len(chosen)
-        template = starts.take([0] * len(chosen))
-        labelled.append(ask(_at(template, chosen)))
+        labelled.append(ask(starts.at(chosen)))
     return _found(model, claim, plan, labelled, batches, made)
 
 
@@ -154,12 +153,6 @@ def _runs(
     return guarded_runs(
         model, own, replicas, dynamics, wanted, watch=watch, folder=folder, progress=told, checked=checked
     )
-
-
-def _at(template: Frames, positions: np.ndarray) -> Frames:
-    """The frames of a template at other positions, without labels."""
-    t = template
-    return Frames.build(t.numbers, positions, None, None, t.cell, t.pbc, t.charge, t.spin)
 
 
 def _found(

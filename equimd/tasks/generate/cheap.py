@@ -6,7 +6,6 @@ by Monte Carlo moves, so that conformers come by their weight.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equimd.data.convert import write_frames
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
 from equimd.data.system import System
@@ -79,11 +79,6 @@ class CheapRuns:
         )
 
 
-def cores() -> int:
-    """Processes that make frames at the same time, where the user states no number."""
-    return len(os.sched_getaffinity(0))
-
-
 def step_seconds(method: str, atoms: Atoms, charge: int, spin: int, kelvin: float) -> float:
     """What a step of dynamics takes."""
     found = make_method(method, atoms, charge, spin)
@@ -93,6 +88,13 @@ def step_seconds(method: str, atoms: Atoms, charge: int, spin: int, kelvin: floa
     for _ in range(PROBE):
         md.step()
     return (time.perf_counter() - began) / PROBE
+
+
+def measured_step(pool: Executor | None, jobs: int, *probe: Any) -> float:
+    """The mean of :func:`step_seconds` in so many processes at once, as they are used later."""
+    measured = list[float]()
+    run_all(pool, step_seconds, dict.fromkeys(range(jobs), probe), lambda _, seconds: measured.append(seconds))
+    return float(np.mean(measured))
 
 
 def frames_within(seconds: float, per_step: float, jobs: int, trajectories: int) -> tuple[int, int]:
@@ -113,18 +115,33 @@ def making_seconds(frames: int, trajectories: int, per_step: float, jobs: int) -
     return (trajectories * EQUILIBRATION / STEP + frames * (INTERVAL / STEP + 1)) * per_step / jobs
 
 
-def side_by_side(
+def make_frames(
+    runs: CheapRuns,
+    path: Path,
     pool: Executor | None,
-    function: Callable[..., Any],
-    tasks: dict[int, tuple[Any, ...]],
-    finished: Callable[[int, Any], None],
-) -> None:
-    """``finished(key, function(*arguments))`` of every task: in processes, or in this one where there is no pool."""
-    if pool is not None:
-        run_all(pool, function, tasks, finished)
-        return
-    for key, arguments in tasks.items():
-        finished(key, function(*arguments))
+    tell: Callable[[int, int], None],
+    *,
+    source: str,
+    may_fail: bool = False,
+) -> tuple[ArrayDataset, str, list[str]]:
+    """Run the trajectories and write their frames as the store ``path``; killed and called again, it goes on.
+
+    Args:
+        path: trajectories that are finished wait in its folder.
+        tell: called with (trajectories done, of all); what it raises ends the work.
+        source: the command that makes them. may_fail: trajectories that fail are left out.
+
+    Returns:
+        The frames, the method in words, and why trajectories failed.
+
+    Raises:
+        DataError: a trajectory fails, or none gives a frame.
+    """
+    found, failed = _trajectories(runs, path.parent, pool, tell, may_fail)
+    data = _joined(runs, found, path, failed)
+    theory = next(t.theory for t in found if t is not None)
+    write_frames(path, data, theory=theory, source=source)
+    return data, theory, failed
 
 
 def make_trajectory(config: GenerationSettings, atoms: Atoms, index: int, path: Path, may_fail: bool) -> str | None:
@@ -138,20 +155,14 @@ def make_trajectory(config: GenerationSettings, atoms: Atoms, index: int, path: 
     return None
 
 
-def make_trajectories(
+def _trajectories(
     runs: CheapRuns,
     folder: Path,
     pool: Executor | None,
     tell: Callable[[int, int], None],
-    *,
-    may_fail: bool = False,
+    may_fail: bool,
 ) -> tuple[list[Trajectory | None], list[str]]:
-    """Make those that are not in ``folder`` yet; killed and called again, it goes on.
-
-    Args:
-        tell: called with (trajectories done, of all); what it raises ends the work.
-        may_fail: trajectories that fail are left out, and why is returned beside the others.
-    """
+    """Those that are not in ``folder`` yet are made; of those that failed, why."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{k:03d}.npz" for k in range(runs.trajectories)]
     missing = [k for k, path in enumerate(paths) if not path.is_file()]
@@ -164,11 +175,11 @@ def make_trajectories(
         failed.extend([reason] if reason else [])
         tell(done, len(paths))
 
-    side_by_side(pool, make_trajectory, tasks, finished)
+    run_all(pool, make_trajectory, tasks, finished)
     return [load_trajectory(path) if path.is_file() else None for path in paths], failed
 
 
-def joined_frames(runs: CheapRuns, found: Sequence[Trajectory | None], path: Path) -> ArrayDataset:
+def _joined(runs: CheapRuns, found: Sequence[Trajectory | None], path: Path, failed: list[str]) -> ArrayDataset:
     """The frames of trajectories in which no bond is open, with the numbers of their trajectories; ``path`` names them.
 
     Raises:
@@ -186,5 +197,6 @@ def joined_frames(runs: CheapRuns, found: Sequence[Trajectory | None], path: Pat
         blocks.append(Frames.build(t.numbers, t.positions[rows], *labels, charge=charges, spin=spins))
         owner += [k] * len(rows)
     if not blocks:
-        raise DataError(f"{runs.method} gave no frame in which all bonds hold", where=runs.source)
+        why = f": {failed[0]}" if failed else ""
+        raise DataError(f"{runs.method} gave no frame in which all bonds hold{why}", where=runs.source)
     return ArrayDataset(Frames.concatenate(blocks), DatasetInfo(str(path), "generated"), np.array(owner))

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.data.convert import write_frames
 from equimd.data.frames import Frames
 from equimd.data.store import StoreDataset
-from equimd.tasks.generate.cheap import (
-    CheapRuns,
-    cores,
-    frames_within,
-    joined_frames,
-    make_trajectories,
-    side_by_side,
-    step_seconds,
-)
+from equimd.machine import cores
+from equimd.tasks.generate.cheap import CheapRuns, frames_within, make_frames, measured_step
+from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.work import CHEAP_FOLDER, Work
 from equimd.workers import processes
 
@@ -45,16 +38,19 @@ def make_cheap(work: Work, molecules: list[Atoms]) -> dict[str, Any]:
 
 def cheap_frames(work: Work) -> Path:
     """Where they are."""
-    return work.folder / CHEAP_FOLDER / "frames.h5"
+    return _store(work.folder)
+
+
+def _store(folder: Path) -> Path:
+    return folder / CHEAP_FOLDER / "frames.h5"
 
 
 def _plan(work: Work, molecules: list[Atoms], jobs: int, pool: Executor | None) -> dict[str, Any]:
     """How many frames the share of the time gives, from some steps of the method, in processes as they are used."""
-    s, measured = work.settings, list[float]()
-    probe = (str(s.cheap_method), molecules[0], s.charge, s.spin, s.temperature)
-    side_by_side(pool, step_seconds, dict.fromkeys(range(jobs), probe), lambda _, found: measured.append(found))
+    s = work.settings
+    per_step = measured_step(pool, jobs, str(s.cheap_method), molecules[0], s.charge, s.spin, s.temperature)
     wanted = 2 * max(TRAJECTORIES, len(molecules))
-    count, frames = frames_within(SHARE * work.left, float(np.mean(measured)), jobs, wanted)
+    count, frames = frames_within(SHARE * work.left, per_step, jobs, wanted)
     return {"frames": frames, "trajectories": count}
 
 
@@ -75,22 +71,26 @@ def _make(work: Work, molecules: list[Atoms], plan: dict[str, Any], pool: Execut
         work.progress("cheap frames: trajectories", done, total)
         work.check_time()
 
-    found, _ = make_trajectories(runs, work.folder / CHEAP_FOLDER, pool, tell)
-    data = joined_frames(runs, found, cheap_frames(work))
-    theory = next(t.theory for t in found if t is not None)
-    write_frames(cheap_frames(work), data, theory=theory, source="equimd learn")
+    data, theory, _ = make_frames(runs, cheap_frames(work), pool, tell, source="equimd learn")
     cool = np.flatnonzero(np.asarray(data.trajectory) % 2 == 1)
     return {"frames": len(data), "theory": theory, "starts": cool[::STARTS_EVERY].tolist()}
+
+
+def start_positions(folder: Path, journal: Journal, molecules: list[Atoms]) -> np.ndarray:
+    """Positions (k, n, 3) that runs start from: cheap frames at the target temperature, else the conformers."""
+    made = journal.result(STAGE)
+    if made is None:
+        return np.array([a.positions for a in molecules])
+    return StoreDataset(_store(folder)).frames(np.array(made["starts"])).positions
 
 
 def start_frames(work: Work, molecules: list[Atoms]) -> tuple[Frames, str]:
     """What runs start from, one or many frames, and what they are in words."""
     s, made = work.settings, work.journal.result(STAGE)
-    if made is None:
-        count = len(molecules)
-        conformers = work.at(np.array([a.positions for a in molecules]))
-        return conformers, "the given geometry" if count == 1 else f"one of {count} conformers"
-    data = StoreDataset(cheap_frames(work))
-    frames = data.frames(np.array(made["starts"]))
-    words = f"one of {len(frames)} frames of {made['theory']} dynamics at {s.temperature:g} K"
-    return work.at(frames.positions), words
+    positions = start_positions(work.folder, work.journal, molecules)
+    count = len(positions)
+    if made is not None:
+        words = f"one of {count} frames of {made['theory']} dynamics at {s.temperature:g} K"
+    else:
+        words = "the given geometry" if count == 1 else f"one of {count} conformers"
+    return work.at(positions), words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from equimd.files import check_output, check_writable, locked, new_folder, under
 from equimd.guard.certificate import load_certificate, save_certificate
 from equimd.guard.certificate import words as certificate_words
 from equimd.labels.pool import Executor
+from equimd.machine import cores
 from equimd.methods import check_method
 from equimd.progress import duration
 from equimd.run import RUN_FILE, Run, free_name
@@ -160,6 +160,13 @@ def learn(
         return _learn(folder, settings, executor, say, progress)
 
 
+def molecules_of(folder: Path, settings: LearnSettings) -> tuple[list[Atoms], Frames]:
+    """The conformers of a run, and the first as a frame with its charge and multiplicity."""
+    found = read_structures(folder / STARTS_FILE)
+    charge, spin = np.array([settings.charge]), np.array([settings.spin])
+    return found, Frames.build(found[0].numbers, found[0].positions[None], charge=charge, spin=spin)
+
+
 def _learn(
     folder: Path,
     settings: LearnSettings,
@@ -167,15 +174,12 @@ def _learn(
     say: Callable[[str], None] | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Learned:
-    molecules = read_structures(folder / STARTS_FILE)
-    first, charge, spin = molecules[0], np.array([settings.charge]), np.array([settings.spin])
-    template = Frames.build(first.numbers, first.positions[None], charge=charge, spin=spin)
-    cores = len(os.sched_getaffinity(0))
+    molecules, template = molecules_of(folder, settings)
     asked = executor or make_executor(settings, settings.calculator)
     work = Work(settings, folder, Journal(folder), asked, template)
     work.say, work.progress = say or work.say, progress or work.progress
     before = torch.get_num_threads()
-    torch.set_num_threads(int(work.journal.decide("machine", lambda: {"threads": cores})["threads"]))
+    torch.set_num_threads(int(work.journal.decide("machine", lambda: {"threads": cores()})["threads"]))
     try:
         return _loop(work, molecules)
     except TimeIsUpError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from equimd.data.frames import Frames
 from equimd.errors import DataError
 from equimd.labels.ledger import Labelled, LabelStore, ask_for
 from equimd.labels.pool import Executor
+from equimd.machine import cores
 from equimd.tasks.learn.journal import Journal
 from equimd.tasks.learn.settings import LearnSettings
 
@@ -89,16 +89,12 @@ class Work:
         """What so many labels take about, side by side, as the first ones took."""
         first = self.journal.result("conformers") or {}
         calls = max(first.get("labelled", 0) + first.get("failed", 0), 1)
-        jobs = self.settings.jobs or len(os.sched_getaffinity(0))
+        jobs = self.settings.jobs or cores()
         return float(first.get("seconds", 0.0)) / calls * count / jobs
 
     def at(self, positions: np.ndarray) -> Frames:
         """The molecule at other positions (k, n, 3), without labels."""
-        t, k = self.template, len(positions)
-        rows = [0] * k
-        return Frames.build(
-            t.numbers[rows], positions, None, None, t.cell[rows], t.pbc[rows], t.charge[rows], t.spin[rows]
-        )
+        return self.template.at(positions)
 
     def ask(self, stage: str, frames: Frames) -> Labelled:
         """Labels of frames; the time is watched."""
