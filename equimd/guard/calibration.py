@@ -74,10 +74,12 @@ class StatePoint:
 
 @dataclass(frozen=True)
 class Levels:
-    """The screen's levels of the two decisions, eV/Angstrom; None where there is no such threshold."""
+    """The screen's levels of the two decisions, eV/Angstrom; None where there is no such threshold. ``runs`` is a lower
+    one, above which the model's own runs tell how often they exceed any threshold."""
 
     flag: float
     halt: float | None = None
+    runs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,15 +179,16 @@ class Calibration(Shown):
     def error_decision(self, bound: float) -> tuple[StepDecision, float]:
         """The decision, and its threshold on the score, for a bound (eV/Angstrom) on the error q * sigma.
 
-        Above the screen's level of halts it is the decision of halts, so that the runs behind these tell its rate.
+        Above the lowest level that the model's own runs were scored at it is their decision: they tell its rate.
 
         Raises:
             UncertaintyError: a bound that is not positive.
         """
         if not bound > 0:
             raise UncertaintyError(f"an error bound of {bound:g} eV/Angstrom", hint="a positive number")
-        threshold, halts = bound / self.error.multiplier, self.levels.halt
-        level = self.screen.level_for(threshold) if halts is None or threshold < halts else halts
+        threshold = bound / self.error.multiplier
+        scored = self.levels.halt if self.levels.runs is None else self.levels.runs
+        level = self.screen.level_for(threshold) if scored is None or threshold < scored else scored
         return StepDecision(self.calibrated, self.screen, level), threshold
 
     def choose(self, asked: str | float) -> tuple[Mode | Literal["error"], StepDecision, float]:

@@ -3,8 +3,8 @@
 Of a bound tau (``--uq-threshold 0.1eV/A``), whose threshold on the score is tau / q:
 
 - *frames*: ordinary frames that score above it, of those that the flag and error thresholds are from;
-- *runs*: of the model's own runs, those in which any frame does. Of a threshold below the screen's level of halts, or
-  where not every step was scored, such runs are at least so many;
+- *runs*: of the model's own runs, those in which any frame does. Of a threshold below the lowest level of the screen
+  that they were scored at, or where not every step was scored, such runs are at least so many;
 - *missed*: of held-out frames with a force error above tau, those that do not score above it.
 
 Intervals are those of Clopper and Pearson, of frames by how many independent ones they are worth.
@@ -94,14 +94,22 @@ def error_rates(
             events = int((score[bad] <= threshold).sum())
             missed = Counted.of(events, int(bad.sum()), _worth(tested, score, threshold))
     runs, halt, at_least = None, calibration.halt, False
-    maxima = (calibration.report.get("dynamics") or {}).get("maxima")
+    maxima, scored = _highest(calibration, decision)
     if halt is not None and maxima:
-        scored = calibration.levels.halt or 0.0  # below it a score may be the screen's, and the exact one above it
         at_least = threshold < scored or decision.level < scored or calibration.state_point.score_every != 1
         events = sum(score > threshold and score >= scored for score in maxima)
         runs = Counted.of(events, len(maxima))
     length = None if halt is None or runs is None else halt.run_length
     return ErrorRates(bound, threshold, name, frames, runs, length, at_least, missed, of)
+
+
+def _highest(calibration: Calibration, decision: StepDecision) -> tuple[list[float], float]:
+    """The highest scores of the model's own runs, by the level nearest to that of a decision; and that level, below
+    which a score may be the screen's, and the exact one above it."""
+    found, levels = calibration.report.get("dynamics") or {}, calibration.levels
+    if levels.runs is not None and found.get("low_maxima") and decision.level < (levels.halt or 0.0):
+        return found["low_maxima"], levels.runs
+    return found.get("maxima") or [], levels.halt or 0.0
 
 
 def _scores(frames: ScoredFrames, level: float) -> np.ndarray:

@@ -175,6 +175,7 @@ class _On:
 @dataclass
 class _Dynamics:
     maxima: list[float] | None = None
+    low_maxima: list[float] | None = None
 
 
 @dataclass

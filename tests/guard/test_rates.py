@@ -72,6 +72,18 @@ def test_below_the_screens_level_runs_are_at_least_so_many(made) -> None:
     assert error_rates(coarse, *coarse.error_decision(140.0)).at_least
 
 
+def test_runs_that_were_scored_at_a_lower_level_tell_of_lower_thresholds(made) -> None:
+    low = [float(x) for x in (*range(22, 40), 80, 95)]
+    report = {"dynamics": {"maxima": made.report["dynamics"]["maxima"], "low_maxima": low}}
+    finer = replace(made, levels=replace(made.levels, runs=20.0), report=report)
+    decision, threshold = finer.error_decision(70.0)
+    assert decision.level == 20.0
+    found = error_rates(finer, decision, threshold)
+    assert (found.runs.events, found.runs.trials, found.at_least) == (6, 20, False), "36 to 39, 80 and 95"
+    assert error_rates(finer, *finer.error_decision(30.0)).at_least
+    assert error_rates(finer, *finer.decision("halt")).runs.events == 1, "by the decision of halts"
+
+
 def test_what_there_is_nothing_to_count_in(made) -> None:
     found = error_rates(made, *made.error_decision(500.0))
     assert found.missed is None and found.frames.events == 0 and found.frames.interval[1] > 0.03

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +21,7 @@ from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepDecision, StepScore
+from equimd.guard.score import Decided, StepDecision, StepScore
 from equimd.guard.thresholds import HaltThreshold, ScoreMatch, block_maxima, compare_scores, halt_threshold
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.integrators import Integrator
@@ -43,8 +43,9 @@ class OwnRuns:
     Attributes:
         scores: (B, n) of the n scored steps, eV/Angstrom; columns after a physical check failed are not filled (NaN).
         broken: reason of each run that a physical check stopped.
-        exact_share: steps that needed the exact covariance, 0..1.
+        exact_share: steps that need the exact covariance under the decision, 0..1.
         temperature_K: mean kinetic temperature.
+        low: (B,) highest scores by the decision of a lower level, where one was asked for.
     """
 
     scores: np.ndarray
@@ -52,6 +53,7 @@ class OwnRuns:
     exact_share: float
     temperature_K: float  # noqa: N815 (a unit)
     seconds: float
+    low: np.ndarray | None = None
 
     def joined(self, other: OwnRuns) -> OwnRuns:
         """These runs and others, of the same length."""
@@ -66,6 +68,7 @@ class OwnRuns:
             mean("exact_share"),
             mean("temperature_K"),
             self.seconds + other.seconds,
+            None if self.low is None or other.low is None else np.concatenate([self.low, other.low]),
         )
 
 
@@ -153,31 +156,32 @@ class LateScores:
     exact score takes several times as long as of each of many.
 
     Args:
-        found: (B, n) runs and scored steps. rows: of it, those of the replicas.
+        score: of the lowest level.
+        found, screens: (B, n) runs and scored steps, of the scores and of the screen. rows: those of the replicas.
+        level: exact scores above it are computed apart from those below, so that the latter do not round them.
     """
 
-    def __init__(self, score: StepScore, found: np.ndarray, rows: np.ndarray) -> None:
-        self.score, self.found, self.rows = score, found, rows
-        self._waiting: list[tuple[int, int, torch.Tensor]] = []
+    def __init__(self, score: StepScore, found: np.ndarray, screens: np.ndarray, rows: np.ndarray, level: float):
+        self.score, self.found, self.screens, self.rows, self.level = score, found, screens, rows, level
+        self._waiting: dict[bool, list[tuple[int, int, torch.Tensor]]] = {False: [], True: []}
 
     def add(self, column: int, positions: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> None:
         """Of one step: positions (R, n, 3), and what the forces gave beside them."""
         values, left = self.score.screened(positions, extras)
-        self.found[self.rows, column] = values.cpu().numpy()
-        if left is None:
-            return
-        self._waiting += [(int(self.rows[k]), column, positions[k].clone()) for k in left.tolist()]
-        if len(self._waiting) >= LATE:
-            self.compute()
+        screens = values.cpu().numpy()
+        self.found[self.rows, column] = self.screens[self.rows, column] = screens
+        for k in [] if left is None else left.tolist():
+            self._waiting[bool(screens[k] >= self.level)].append((int(self.rows[k]), column, positions[k].clone()))
+        self.compute(LATE)
 
-    def compute(self) -> None:
-        """Those that wait."""
-        if not self._waiting:
-            return
-        rows, columns, positions = zip(*self._waiting, strict=True)
-        exact = self.score.exact(torch.stack(positions)).amax(-1)
-        self.found[list(rows), list(columns)] = exact.cpu().numpy()
-        self._waiting = []
+    def compute(self, least: int = 1) -> None:
+        """Those that wait, where so many do."""
+        for above, waiting in self._waiting.items():
+            if len(waiting) >= least:
+                rows, columns, positions = zip(*waiting, strict=True)
+                exact = self.score.exact(torch.stack(positions)).amax(-1)
+                self.found[list(rows), list(columns)] = exact.cpu().numpy()
+                self._waiting[above] = []
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ def run_own_dynamics(
     *,
     first: int = 0,
     early: Early | None = None,
+    low: float | None = None,
 ) -> OwnRuns:
     """Runs of ``settings.run_length`` steps from each start frame, scored by the whole decision.
 
@@ -211,28 +216,28 @@ def run_own_dynamics(
     Args:
         first: number of the run from the first start frame; numbers choose the random numbers.
         early: the runs from the first start frames alone, if these are enough.
+        low: a lower level of the screen, eV/Angstrom, whose highest scores are told, too.
     """
     if early is not None and early.runs < len(starts):
 
         def made(rows: np.ndarray) -> OwnRuns:
             part, number = starts.take(rows), first + int(rows[0])
-            return run_own_dynamics(model, decision, part, settings, temperature_K, progress, first=number)
+            return run_own_dynamics(model, decision, part, settings, temperature_K, progress, first=number, low=low)
 
         found_first, rest = made(np.arange(early.runs)), np.arange(early.runs, len(starts))
         done = found_first.broken or early.enough(found_first.scores.max(1))
         return found_first if done else found_first.joined(made(rest))
     began = time.monotonic()
     every, steps = settings.score_every, settings.run_length
-    found = np.full((len(starts), steps // every), np.nan)
-    heat, exact, count = [], 0, 0
+    lowest = decision.level if low is None else min(low, decision.level)
+    found, screens = np.full((2, len(starts), steps // every), np.nan)
+    heat: list[float] = []
     broken: list[str] = []
     groups = same_system(starts)
     for number, rows in enumerate(groups):
         molecule = Molecule.of(model, starts, rows, first)
-        simulation = molecule.simulation(settings, temperature_K, decision)
-        score = cast(StepScore, simulation.judge.score)
-
-        scores = LateScores(score, found, rows)
+        simulation = molecule.simulation(settings, temperature_K, replace(decision, level=lowest))
+        scores = LateScores(cast(StepScore, simulation.judge.score), found, screens, rows, decision.level)
 
         def note(s: Simulation, scores=scores, number=number) -> None:  # type: ignore[no-untyped-def]
             state = s.state
@@ -247,11 +252,12 @@ def run_own_dynamics(
         scores.compute()
         events = simulation.suspects.frames()
         broken += [f"{e.reason} at step {e.step}" for e in events]
-        exact, count = exact + score.exact_count, count + score.count
         if broken:
             break
-    share = exact / max(count, 1)
-    return OwnRuns(found, tuple(broken), share, float(np.mean(heat or [np.nan])), time.monotonic() - began)
+    decided = Decided(screens, found, decision.level)
+    share = float((~decided.quiet)[np.isfinite(screens)].mean()) if np.isfinite(screens).any() else 0.0
+    kelvin, seconds = float(np.mean(heat or [np.nan])), time.monotonic() - began
+    return OwnRuns(decided.score, tuple(broken), share, kelvin, seconds, None if low is None else found.max(1))
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ def dynamics(own: OwnRuns, result: Verdict) -> dict[str, Any]:
             "interval": list(match.interval),
             "median_ratio": match.median_ratio,
         },
+        "low_maxima": np.sort(own.low).tolist() if own.low is not None and not own.broken else None,
         "maxima": np.sort(own.scores.max(1)).tolist() if not own.broken else None,
     }
 

@@ -21,6 +21,7 @@ from equimd.uq.samples import Samples
 #: At most this share of in-domain frames pays for the exact covariance in a run that may halt: it costs tens of plain
 #: calls. One that flags a share alpha looks closer at twice that share.
 EXACT_SHARE = 0.005
+RUNS_RATE = 0.01  # of frames, above which the model's own runs tell how often they exceed a threshold
 
 
 def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
@@ -88,11 +89,13 @@ def recalibrate(layer: LastLayer, fit: Part, select: Part, *, seed: int = 0) -> 
 
 @dataclass(frozen=True)
 class Scored:
-    """The screen and the levels of the two decisions, set on frames that thresholds are not taken from."""
+    """The screen and the levels of the two decisions, and the lowest that the model's own runs are scored at, set on
+    frames that thresholds are not taken from."""
 
     screen: Screen
     flag_level: float
     halt_level: float
+    runs_level: float
 
 
 def set_screen(calibrated: Calibrated, parts: tuple[Part, ...], settings: CalibrationSettings) -> Scored:
@@ -112,7 +115,8 @@ def set_screen(calibrated: Calibrated, parts: tuple[Part, ...], settings: Calibr
         return min(threshold, max(screen.level_for(threshold), float(np.quantile(values, 1 - share))))
 
     flag = level(float(np.quantile(exact, 1 - alpha)), min(2 * alpha, 1.0))
-    return Scored(screen, flag, level(float(exact.max()), EXACT_SHARE))
+    halt = level(float(exact.max()), EXACT_SHARE)
+    return Scored(screen, flag, halt, min(halt, level(float(np.quantile(exact, 1 - RUNS_RATE)), 2 * RUNS_RATE)))
 
 
 @dataclass(frozen=True)

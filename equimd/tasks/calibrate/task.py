@@ -197,7 +197,7 @@ def calibrate(
     calibration = Calibration(
         calibrated=found.calibrated,
         screen=scored.screen,
-        levels=Levels(scored.flag_level, None if outcome.threshold is None else scored.halt_level),
+        levels=_levels(scored, own, outcome),
         flag=limits.flag,
         halt=outcome.threshold,
         error=limits.error,
@@ -235,7 +235,11 @@ def _halt(
         return None, Verdict(None, prepared.no_halt)
     decision = StepDecision(found.calibrated, scored.screen, scored.halt_level)
     starts = prepared.held_out.frames(prepared.parts.threshold[start_rows_of(prepared)])
-    own = run_own_dynamics(prepared.model, decision, starts, settings, prepared.temperature, progress, early=early)
+    # who says what is enough asks for no rates of other thresholds, which would take more exact scores
+    low = scored.runs_level if early is None else None
+    own = run_own_dynamics(
+        prepared.model, decision, starts, settings, prepared.temperature, progress, early=early, low=low
+    )
     if len(own.scores) < settings.blocks:  # it is for what these can show
         rate = max(settings.false_halt_rate, 1 / (len(own.scores) + 1))
         settings = settings.changed(false_halt_rate=rate, blocks=len(own.scores))
@@ -243,6 +247,12 @@ def _halt(
     if outcome.threshold is not None and (why := meaningless(outcome.threshold.value, starts)) is not None:
         outcome = replace(outcome, threshold=None, refused=why)
     return own, outcome
+
+
+def _levels(scored: Scored, own: OwnRuns | None, outcome: Verdict) -> Levels:
+    if own is None or outcome.threshold is None:
+        return Levels(scored.flag_level)
+    return Levels(scored.flag_level, scored.halt_level, None if own.low is None else scored.runs_level)
 
 
 def meaningless(threshold: float, frames: Frames) -> str | None:

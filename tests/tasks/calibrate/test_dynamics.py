@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,23 @@ def test_runs_are_scored_by_the_decision(run: Run, held_out: Dataset, decision: 
     # a run is the same whatever judges it, and whoever runs beside it
     alone = run_own_dynamics(model, every, starts, settings(run_length=8, score_every=4), 300.0)
     np.testing.assert_allclose(alone.scores, found.scores[:, 1::2], rtol=1e-4)
+
+
+def test_a_lower_level_changes_no_score_and_tells_the_highest_ones_of_its_own(
+    run: Run, held_out: Dataset, decision: StepDecision
+) -> None:
+    model, _ = run.load_model()
+    starts, short = held_out.frames(np.arange(3)), settings(run_length=40)
+    quiet = run_own_dynamics(model, replace(decision, level=1e9), starts, short, 300.0).scores
+    high, low = (replace(decision, level=float(np.quantile(quiet, share))) for share in (0.8, 0.2))
+    alone, both = (run_own_dynamics(model, high, starts, short, 300.0, low=x) for x in (None, low.level))
+    below = run_own_dynamics(model, low, starts, short, 300.0)
+    assert np.array_equal(both.scores, alone.scores), "to the digit, and so is the threshold of them"
+    assert alone.low is None and 0.1 < both.exact_share == alone.exact_share < 0.3 < below.exact_share
+    np.testing.assert_allclose(both.low, below.scores.max(1), rtol=1e-4)
+    assert not np.array_equal(below.scores, both.scores)
+    joined = both.joined(both)
+    assert joined.low is not None and len(joined.low) == 6 and both.joined(alone).low is None
 
 
 def test_the_first_runs_may_be_enough_and_are_not_made_again(
