@@ -13,7 +13,7 @@ from equimd.errors import EXIT_HALTED
 from equimd.tasks.audit.settings import AuditSettings
 
 
-@with_settings(AuditSettings, kinds={"error": str, "call_limit": str})
+@with_settings(AuditSettings, kinds={"error": str})
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder of a calibrated model")],
     overwrite: Overwrite = False,

@@ -41,6 +41,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from equimd.errors import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_USAGE, EquimdError, EquimdWarning
 
@@ -58,9 +59,24 @@ def normalize_option(name: str) -> str:
 CONTEXT_SETTINGS: dict[str, Any] = {"token_normalize_func": normalize_option, "help_option_names": ["-h", "--help"]}
 
 
+class _SubCommands(TyperGroup):
+    """A group that lists its commands each with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        first = {name: (command.help or "").split("\n\n")[0] for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split()).rstrip(".")) for name, text in first.items()])
+
+
 def new_app(help: str, **kwargs: Any) -> typer.Typer:
     """A typer app with the settings all of equimd's apps share."""
-    kwargs = {"add_completion": False, "no_args_is_help": True, "context_settings": CONTEXT_SETTINGS, **kwargs}
+    kwargs = {
+        "cls": _SubCommands,
+        "add_completion": False,
+        "no_args_is_help": True,
+        "context_settings": CONTEXT_SETTINGS,
+        **kwargs,
+    }
     return typer.Typer(help=help, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs)
 
 
@@ -88,6 +104,9 @@ def _continued(line: str) -> str:
     """A command, in several lines where it is long."""
     indent = line[: len(line) - len(line.lstrip())]
     words = re.split(r" (?=-)", line) if len(line) > HELP_WIDTH else [line]
+    if any(len(word) > HELP_WIDTH - 4 for word in words[1:]) or len(words[0]) > HELP_WIDTH - 2:
+        words = line.lstrip().split(" ")
+        words[0] = indent + words[0]
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + len(word) + 3 > HELP_WIDTH:

@@ -29,7 +29,7 @@ _Out = Annotated[Path, typer.Option(help="NAME.h5 for equimd's store, NAME.xyz f
 _Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...",
+        metavar="FILE",
         help="data files or folders, or bundled:NAME; several are joined",
         autocompletion=completing(bundled),
     ),

@@ -14,7 +14,7 @@ from equimd.errors import EXIT_HALTED, Interrupted
 from equimd.tasks.learn.settings import LearnSettings
 
 
-@with_settings(LearnSettings, skip=("molecule",), kinds={"error": str, "max_time": str, "call_limit": str})
+@with_settings(LearnSettings, skip=("molecule",), kinds={"error": str})
 def learn(
     source: Annotated[
         str | None,

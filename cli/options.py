@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from equimd.cli.completion import OF_SETTINGS, completing
+from equimd.progress import duration
 from equimd.registry import Registry
 
 if typing.TYPE_CHECKING:
@@ -45,10 +46,21 @@ def registry_of(annotation: Any) -> Registry[Any] | None:
     return next((owner for c in checks if isinstance(owner := getattr(c, "__self__", None), Registry)), None)
 
 
-def shown(default: Any) -> str:
-    """The default as the help text ends with it, where there is one."""
+def is_time(annotation: Any) -> bool:
+    """Whether a setting is a time that may be given as ``45m``, in seconds."""
+    from equimd.fields import Seconds
+
+    return Seconds in (annotation, *typing.get_args(annotation))
+
+
+def shown(default: Any, time: bool = False) -> str:
+    """The default as the help text ends with it, where there is one; of a time, with its unit."""
     if default is None or default == () or default == "" or default is False:
         return ""
+    if time:
+        default = duration(default).removesuffix("00m").removesuffix("00s")
+    elif default is True:
+        default = "on"
     return f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
 
 
@@ -65,11 +77,11 @@ def setting_option(
     annotation = typing.get_type_hints(cls, include_extras=True).get(
         key, float
     )  # what an extension's ensemble takes is a number
-    kind, table = kind or option_type(annotation), registry_of(annotation)
+    kind, table = kind or (str if is_time(annotation) else option_type(annotation)), registry_of(annotation)
     metavar = choices(table) if table is not None else "<str>" if kind == list[str] else None
     name = f"--{key.replace('_', '-')}"
     names = [f"{name}/--no-{name[2:]}"] if kind is bool else [name]
-    help = f"{field.description}{shown(field.default)}"
+    help = f"{field.description}{shown(field.default, is_time(annotation))}"
     known = OF_SETTINGS.get(key) if table is None else table.keys
     offered = None if known is None else completing(known)
     option = typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=offered)

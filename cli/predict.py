@@ -76,7 +76,7 @@ def _parts(number: int, atoms: Atoms, p: Prediction) -> list[Table | str]:
     lines: list[Table | str] = [head]
     if p.forces is not None:
         rows = [
-            [str(i), symbol, *(f"{x:.5f}" for x in force), *sigma]
+            [str(i), symbol, *(f"{x:z.5f}" for x in force), *sigma]
             for i, (symbol, force, sigma) in enumerate(zip(atoms.symbols, p.forces, sigmas, strict=True))
         ]
         lines.append(Table(rows, ("atom", "", *(f"F{x} (eV/A)" for x in "xyz"), *known), left=(1,)))

@@ -15,7 +15,7 @@ from equimd.tasks.report.settings import ReportSettings
 @with_settings(ReportSettings)
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="of a run, a simulation, a learn run or a comparison")
+        list[Path], typer.Argument(metavar="FOLDER", help="of a run, a simulation, a learn run or a comparison")
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML file to write")] = Path("report.html"),
     overwrite: Overwrite = False,

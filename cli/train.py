@@ -13,7 +13,6 @@ from equimd.cli.completion import completing, presets
 from equimd.cli.options import with_settings
 from equimd.config import DERIVED_KEYS, PRESETS, SECTIONS
 
-DURATIONS = ("max_time", "max_wall_time", "stop_before", "checkpoint_interval")
 _PRESET = typer.Option(
     "--preset",
     help=f"settings by name, for minutes, an hour, hours: {', '.join(PRESETS)}",
@@ -21,7 +20,7 @@ _PRESET = typer.Option(
 )
 
 
-@with_settings(*SECTIONS.values(), skip=DERIVED_KEYS, kinds=dict.fromkeys(DURATIONS, str))
+@with_settings(*SECTIONS.values(), skip=DERIVED_KEYS)
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file of settings (`equimd config template`)")] = None,
     preset: Annotated[str | None, _PRESET] = None,
@@ -67,7 +66,9 @@ def train(
             done = work(settings=settings, out=out, overwrite=overwrite, progress=progress)
     if not leads():
         return
-    log(f"{done.status} after {done.epochs} epochs; best validation in epoch {done.best_epoch}")
+    log(
+        f"{done.status} after {done.epochs} epoch{'s' * (done.epochs != 1)}; best validation in epoch {done.best_epoch}"
+    )
     if json:
         echo_json(done.to_json())
     elif done.test is not None:

@@ -67,7 +67,7 @@ def predict(
         warn("the model was trained on energies alone: it gives no forces")
     if out is not None:
         write_predictions(out, atoms, found)
-        note(f"wrote {len(atoms)} structures to {out}")
+        note(f"wrote {len(atoms):,} structures to {out}")
     return found
 
 

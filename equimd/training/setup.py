@@ -147,7 +147,7 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     check_weights(config)
     start = start_of(config, run)
     data = _frames("data", config, frames)
-    notes = [f"data: {len(data)} frames, {_units(data)}", *data_notes(data)]
+    notes = [f"data: {len(data):,} frames, {_units(data)}", *data_notes(data)]
     if run is None:
         split = _new_split(config, data, start, notes)
         split = within_limit(split, data.n_atoms, config.training, data.info.path)
@@ -183,7 +183,9 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
             _check_known("test", elements, block.states, model_config, test.info.path)
     if start and run is None:
         warnings += _leaks(start, hashes["val"], test)
-    notes.append(f"frames: {len(train)} train, {len(val)} validation, {len(test) if test is not None else 0} test")
+    notes.append(
+        f"frames: {len(train):,} train, {len(val):,} validation, {len(test) if test is not None else 0:,} test"
+    )
     partial = any(s.weighted or s.no_forces or s.no_energy for s in surveys.values())
     return Setup(
         config, train, val, test, model, split, hashes, notes, warnings, surveys["training"].periodic,

@@ -119,6 +119,21 @@ def test_every_command_has_examples_that_start_with_its_name() -> None:
         assert any(line.startswith(" ".join(("equimd", *path))) for line in examples), path
 
 
+def test_help_fits_80_columns_and_lists_commands_in_whole_sentences() -> None:
+    groups = [(), *((name,) for name in main.COMMANDS if hasattr(main._build(name), "commands"))]
+    for path in [*groups, *_all_commands()]:
+        lines = runner.invoke(main.app, [*path, "--help"], terminal_width=80).output.splitlines()
+        assert max(map(len, lines)) <= 80, path
+        assert path not in groups or not any(line.endswith("...") for line in lines[1:]), path
+
+
+def test_times_are_given_and_shown_with_their_unit() -> None:
+    shown = " ".join(runner.invoke(main.app, ["learn", "--help"]).output.split())
+    assert "such as 45m or 2h [default: 2h]" in shown and "may take [default: 1h]" in shown
+    shown = " ".join(runner.invoke(main.app, ["train", "--help"]).output.split())
+    assert "--pretrain-time <str>" in shown and "[default: 1m]" in shown
+
+
 def test_version_names_all_parts() -> None:
     import torch
 

@@ -148,5 +148,5 @@ def evaluate(
         note(f"plot: {plot}")
     if out is not None:
         result.write(out, overwrite)
-        note(f"wrote {summary['n_frames']} frames to {out}")
+        note(f"wrote {summary['n_frames']:,} frames to {out}")
     return result

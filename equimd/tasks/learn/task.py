@@ -247,7 +247,7 @@ def _loop(work: Work, molecules: list[Any]) -> Learned:
     rounds.seed(work, pretrained, molecules)
     rounds.train(work, 0, rounds.FIRST * s.max_time, pretrained)
     draw_calibration(work, starts)
-    if (needed := rounds.audit_seconds(work, cost_of(work))) > work.left:
+    if not rounds.attempts(work) and (needed := rounds.audit_seconds(work, cost_of(work))) > work.left:
         work.say(
             f"warning: an audit of runs of {s.run_length} steps takes about {duration(needed)}, and "
             f"{duration(max(work.left, 0))} are left: there will be no certificate without more --max-time"

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from equimd.config import read_config
+from equimd.config import ReadingSettings, read_config
+from equimd.data.dataset import Subset
+from equimd.data.given import open_given
+from equimd.errors import EquimdError
 from equimd.progress import duration
 from equimd.run import Run
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.task import SETTINGS_FILE, Learned, standing
+from equimd.tasks.learn.work import DATA_FOLDER
 from equimd.tasks.report import layers
 from equimd.tasks.report.of_run import ReportedRun, run_part
 from equimd.tasks.report.page import Page, facts, figures, folded, paragraph, table, text
@@ -38,7 +42,24 @@ def learn_part(page: Page, folder: Path, settings: ReportSettings, told: Callabl
         why = "no model has been calibrated yet"
         return made + page.section("The run that is shipped", lambda: page.missing("The run that is shipped", why))
     made += f"<h3>The run that is shipped</h3>\n{paragraph('Its sections follow.')}"
-    return made + run_part(page, ReportedRun(Run.open(found.run), settings), told)
+    return made + run_part(page, shipped(found, found.run, asked, settings), told)
+
+
+def shipped(found: Learned, folder: Path, asked: LearnSettings, settings: ReportSettings) -> ReportedRun:
+    """The run, with labelled frames that its model was never trained on: those of audits, else of the calibration."""
+    run = Run.open(folder)
+    known = {*run.hashes("train"), *run.hashes("val")}
+    for use in ("audit", "calibration"):
+        files = sorted(str(path) for path in (found.folder / DATA_FOLDER).glob(f"{use}-*.h5"))
+        try:
+            data = open_given(files, ReadingSettings()) if files else None
+            rows = [k for k, each in enumerate(data.frames().content_hashes()) if each not in known] if data else []
+        except EquimdError:
+            continue  # damaged ones are no reason to show nothing of the run
+        if data is not None and rows:
+            told = f"A frame of each run of the {use}, labelled by {asked.calculator} and never trained on."
+            return ReportedRun(run, settings, Subset(data, np.array(rows)), told)
+    return ReportedRun(run, settings)
 
 
 def _reached(found: Learned, asked: LearnSettings) -> str:
@@ -66,7 +87,8 @@ def _rounds(page: Page, found: Learned, share: float) -> str:
         return page.missing("Rounds", "no model has been trained on labels yet")
     temperatures = list(next((row["halts"] for row in found.rounds if row["halts"]), {}))
     head = ["model", "labels", "epochs", "training", "energy MAE (meV)", "force MAE (meV/Å)", "bad expected",
-            "labels after it in 90 %", *(f"halted at {t}" for t in temperatures)]  # fmt: skip
+            "labels after it in 90\N{NO-BREAK SPACE}%",
+            *("halted at " + t.replace(" ", "\N{NO-BREAK SPACE}") for t in temperatures)]  # fmt: skip
     lines = [
         [row["model"], row["train_labels"], row["epochs"], duration(row["training_seconds"]),
          _number(row["val_energy_mae_meV"]), _number(row["val_forces_mae_meV_per_A"]), _percent(row["expected_bad"]),

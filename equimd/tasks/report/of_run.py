@@ -39,10 +39,17 @@ METRICS_FILE, TEST_FILE, SPLIT_FILE = "metrics.csv", "test.json", "split.json"
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run whose part is made; what is needed twice is read once."""
+    """A run whose part is made; what is needed twice is read once.
+
+    Attributes:
+        held_out: labelled frames that it was never trained on, where they are not those of its settings.
+        told_of_them: what these are, in a sentence.
+    """
 
     run: Run
     settings: ReportSettings
+    held_out: Dataset | None = None
+    told_of_them: str = ""
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -62,12 +69,19 @@ class ReportedRun:
 
     @cached_property
     def test(self) -> dict[str, Any]:
-        """test.json: errors on the test frames."""
+        """Errors on the test frames: those of test.json, or measured on the frames that were held out."""
+        if self.held_out is not None:
+            return self.evaluation.summary()
         path = self.run.path / TEST_FILE
         if not path.is_file():
             raise DataError("the run has no test errors", where=str(self.run.path), hint=self.evaluate_line)
         with understood(path):
             return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Predictions of the test frames, beside their labels."""
+        return measure(self.model, self.test_frames())
 
     @property
     def evaluate_line(self) -> str:
@@ -81,8 +95,10 @@ class ReportedRun:
             DataError: there were none, or they are not where they were.
         """
         c = self.run.config.dataset
-        if c.test_data:
-            data: Dataset = open_given(c.test_data, c.reading)
+        if self.held_out is not None:
+            data = self.held_out
+        elif c.test_data:
+            data = open_given(c.test_data, c.reading)
         else:
             rows = Split.load(self.run.path / SPLIT_FILE).test
             if not len(rows):
@@ -109,13 +125,17 @@ def run_part(page: Page, r: ReportedRun, told: Callable[[str], None]) -> str:
     run = r.run
     _ = r.info, run.config
     made = page.section("The run", lambda: _about(r))
-    made += page.section("Test errors", lambda: errors_table([(run.path.name, r.test)]))
+    made += page.section("Test errors", lambda: _told_of(r) + errors_table([(run.path.name, r.test)]))
     made += page.section("Learning curves", lambda: _curves(page, run.path / METRICS_FILE))
     if r.settings.test_frames:
         told("parity")
         made += page.section("Parity on test frames", lambda: _parity(page, r))
     made += calibration_sections(page, run.path, lambda: str(r.weights[1]["sha256"]))
     return made + page.section("Certificate", lambda: certificate_text(page, r))
+
+
+def _told_of(r: ReportedRun) -> str:
+    return paragraph(r.told_of_them) if r.told_of_them else ""
 
 
 def _about(r: ReportedRun) -> str:
@@ -200,9 +220,8 @@ def _curves(page: Page, path: Path) -> str:
 
 
 def _parity(page: Page, r: ReportedRun) -> str:
-    data = r.test_frames()
-    found = measure(r.model, data)
-    return paragraph(f"{len(data):,} test frames, predicted for this page.") + parity_figures(page, found)
+    found = r.evaluation
+    return paragraph(f"{len(found.energy):,} test frames, predicted for this page.") + parity_figures(page, found)
 
 
 def parity_figures(page: Page, found: Evaluation) -> str:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -141,7 +142,8 @@ def facts(rows: Iterable[tuple[str, object]]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """A table whose first column names the rows."""
-    top = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
+    whole = [re.sub(r"(\([^)]*\))", r"<span>\1</span>", text(cell)) for cell in head]  # units are not broken in two
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in whole)
     body = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in rows

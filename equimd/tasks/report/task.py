@@ -60,7 +60,8 @@ def build(folders: Sequence[Reported], settings: ReportSettings, told: Callable[
     page = Page()
     runs = {each.path.resolve(): ReportedRun(Run.open(each.path), settings) for each in folders if each.kind == "run"}
     if len(runs) > 1:
-        page.parts.append(("Runs side by side", runs_side_by_side(page, list(runs.values()))))
+        others = [each.path for each in folders if each.kind in ("simulation", "comparison")]
+        page.parts.append(("Runs side by side", runs_side_by_side(page, list(runs.values()), others)))
     for each in folders:
         title = f"{TITLES[each.kind]} {each.path.resolve().name}"
         run = runs.get(each.path.resolve())

@@ -37,6 +37,8 @@ from equimd.tasks.learn.molecules import conformers
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.task import Learned, begin, learn, reopen, standing
 from equimd.tasks.learn.work import Work, label_counts
+from equimd.tasks.report.of_learn import shipped
+from equimd.tasks.report.settings import ReportSettings
 from tests.labels.methods import Springs
 from tests.tasks.report.reading import PageReader
 from tests.training.toy import SMALL, toy_file, toy_frames
@@ -388,9 +390,16 @@ def test_report(often: tuple[Path, Learned], tmp_path: Path) -> None:
     folder, found = often
     equimd.report(folder, out=tmp_path / "learn.html")
     page = PageReader(tmp_path / "learn.html")
-    for heading in ("What was reached", "Rounds", "The run that is shipped", "Learning curves", "Thresholds"):
+    for heading in ("What was reached", "Rounds", "The run that is shipped", "Test errors", "Thresholds"):
         assert heading in page.headings
     assert page.words.count(found.words) == 2 and str(found.labels["total"]) in page.words  # again with the run
+    tested = shipped(
+        found, found.run, LearnSettings.parse(config.read_config(folder / "learn.yaml")), ReportSettings()
+    ).test
+    assert (
+        tested["n_known_frames"] == 0 and f"frames{tested['n_frames']:,}" in page.words
+    )  # as they are, never trained on
+    assert f"force MAE (meV/Å){tested['forces_mae_meV_per_A']:.4g}" in page.words
     assert page.layers("Bad frames expected")[0]["x"] == [row["train_labels"] for row in found.rounds]
     back_to("coverage-0", folder, tmp_path / "half")
     told = equimd.report(tmp_path / "half", out=tmp_path / "half.html")

@@ -13,11 +13,18 @@ from equimd.tasks.compare.table import rows
 from tests.tasks.report.reading import PageReader
 from tests.tasks.report.test_run import call
 
+MOTION = "Speed and conservation of energy side by side"
+
+
+def _speed(folder: Path) -> str:
+    return f"{json.loads((folder / 'summary.json').read_text())['ns_per_day_total']:.3g}"
+
 
 def test_conservative_and_direct_side_by_side(kept: Path, tmp_path: Path) -> None:
     equimd.report("conservative", "direct", out=tmp_path / "page.html", test_frames=0)
     found = PageReader(tmp_path / "page.html")
-    assert found.headings[1:3] == ["Runs side by side", "Errors side by side"]
+    assert found.headings[1:4] == ["Runs side by side", "Errors side by side", MOTION]
+    assert "equimd compare conservative direct STRUCTURE" in found.words  # what would measure it
     for name, kind in (("conservative", "conservative"), ("direct", "direct")):
         test = json.loads((kept / name / "test.json").read_text())
         assert f"{name} ({kind})" in found.words
@@ -43,5 +50,13 @@ def test_a_comparison(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {layer["name"] for layer in found.layers("Total energy at constant energy")} == {
         "conservative (conservative)", "direct (direct)",
     }  # fmt: skip
+    moved = done.folder / "direct"  # beside the other's dynamics, and a run of which nothing is known
+    equimd.report("conservative", "direct", "lmax1", done.folder, moved, out=out, overwrite=True, test_frames=0)
+    found = PageReader(out)
+    table = found.words.split(MOTION)[1].split("Run conservative")[0]
+    for title, cells in rows(done.summary)[1:]:
+        if title.startswith(("step, ", "energy drift", "stable")):
+            assert f"{title}{cells[0]}{cells[1]}–" in table, title
+    assert f"simulated, nve, 300 K, 0.5 fs, all replicas (ns/day)–{_speed(moved)}–" in table
     (done.folder / "comparison.json").write_text("{}")
     assert call(done.folder, "--out", out, "--overwrite").exit_code == 2
