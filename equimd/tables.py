@@ -10,7 +10,7 @@ from typing import TypeAlias
 from equimd.shown import Shown
 
 GAP = 2  # blanks between two columns
-WORDS = 12  # columns that text takes at least before it goes on in the next line
+WORDS, WORD = 12, 24  # columns that text takes at least before it goes on in the next line; of a word, at most
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,29 @@ class Table:
     def _least(self, column: int, width: int) -> int:
         longest = max((len(word) for word in self.head[column].split()), default=0) if self.head else 0
         body = max((len(row[column]) for row in self.rows), default=0)
-        return max(longest, min(body, WORDS) if column in self.left and column else body, min(width, 1))
+        if column in self.left and column:
+            words = max((len(word) for row in self.rows for word in row[column].split()), default=0)
+            body = min(body, max(WORDS, min(words, WORD)))
+        return max(longest, body, min(width, 1))
 
     def beside(self, room: int) -> list[Table]:
-        """Tables of as many columns as ``room`` takes, each with the first one."""
-        found, taken = [], [0]
-        for column in range(1, len(self.rows[0]) if self.rows else 0):
-            more = self._of([*taken, column])
-            if len(taken) > 1 and sum(more.widths(room)) + GAP * len(taken) > room:
+        """Tables of as many columns as ``room`` takes, each with those that tell the rows apart, or with the first."""
+        count = len(self.rows[0]) if self.rows else 0
+        told = next((k for k in range(1, count) if len({tuple(row[:k]) for row in self.rows}) == len(self.rows)), 1)
+        names = list(range(told))
+        if any(not self._of([*names, column])._fits(room) for column in range(told, count)):
+            names = [0]
+        found, taken = [], list(names)
+        for column in range(len(names), count):
+            if len(taken) > len(names) and not self._of([*taken, column])._fits(room):
                 found.append(self._of(taken))
-                taken = [0]
+                taken = list(names)
             taken.append(column)
         return [*found, self._of(taken)] if self.rows else []
+
+    def _fits(self, room: int) -> bool:
+        widths = self.widths(room)
+        return sum(widths) + GAP * (len(widths) - 1) <= room
 
     def _of(self, columns: Sequence[int]) -> Table:
         left = tuple(k for k, column in enumerate(columns) if column in self.left)
@@ -102,7 +113,8 @@ def of_markdown(text: str) -> list[Table | str]:
 
 
 def _plain(text: str) -> str:
-    """Without Markdown's marks: code, bold and links."""
+    """Without Markdown's marks: code, bold, links and pictures."""
+    text = re.sub(r"!\[[^]]*\]\(([^)]+)\)", r"plot: \1", text)
     return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("**", "").strip()
 
 

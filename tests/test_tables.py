@@ -62,6 +62,17 @@ def test_a_narrow_terminal_loses_nothing(columns: int, monkeypatch: pytest.Monke
     assert words.count("energy") == (1 if columns > 24 else 2)  # where it goes on below, with the names again
 
 
+def test_a_table_that_goes_on_below_says_again_what_its_rows_are_and_cuts_no_word() -> None:
+    names = [["ethanol", "1", "train-2threads"], ["ethanol", "10", "train-2threads"], ["ethanol", "10", "md"]]
+    head = ("molecule", "frames", "what", "time (ms)", "peak (%)")
+    table = Table([[*name, "1.25", "100.0"] for name in names], head, left=(0, 2))
+    first, second = table.beside(44)
+    assert (first.head[3:], second.head[3:], second.left) == (["time (ms)"], ["peak (%)"], (0, 2))
+    assert [row[:3] for row in second.rows] == names and first.widths(44)[2] == len("train-2threads")
+    narrow = table.beside(34)  # for all that tells them apart and a number
+    assert [each.head for each in narrow] == [["molecule", "frames", "what"], ["molecule", "time (ms)", "peak (%)"]]
+
+
 def test_sentences_go_on_between_words_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence = "a frame is flagged when the expected error of the force on some atom exceeds 0.1 eV/A"
     lines = drawn(sentence, 30, monkeypatch)
@@ -76,7 +87,8 @@ def test_sentences_go_on_between_words_and_commands_stay_whole(monkeypatch: pyte
 
 def test_tables_of_a_markdown_page() -> None:
     rows = "|  | halted (fs) | model |\n| --- | --- | --- |\n| 300 K | - | `small` |\n| 900 K | 45 | `big` |\n"
-    page = f"# Guard\n\n{rows}\nMade [so](a.md).\n"
-    head, _, table, _, end = of_markdown(page)
+    page = f"# Guard\n\n{rows}\nMade [so](a.md).\n![guard](guard.png)\n"
+    head, _, table, _, end, picture = of_markdown(page)
+    assert picture == "plot: guard.png"
     assert (head, end) == ("# Guard", "Made so.") and isinstance(table, Table) and table.left == (0, 2)
     assert as_text([table]).splitlines()[2] == "900 K           45  big"
