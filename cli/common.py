@@ -139,8 +139,13 @@ def shown_notices() -> Iterator[None]:
     """Print what the package notes and warns of, each in its own line on stderr, in whatever order it comes."""
 
     class Lines(logging.Handler):
+        last = ""
+
         def emit(self, record: logging.LogRecord) -> None:
-            (warn if record.levelno >= logging.WARNING else log)(record.getMessage())
+            message = record.getMessage()
+            if message != self.last:  # what is true of two models is said once
+                (warn if record.levelno >= logging.WARNING else log)(message)
+            self.last = message
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         warn(str(message))

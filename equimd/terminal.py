@@ -56,7 +56,10 @@ def say(text: str, stream: TextIO) -> None:
     if live or not draws_on(stream):  # what rich takes to print above the bar is broken between words there
         print(text, file=stream, flush=True)
         return
-    console = _console(stream)
+    _say_on(_console(stream), text)
+
+
+def _say_on(console: Console, text: str) -> None:
     for line in text.split("\n"):
         console.print(line, soft_wrap="equimd " in line)
 
@@ -151,7 +154,7 @@ class Screen:
     def print(self, text: str) -> None:
         """A line that stays, above what is drawn."""
         if self._live is not None:
-            self._live.console.print(text, soft_wrap=True)
+            _say_on(self._live.console, text)
             if not self._shown.name:
                 self.idle()
 
@@ -249,7 +252,7 @@ class ProgressBar:
         if self.live and self.screen.started:
             self.screen.print(text)
         else:
-            print(text, file=self.stream, flush=True)
+            say(text, self.stream)
 
     def clear(self) -> None:
         """Take the bar away."""

@@ -101,6 +101,20 @@ def test_what_is_printed_to_stderr_meanwhile_stands_above(monkeypatch: pytest.Mo
     assert "a warning [of somebody]\n" in stream.getvalue()
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_lines_beside_the_bar_go_on_between_words(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    bar = ProgressBar(stream := Terminal())
+    if begun:
+        bar(Progress("step", "simulation", 0.1, "simulation"))
+    sentence = "replica 0 halted at step 304: atoms flying apart: 6 lost the rest of the molecule"
+    bar.line(sentence)
+    bar.clear()
+    told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).splitlines()
+    lines = [line.strip() for line in told if line.strip() and "simulation" not in line]
+    assert " ".join(lines) == sentence and len(lines) == 3
+
+
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("RANK", "1")])
 def test_who_asks_for_plain_text_gets_it(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)

@@ -23,11 +23,15 @@ from equimd.uq.bounds import upper_bound
 
 def percent(share: float) -> str:
     """A share as per cent, two significant digits."""
-    return f"{100 * share:.2g} %"
+    return f"{_two_digits(share)} %"
+
+
+def _two_digits(share: float) -> str:
+    return "100" if share >= 0.995 else f"{100 * share:.2g}"
 
 
 def _range(interval: tuple[float, float]) -> str:
-    low, high = (f"{100 * x:.2g}" for x in interval)
+    low, high = map(_two_digits, interval)
     return f"{low} and {high} %"
 
 
@@ -84,7 +88,7 @@ def error_table(calibration: Calibration) -> list[list[str]]:
     def cell(found: Counted | None, least: bool = False) -> str:
         if found is None:
             return "none"
-        low, high = (f"{100 * x:.2g}" for x in found.interval)
+        low, high = map(_two_digits, found.interval)
         if least and not found.events:
             return "not known"
         rate = percent(found.rate)

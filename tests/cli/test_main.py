@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -217,6 +218,14 @@ def test_json_is_strict_and_knows_arrays(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(out, parse_constant=pytest.fail) == {"a": [[1.5, None]], "b": 2.0, "c": "x", "d": None, "e": True}
     with pytest.raises(TypeError, match="object"):
         common.echo_json({"a": object()})
+
+
+def test_what_is_said_twice_running_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("equimd.test")
+    with common.shown_notices():
+        for message in ("a", "a", "b", "a"):
+            logger.info(message)
+    assert capsys.readouterr().err.split() == ["a", "b", "a"]
 
 
 def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,15 @@ from scipy.stats import beta
 
 from equimd.guard.calibration import ScoredFrames
 from equimd.guard.rates import Counted, error_rates, rates_ladder, round_numbers
-from equimd.guard.wording import error_table, rate_sentences
+from equimd.guard.wording import error_table, percent, rate_sentences
 from equimd.uq.bounds import two_sided
 from tests.guard.test_calibration import calibrated
+
+
+def test_shares_have_two_digits_and_all_is_a_hundred() -> None:
+    assert [percent(x) for x in (1.0, 0.9951, 0.994, 0.0751, 0.00042)] == [
+        "100 %", "100 %", "99 %", "7.5 %", "0.042 %",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

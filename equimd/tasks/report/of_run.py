@@ -23,6 +23,7 @@ from equimd.machine import choose_device
 from equimd.plots import read_metrics
 from equimd.progress import duration
 from equimd.run import CONFIG_FILE, Run
+from equimd.shown import digits
 from equimd.tasks.evaluate.measure import Evaluation, measure
 from equimd.tasks.report import layers
 from equimd.tasks.report.of_calibration import calibration_sections
@@ -128,7 +129,7 @@ def run_part(page: Page, r: ReportedRun, told: Callable[[str], None]) -> str:
     made += page.section("Test errors", lambda: _told_of(r) + errors_table([(run.path.name, r.test)]))
     made += page.section("Learning curves", lambda: _curves(page, run.path / METRICS_FILE))
     if r.settings.test_frames:
-        told("parity")
+        told(f"parity of {run.path}")
         made += page.section("Parity on test frames", lambda: _parity(page, r))
     made += calibration_sections(page, run.path, lambda: str(r.weights[1]["sha256"]))
     return made + page.section("Certificate", lambda: certificate_text(page, r))
@@ -168,8 +169,8 @@ def _status(info: Mapping[str, Any]) -> str:
     found = str(info.get("status", "unknown"))
     if "epochs" in info:
         took = duration(info["training_seconds"])
-        found += f": {info['epochs']} epochs, {info['steps']:,} steps, {took}; best validation in epoch "
-        found += str(info["best_epoch"])
+        found += f": {info['epochs']} epoch{'s' * (info['epochs'] != 1)}, {info['steps']:,} steps, {took}; "
+        found += f"best validation in epoch {info['best_epoch']}"
     return found
 
 
@@ -189,7 +190,7 @@ def errors_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else digits(value, 4)
 
 
 def _curves(page: Page, path: Path) -> str:

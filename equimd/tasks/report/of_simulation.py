@@ -227,7 +227,8 @@ def _coloured(s: ReportedSimulation, shots: list[Shot], told: Callable[[str], No
         if not is_calibrated(s.model.run.path if s.model.run else ""):
             return shots, "The run is not calibrated: atoms are coloured by element."
         lacking = sum(int((~np.isfinite(x.atom_sigma).all(1)).sum()) for x in shots)
-        told(f"sigmas of {lacking} frames of {s.folder}")
+        if lacking:
+            told(f"sigmas of {lacking:,} frames of {s.folder}")
         with counting(None, "frames") as counted:
             return with_sigmas(shots, s.start.atoms(), s.model, counted or _silent), ""
     except EquimdError as error:
