@@ -53,7 +53,8 @@ def ipi(
 
     Start i-PI, then this command, once for each structure that is to be computed at the same time. Every frame is
     judged before i-PI gets its forces. Above the threshold, and when atoms fuse or fly apart, i-PI is ended softly: its
-    RESTART holds the last whole step. From another machine than i-PI's, set exit_on_disconnect='True' in its ffsocket.
+    RESTART holds the last whole step. Frames above the flag threshold alone are written, and i-PI goes on.
+    From another machine than i-PI's, set exit_on_disconnect='True' in its ffsocket.
     The virial is sent of periodic structures, from conservative models; without one, volumes stay as they are.
     Exit code 3: halted.
 

@@ -77,7 +77,8 @@ class EquimdCalculator(Calculator):
             atoms move; True, with every calculation; False, never.
         on_exceed: what to do about a structure that is not to be taken as true, because its score exceeds the
             threshold or its atoms fused or flew apart: ``ignore`` it; ``flag`` it, with a warning for each event; or
-            ``halt``: raise :class:`~equimd.errors.GuardError` before the caller gets its energy and forces.
+            ``halt``: raise :class:`~equimd.errors.GuardError` before the caller gets its energy and forces, and warn
+            of what is above the flag threshold alone.
         threshold: for the other two, as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
         compile: for dynamics, as in :class:`~equimd.calculators.step.Step`, which agrees to rounding; ``off``, the
             default, computes as single structures are.
@@ -284,9 +285,8 @@ class EquimdCalculator(Calculator):
             else:
                 limits = Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
                 guard.last_accepted = None
-            chosen = guard.decision, guard.threshold, guard.on_exceed
-            judge = Judge.of(self.model.potential, system, *chosen, limits=limits, **state)
-            if guard.decision is not None:
+            judge = Judge.by(guard.rule, self.model.potential, system, guard.on_exceed, limits=limits, **state)
+            if guard.rule is not None:
                 self._warn_unlike(atoms.numbers)
             self._judge = constants, judge
         return self._judge[1]

@@ -14,7 +14,7 @@ from torch import Tensor
 from equimd.calculators.predictor import Predictor, Wanted
 from equimd.errors import ConfigError, GuardError, ModelError
 from equimd.guard.judge import Action, Decision, Event
-from equimd.guard.score import SCORE_NAME, StepDecision
+from equimd.guard.score import SCORE_NAME, Rule
 from equimd.guard.thresholds import parse_threshold
 
 OnExceed = Literal["ignore", "flag", "halt"]
@@ -26,16 +26,12 @@ HINT = (
 )
 
 
-def chosen_threshold(model: Predictor, threshold: str | float) -> tuple[StepDecision | None, float | None]:
-    """The score and what it is compared with, eV/Angstrom; None with ``off``. For what is raised see
-    :class:`CalculatorGuard`."""
+def chosen_rule(model: Predictor, threshold: str | float) -> Rule | None:
+    """What structures are judged by; None with ``off``. For what is raised see :class:`CalculatorGuard`."""
     if not model.has_forces:
         raise ModelError("the model was trained on energies alone: its forces cannot be judged")
     mode = parse_threshold(f"{threshold}", "threshold")
-    if mode == "off":
-        return None, None
-    _, decision, value = model.calibration.choose(mode)
-    return decision, value
+    return None if mode == "off" else model.calibration.choose(mode)
 
 
 class CalculatorGuard:
@@ -48,8 +44,9 @@ class CalculatorGuard:
     Args:
         model: with forces.
         on_exceed: ``flag``, which tells of each event, or ``halt``, which raises :class:`~equimd.errors.GuardError`.
-        threshold: ``auto`` (the calibrated halt threshold, else the flag threshold), ``flag``, ``halt``, a bound on
-            the force error (0.15, or ``0.15eV/A``), or ``off`` for the physical checks alone.
+        threshold: ``auto`` (the calibrated halt threshold, and below it the flag threshold, above which structures are
+            told of, too), ``flag``, ``halt``, a bound on the force error (0.15, or ``0.15eV/A``), or ``off`` for the
+            physical checks alone.
 
     Raises:
         ConfigError: not a threshold, or another ``on_exceed``.
@@ -57,11 +54,12 @@ class CalculatorGuard:
         UncertaintyError: the run is not calibrated (for this).
 
     Attributes:
-        decision, threshold: the score, and what it is compared with, eV/Angstrom; None with ``off``.
-        count: structures judged. exceeded: how many of them were not to be taken as true. events: of these, those that
-            did not follow closely on another one.
-        last_accepted: (n, 3) Angstrom, the last positions of this molecule that passed.
-        tell: what is told of each event with ``flag``: a Python warning by default.
+        rule: what is compared with what; None with ``off``. threshold: of it, eV/Angstrom.
+        count: structures judged. exceeded: how many of them were not to be taken as true, or flagged. events: of these,
+            those that did not follow closely on another one.
+        last_accepted: (n, 3) Angstrom, the last positions of this molecule that passed, or were flagged on the way to a
+            halt.
+        tell: what is told of each event that does not halt: a Python warning by default.
     """
 
     def __init__(
@@ -70,7 +68,8 @@ class CalculatorGuard:
         if on_exceed not in ("flag", "halt"):
             renamed = f"'{RENAMED[on_exceed]}', as it is called now" if on_exceed in RENAMED else "ignore, flag or halt"
             raise ConfigError(f"on_exceed '{on_exceed}'", hint=renamed)
-        self.decision, self.threshold = chosen_threshold(model, threshold)
+        self.rule = chosen_rule(model, threshold)
+        self.threshold = None if self.rule is None else self.rule.threshold
         if self.threshold is not None and uncertainty is False:
             raise ConfigError("a threshold without uncertainties", hint="leave out uncertainty=False")
         self.on_exceed: Action = on_exceed
@@ -86,15 +85,17 @@ class CalculatorGuard:
             GuardError: they are not to be taken as true, with ``on_exceed="halt"``.
         """
         self.count += 1
-        if not decision.events:
+        halts = self.on_exceed == "halt" and bool(decision.halts)
+        if not decision.events or (self.on_exceed == "halt" and not halts):
             self.last_accepted = atoms.positions.copy()
+        if not decision.events:
             return
         self.exceeded += 1
         new, self._last = self.count - self._last >= GAP, self.count
         self.events += new
-        if self.on_exceed == "halt" or new:
+        if halts or new:
             error = self._error(decision.events[0], atoms, decision.atom_scores, step)
-            if self.on_exceed == "halt":
+            if halts:
                 raise error
             self.tell(error)
 

@@ -119,7 +119,7 @@ class Driver:
     """Serve a structure with a calculator until i-PI ends or the guard halts.
 
     Args:
-        calculator: its guard halts i-PI or flags frames; with ``on_exceed="ignore"`` nothing is judged.
+        calculator: its guard halts i-PI and flags frames; with ``on_exceed="ignore"`` nothing is judged.
         atoms: elements, boundary and order of the atoms, as in i-PI's own structure; its geometry is the reference of
             the physical checks.
         exit_folder: where i-PI runs.

@@ -50,7 +50,8 @@ class Step(Shown):
         model: with forces.
         atoms: elements, cell and boundary, charge and spin, in the order of the program that moves them; its geometry
             is the reference of the physical checks.
-        on_exceed: ``halt``: raise :class:`~equimd.errors.GuardError`; ``flag``: warn of each event; ``ignore``.
+        on_exceed: ``halt``: raise :class:`~equimd.errors.GuardError`, and warn of flagged events; ``flag``: warn of
+            each event; ``ignore``.
         threshold: as in :class:`~equimd.calculators.guarded.CalculatorGuard`.
         compile: ``on``: compiled wherever possible, which takes about a minute once for such a molecule; ``auto``: if
             the cache has it; ``off``.
@@ -90,9 +91,9 @@ class Step(Shown):
         if on_exceed != "ignore":
             self.guard = CalculatorGuard(model, on_exceed, threshold)
             limits = Limits.from_reference(self.system, torch.from_numpy(atoms.positions.copy()))
-            chosen = self.guard.decision, self.guard.threshold, self.guard.on_exceed
-            self.judge = Judge.of(model.potential, self.system, *chosen, limits=limits, **state)
-            warned += [] if self.guard.decision is None else [model.calibration.unlike(formula(atoms.numbers))]
+            chosen = self.guard.rule, model.potential, self.system, self.guard.on_exceed
+            self.judge = Judge.by(*chosen, limits=limits, **state)
+            warned += [] if self.guard.rule is None else [model.calibration.unlike(formula(atoms.numbers))]
         self.forces = ForceField(model.potential, self.system, judge=self.judge, compile=compile, **state)
         for text in filter(None, warned):
             warnings.warn(text, stacklevel=3)
@@ -101,8 +102,9 @@ class Step(Shown):
         guard = self.guard
         found = {"structure": formula(self.atoms.numbers), "model": str(self.model.potential.description)}
         if guard is not None:
-            limit = "" if guard.threshold is None else f" above {guard.threshold:.4g} eV/A"
-            found["guard"] = f"{guard.on_exceed}{limit}"
+            limit = "" if guard.rule is None else f" above {guard.rule.threshold:.4g} eV/A"
+            lower = None if guard.rule is None else guard.rule.flag
+            found["guard"] = f"{guard.on_exceed}{limit}" + ("" if lower is None else f", flag above {lower[1]:.4g}")
         return found
 
     def __call__(self, positions: np.ndarray, step: int | None = None) -> StepForces:

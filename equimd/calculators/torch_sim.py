@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
-from equimd.calculators.guarded import chosen_threshold
+from equimd.calculators.guarded import chosen_rule
 from equimd.calculators.predictor import Predictor
 from equimd.data.system import System
 from equimd.forces.forcefield import Compile, ForceField
@@ -76,7 +76,7 @@ class TorchSimModel(ModelInterface):
         self._device, self._dtype = model.device, torch.float64
         self._compute_stress, self._compute_forces = False, True
         self.potential, self.compiling, self.on_exceed = model.potential, compile, on_exceed
-        self.decision, self.threshold = chosen_threshold(model, threshold)
+        self.rule = chosen_rule(model, threshold)
         self._charge_spin: Any = {"charge": charge, "spin": spin}
         self._known: tuple[bytes, ...] = ()
         self._limits: Sequence[Limits | None] | None = None
@@ -97,7 +97,7 @@ class TorchSimModel(ModelInterface):
             if part.decision.scores is not None:
                 sigma[part.systems] = part.decision.scores
         out = {"energy": energy, "forces": forces}
-        return out if self.threshold is None else {**out, SIGMA: sigma}
+        return out if self.rule is None else {**out, SIGMA: sigma}
 
     def watch(self, limits: Sequence[Limits] | None) -> None:
         """The physical limits of each system of the states to come; None for none."""
@@ -136,8 +136,7 @@ class TorchSimModel(ModelInterface):
         self._known = given
 
     def _judge(self, system: System, limits: Limits | None) -> Judge:
-        chosen = self.decision, self.threshold, self.on_exceed
-        return Judge.of(self.potential, system, *chosen, limits=limits, **self._charge_spin)
+        return Judge.by(self.rule, self.potential, system, self.on_exceed, limits=limits, **self._charge_spin)
 
     def _field(self, judge: Judge, system: System) -> ForceField:
         return ForceField(self.potential, system, judge=judge, compile=self.compiling, **self._charge_spin)

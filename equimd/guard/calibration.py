@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from equimd.errors import UncertaintyError
 from equimd.files import save_tensors, versions, write_atomic
-from equimd.guard.score import StepDecision
+from equimd.guard.score import Rule, StepDecision
 from equimd.guard.screen import Screen
 from equimd.guard.thresholds import ErrorBound, FlagThreshold, HaltThreshold
 from equimd.shown import Shown
@@ -191,17 +191,22 @@ class Calibration(Shown):
         level = self.screen.level_for(threshold) if scored is None or threshold < scored else scored
         return StepDecision(self.calibrated, self.screen, level), threshold
 
-    def choose(self, asked: str | float) -> tuple[Mode | Literal["error"], StepDecision, float]:
-        """Kind, decision and threshold of what :func:`~equimd.guard.thresholds.parse_threshold` made of a wish other
-        than ``off``: ``auto`` is the halt threshold if there is one, else the flag threshold.
+    def choose(self, asked: str | float) -> Rule:
+        """The rule for what :func:`~equimd.guard.thresholds.parse_threshold` made of a wish other than ``off``.
+
+        ``auto`` is the halt threshold, and the flag threshold below it; the one there is, where it is the only one or
+        the flag threshold is not the lower one.
 
         Raises:
             UncertaintyError: a threshold that was not calibrated.
         """
         if isinstance(asked, float):
-            return "error", *self.error_decision(asked)
-        kind: Mode = "flag" if asked == "flag" or (asked == "auto" and self.halt is None) else "halt"
-        return kind, *self.decision(kind)
+            return Rule("error", *self.error_decision(asked))
+        if asked == "auto" and self.halt is not None:
+            lower = self.flag.value < self.halt.value
+            return Rule("halt", *self.decision("halt"), flag=self.decision("flag") if lower else None)
+        kind: Mode = "halt" if asked == "halt" else "flag"
+        return Rule(kind, *self.decision(kind))
 
     def unlike(self, *formulas: str) -> str | None:
         """A sentence if compositions (Hill formulas) are none that it was calibrated on; None if all are."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from equimd.data.system import System
 from equimd.errors import ConfigError, DataError
 from equimd.guard.limits import CLOSE, FAR, Limits, components, squared_distances
-from equimd.guard.score import SCORE_NAME, SCORE_UNIT, StepDecision, StepScore
+from equimd.guard.score import SCORE_NAME, SCORE_UNIT, Rule, StepDecision, StepScore
 from equimd.model.interface import Model
 
 Action = Literal["halt", "flag"]
@@ -167,9 +167,10 @@ class Judge:
             is compared, and the score is there for whoever calls it.
         action: what is done above the threshold, ``halt`` or ``flag``.
         name, unit: of score and threshold, for messages; such as ``force sigma``.
+        flag: a lower threshold; frames between the two are flagged, whatever the action.
 
     Raises:
-        ConfigError: a threshold that is not a number or has no score, or another action.
+        ConfigError: a threshold that is not a number or has no score, a higher one of flags, or another action.
     """
 
     def __init__(
@@ -181,15 +182,19 @@ class Judge:
         *,
         name: str = "score",
         unit: str = "",
+        flag: float | None = None,
     ) -> None:
         self.limits, self.score, self.threshold, self.action = limits, score, threshold, action
-        self.name, self.unit = name, unit
+        self.name, self.unit, self.flag = name, unit, flag
+        self._levels = 0.0, 0.0  # of the screen, below which a frame is not flagged, and nothing else is done to it
         #: The structure, where it is known.
         self.system: System | None = getattr(limits or score, "system", None)
         if threshold is not None and (math.isnan(threshold) or score is None):
             raise ConfigError(f"a threshold of {threshold} without a score", hint="a number, and a score")
         if action not in ("halt", "flag"):
             raise ConfigError(f"no action '{action}'", hint="halt or flag")
+        if flag is not None and not (threshold is not None and flag < threshold):
+            raise ConfigError(f"flags above {flag}, not below the threshold {threshold}", hint="one threshold alone")
 
     @classmethod
     def of(
@@ -200,6 +205,7 @@ class Judge:
         threshold: float | None = None,
         action: Action = "halt",
         *,
+        flag: tuple[StepDecision, float] | None = None,
         limits: Limits | None = None,
         charge: int = 0,
         spin: int = 0,
@@ -209,6 +215,8 @@ class Judge:
         Args:
             model: eager; it computes the exact covariances, whatever computes the forces.
             decision, threshold: as :meth:`equimd.guard.calibration.Calibration.decision` gives them.
+            flag: the same of a lower threshold, above which frames are flagged. Each threshold speaks of the frames
+                that its own decision does not clear, so that its rate is what it would be alone.
             charge, spin: of the structure, for models that see them.
 
         Raises:
@@ -216,14 +224,27 @@ class Judge:
         """
         if decision is None:
             return cls(limits, None, threshold, action)
-        score = StepScore(decision, model, system, charge=charge, spin=spin)
         threshold = None if threshold is None else decision.check(threshold)
-        return cls(limits, score, threshold, action, name=SCORE_NAME, unit=SCORE_UNIT)
+        levels = (decision.level if flag is None else flag[0].level), decision.level
+        apart = None if flag is None else max(levels)
+        lowest = decision if flag is None or levels[1] <= levels[0] else flag[0]
+        score = StepScore(lowest, model, system, charge=charge, spin=spin, apart=apart)
+        above = None if flag is None else flag[0].check(flag[1])
+        judge = cls(limits, score, threshold, action, name=SCORE_NAME, unit=SCORE_UNIT, flag=above)
+        judge._levels = levels
+        return judge
 
     @property
     def decision(self) -> StepDecision | None:
         """Behind the force sigma; None of another score, or without one."""
         return self.score.decision if isinstance(self.score, StepScore) else None
+
+    @classmethod
+    def by(cls, rule: Rule | None, model: Model, system: System, action: Action = "halt", **more: Any) -> Judge:
+        """The judge of a rule of the calibration; further arguments as of :meth:`of`."""
+        if rule is None:
+            return cls.of(model, system, None, None, action, **more)
+        return cls.of(model, system, rule.decision, rule.threshold, action, flag=rule.flag, **more)
 
     def __call__(self, positions: Any, energy: Any, forces: Any, extras: Mapping[str, Any] = NO_EXTRAS) -> Decision:
         """The decision about A frames, NumPy arrays or torch tensors; or about one, without the first dimension.
@@ -248,9 +269,10 @@ class Judge:
             return physical
         scores, per_atom = self.score(positions, extras)
         broken = {e.row for e in physical.events}
-        over = [row for row, score in enumerate(scores.tolist()) if not score <= self.threshold and row not in broken]
-        events = (*physical.events, *(self._event(row, self.threshold, scores, per_atom) for row in over))
-        return Decision(tuple(sorted(events, key=lambda e: e.row)), scores, per_atom)
+        lowest = self.threshold if self.flag is None else self.flag
+        over = [row for row, score in enumerate(scores.tolist()) if not score <= lowest and row not in broken]
+        said = self._said(over, self.threshold, scores, per_atom, extras) if over else []
+        return Decision(tuple(sorted((*physical.events, *said), key=lambda e: e.row)), scores, per_atom)
 
     def check_belongs(self, model: Model, system: System, charge: int, spin: int) -> None:
         """Refuse to judge what another model says, or of another structure than these.
@@ -275,7 +297,30 @@ class Judge:
         if any(len(x) != shape[0] for x in extras.values()):
             raise DataError(f"other values than of {shape[0]} frames among {', '.join(extras)}", where="judge")
 
-    def _event(self, row: int, threshold: float, scores: Tensor, per_atom: Tensor | None) -> Event:
+    def _said(
+        self,
+        rows: list[int],
+        threshold: float,
+        scores: Tensor,
+        per_atom: Tensor | None,
+        extras: Mapping[str, Tensor],
+    ) -> list[Event]:
+        """Of frames above the lowest threshold."""
+        if self.flag is None:
+            return [self._event(row, threshold, self.action, scores, per_atom) for row in rows]
+        screen = self.score.screen(extras).tolist() if isinstance(self.score, StepScore) else None
+        both: list[tuple[float, Action, float]] = [(threshold, self.action, self._levels[1])]
+        both.append((self.flag, "flag", self._levels[0]))
+        found = []
+        for row in rows:
+            for limit, action, level in both:
+                cleared = screen is not None and screen[row] < level
+                if not cleared and not float(scores[row]) <= limit:
+                    found.append(self._event(row, limit, action, scores, per_atom))
+                    break
+        return found
+
+    def _event(self, row: int, threshold: float, action: Action, scores: Tensor, per_atom: Tensor | None) -> Event:
         atoms: tuple[int, ...] = ()
         if per_atom is not None:
             over = ~(per_atom[row] <= threshold)
@@ -283,7 +328,7 @@ class Judge:
             atoms = tuple(over.nonzero().flatten().tolist()) or (int(per_atom[row].argmax()),)
         value = float(scores[row])
         reason = f"{self.name} {value:.4g} above {threshold:.4g} {self.unit}".rstrip()
-        return Event(row, self.action, self.name, reason, value, threshold, atoms)
+        return Event(row, action, self.name, reason, value, threshold, atoms)
 
 
 def _frames(positions: Any, energy: Any, forces: Any, extras: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:

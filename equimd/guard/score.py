@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -121,6 +122,22 @@ class StepDecision(Shown):
         )
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What frames are judged by.
+
+    Attributes:
+        kind: of the threshold.
+        decision, threshold: the score, and what is done something above, eV/Angstrom.
+        flag: both of a lower threshold, above which frames are flagged whatever is done above the other; None: no such.
+    """
+
+    kind: Literal["flag", "halt", "error"]
+    decision: StepDecision
+    threshold: float
+    flag: tuple[StepDecision, float] | None = None
+
+
 class StepScore:
     """Scores (A,) of A frames of one structure, and per-atom scores (A, n), eV/Angstrom, float64.
 
@@ -128,11 +145,24 @@ class StepScore:
     row whose positions, features or screen are not finite scores NaN, which exceeds every threshold, and does not
     disturb the others.
 
+    Args:
+        apart: a higher level, above which exact scores are computed by themselves, so that no digit of theirs depends
+            on how many rows below it are looked at.
+
     Attributes:
         exact_count: rows whose exact covariance was computed so far, of ``count`` in all.
     """
 
-    def __init__(self, decision: StepDecision, model: Model, system: System, *, charge: int = 0, spin: int = 0) -> None:
+    def __init__(
+        self,
+        decision: StepDecision,
+        model: Model,
+        system: System,
+        *,
+        charge: int = 0,
+        spin: int = 0,
+        apart: float | None = None,
+    ) -> None:
         if not model.has_forces:
             raise UncertaintyError("the model was trained on energies alone: its forces have no uncertainty")
         self.device = model.device
@@ -140,7 +170,7 @@ class StepScore:
         layer = calibrated.layer.to(self.device)
         self.decision = replace(decision, calibrated=replace(calibrated, layer=layer))
         self.model, self.system, self.charge, self.spin = model, system, charge, spin
-        self.count = self.exact_count = 0
+        self.apart, self.count, self.exact_count = apart, 0, 0
 
     def __call__(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Scores of positions (A, n, 3), from extras["screen"] (A,) or extras["features"] (A, P).
@@ -152,15 +182,17 @@ class StepScore:
         if rows is None:
             return scores, None
         atoms = positions.new_full(positions.shape[:2], torch.nan, dtype=torch.float64)
-        if len(rows):
-            atoms[rows] = self.exact(positions[rows])
-            scores[rows] = atoms[rows].amax(-1)
+        above = scores[rows] >= (0.0 if self.apart is None else self.apart)
+        for part in (rows[above], rows[~above]):
+            if len(part):
+                atoms[part] = self.exact(positions[part])
+                scores[part] = atoms[part].amax(-1)
         return scores, atoms
 
     def screened(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The scores of those that the screen clears, and the rows of the others, whose scores are exact ones and still
         to be computed, and which are counted as such; None where it clears all."""
-        screen, level = self._screen(extras), self.decision.level
+        screen, level = self.screen(extras), self.decision.level
         values = screen.tolist()
         self.count += len(values)
         if all(value < level for value in values):  # in nearly every step, and of few numbers
@@ -176,7 +208,12 @@ class StepScore:
         """sqrt(trace C_i) (A, n) of finite positions (A, n, 3), whatever the screen says; not counted."""
         return torch.cat([self._exact(part) for part in positions.split(BATCH_SIZE)])
 
-    def _screen(self, extras: Mapping[str, Tensor]) -> Tensor:
+    def screen(self, extras: Mapping[str, Tensor]) -> Tensor:
+        """s (A,) as the force function gives it, or of the features that it gives.
+
+        Raises:
+            UncertaintyError: it supplies neither.
+        """
         if "screen" in extras:
             return extras["screen"]
         if "features" not in extras:

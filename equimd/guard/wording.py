@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from equimd.guard.choosing import Wanted, choose_calibration
 from equimd.guard.judge import Action
 from equimd.guard.rates import Counted, ErrorRates, error_rates, rates_ladder
 from equimd.guard.saved import is_calibrated
-from equimd.guard.score import StepDecision
+from equimd.guard.score import Rule
 from equimd.guard.sizes import counted_to_halve, frames_to_halve, runs_to_halve
 from equimd.guard.thresholds import CONFIDENCE, UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
 from equimd.uq.bounds import upper_bound
+
+#: Plain steps of a small compiled molecule that an exact score takes the time of; from so much more time on it is said.
+EXACT_CALLS, DEAR = 20, 0.2
 
 
 def percent(share: float) -> str:
@@ -55,6 +58,32 @@ def flag_meaning(flag: FlagThreshold, calibration: Calibration) -> str:
         f"calibration between {_range(flag.interval)}, from {flag.n_frames} frames worth {flag.n_effective:.0f} "
         "independent ones)."
     )
+
+
+def both_meaning(halt: HaltThreshold, calibration: Calibration) -> str:
+    """What it means that frames are flagged on the way to a halt."""
+    flag, point = calibration.flag, calibration.state_point
+    length = f"{halt.run_length} steps ({halt.run_length * point.dt_fs / 1000:.3g} ps)"
+    return (
+        f"A frame is flagged when the expected error of the force on some atom exceeds {flag.value:.3g} eV/A, which "
+        f"happens to {percent(flag.alpha)} of frames like the calibration frames ({_names(calibration)}; for this "
+        f"calibration between {_range(flag.interval)}), and a run halts before the first frame in which it exceeds "
+        f"{halt.value:.3g} eV/A: in a run of {length} at {point.temperature_K:g} K this happens by mistake with a "
+        f"probability of at most {percent(halt.alpha)} (between {_range(halt.interval)}, from {halt.n_blocks} "
+        "independent runs)."
+    )
+
+
+def exact_note(calibration: Calibration) -> list[str]:
+    """One line where flags make a run dear: frames near the flag threshold are looked at closer."""
+    found = (calibration.report.get("screen") or {}).get("flag") or {}
+    share = found.get("exact_share")
+    if not isinstance(share, float) or EXACT_CALLS * share < DEAR:
+        return []
+    return [
+        f"{percent(share)} of frames are looked at closer to flag them, each for about {EXACT_CALLS} steps: in all the "
+        f"run takes about {1 + EXACT_CALLS * share:.1f} times as long as with `--uq-threshold halt`, which flags none"
+    ]
 
 
 def rate_sentences(found: ErrorRates, action: Action) -> list[str]:
@@ -162,10 +191,11 @@ def error_meaning(error: ErrorBound) -> str:
 
 
 def threshold_meaning(calibration: Calibration) -> str:
-    """One sentence: what the default threshold of a run means, that of halts, or of flags where there is none."""
-    if calibration.halt is not None:
-        return halt_meaning(calibration.halt, calibration)
-    return flag_meaning(calibration.flag, calibration)
+    """One sentence: what the default of a run means, the thresholds of flags and halts, or the one there is."""
+    if calibration.halt is None:
+        return flag_meaning(calibration.flag, calibration)
+    both = calibration.choose("auto").flag is not None
+    return (both_meaning if both else halt_meaning)(calibration.halt, calibration)
 
 
 def _names(calibration: Calibration) -> str:
@@ -178,7 +208,7 @@ class Watch:
     """What watches a run beside the physical checks.
 
     Attributes:
-        decision, threshold: the score and what it is compared with, eV/Angstrom; None with ``off``.
+        rule: the score and what it is compared with; None with ``off``.
         action: what is done above the threshold.
         source: the folder of the calibration that they are from.
         about: for summary.json: mode, action, threshold, unit, alpha ...
@@ -186,8 +216,7 @@ class Watch:
     """
 
     about: dict[str, Any]
-    decision: StepDecision | None = None
-    threshold: float | None = None
+    rule: Rule | None = None
     action: Action = "halt"
     source: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -204,6 +233,7 @@ def make_watch(
     steps: int,
     formula: str,
     calibration: str | None = None,
+    flags: bool = True,
 ) -> Watch:
     """The threshold that is asked for (``auto`` without it), from a calibration of a run.
 
@@ -211,6 +241,7 @@ def make_watch(
         on_exceed: what is done above it, if not what it was calibrated for.
         dynamics, steps, formula: how, how long and of what is simulated; warned of where it was not calibrated for.
         calibration: its name; by default the one that fits.
+        flags: whether ``auto`` flags frames below the threshold of halts, too.
 
     Raises:
         ConfigError: a threshold that is none, or an action without one.
@@ -231,9 +262,10 @@ def make_watch(
         return Watch({"mode": "off"}, notes=["threshold: off, the physical checks alone watch"])
     chosen = choose_calibration(run, model_sha256, Wanted(dynamics, steps, formula), calibration)
     found = chosen.calibration
-    kind, decision, threshold = found.choose(mode)
-    action: Action = on_exceed or ("flag" if kind == "flag" else "halt")
-    notes, about = _described(found, mode if isinstance(mode, float) else kind, threshold, action)
+    rule = found.choose(mode)
+    rule = rule if flags else replace(rule, flag=None)
+    action: Action = on_exceed or ("flag" if rule.kind == "flag" else "halt")
+    notes, about = _described(found, mode if isinstance(mode, float) else rule.kind, rule, action)
     about["calibration"] = found.called
     if isinstance(mode, float) and asked is not None and re.fullmatch(r"[-+0-9.e]+", asked.strip().lower()):
         notes.insert(0, f"uq-threshold {asked.strip()} is taken as {mode:g} eV/A")
@@ -247,7 +279,7 @@ def make_watch(
     if certificate is not None:
         notes.append(words(certificate))
         about["certificate"] = certificate
-    return Watch(about, decision, threshold, action, chosen.folder, notes, warnings)
+    return Watch(about, rule, action, chosen.folder, notes, warnings)
 
 
 def _longer(calibration: Calibration, about: dict[str, Any], steps: int) -> list[str]:
@@ -271,9 +303,10 @@ def _longer(calibration: Calibration, about: dict[str, Any], steps: int) -> list
 
 
 def _described(
-    calibration: Calibration, mode: str | float, threshold: float, action: Action
+    calibration: Calibration, mode: str | float, rule: Rule, action: Action
 ) -> tuple[list[str], dict[str, Any]]:
-    """The threshold in a sentence, and for the record."""
+    """The threshold in a sentence, or both, and for the record."""
+    threshold = rule.threshold
     does = {"halt": "halts a replica", "flag": "flags frames"}[action]
     head = f"threshold: {does} above a force sigma of {threshold:.4g} eV/A"
     about: dict[str, Any] = {"mode": mode, "action": action, "threshold": threshold, "unit": UNIT}
@@ -288,16 +321,26 @@ def _described(
         return [text, *rate_sentences(found, action), *more_runs(calibration, found)], about
     if mode == "flag" or calibration.halt is None:
         rate = calibration.flag
-        about |= {"alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)}
+        about |= _flagging(calibration)
         return [head, flag_meaning(rate, calibration), *more_frames(calibration)], about
     halt = calibration.halt
     about |= {
         "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
     }  # fmt: skip
-    means = halt_meaning(halt, calibration)
-    return [
-        head, means if action == "halt" else f"calibrated for the action halt: {means}", *more_runs(calibration)
-    ], about  # fmt: skip
+    more, means = more_runs(calibration), (halt_meaning if rule.flag is None else both_meaning)(halt, calibration)
+    if rule.flag is not None:
+        head = f"thresholds: flags frames above a force sigma of {rule.flag[1]:.4g} eV/A, {does} above {threshold:.4g}"
+        about["flag"] = _flagging(calibration)
+        more += [*more_frames(calibration), *exact_note(calibration)]
+    return [head, means if action == "halt" else f"calibrated for the action halt: {means}", *more], about
+
+
+def _flagging(calibration: Calibration) -> dict[str, Any]:
+    """The threshold of flags and its rate, for the record."""
+    rate = calibration.flag
+    return {
+        "threshold": rate.value, "alpha": rate.alpha, "n_effective": rate.n_effective, "interval": list(rate.interval)
+    }  # fmt: skip
 
 
 def _told(calibration: Calibration, bound: float, about: dict[str, Any]) -> ErrorRates:

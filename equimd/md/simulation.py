@@ -367,6 +367,7 @@ def _judge(forces: ForceFunction, judge: Judge | None) -> Judge:
 def _settings(integrator: Integrator, judge: Judge, output: Output) -> dict[str, Any]:
     """What must be the same for a run to go on as it would have."""
     score = {"score": judge.name, "threshold": judge.threshold, "on_exceed": judge.action}
+    score |= {} if judge.flag is None else {"flag_threshold": judge.flag}
     sigmas = {"sigma_every": output.sigma_every} if output.sigma_every else {}
     saved = {"save_every": output.save_every, **sigmas}
     return {**integrator.settings(), **saved, **({} if judge.threshold is None else score)}

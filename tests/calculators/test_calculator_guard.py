@@ -59,6 +59,24 @@ def test_warnings_come_once_an_event(runs: dict[str, Path]) -> None:
     assert len(texts) == atoms.calc.guard.events == 1 and atoms.calc.guard.exceeded > 5
 
 
+def test_flags_are_told_on_the_way_to_a_halt(runs: dict[str, Path]) -> None:
+    model, ends = equimd.load(runs["calibrated"]), []
+    for threshold in ("auto", "halt"):
+        atoms = moving(0.02)
+        atoms.calc = model.calculator(on_exceed="halt", threshold=threshold)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with pytest.raises(GuardError) as caught:
+                VelocityVerlet(atoms, 0.5 * units.fs).run(200)
+        ends.append((caught.value, atoms.calc.guard, [str(w.message) for w in told if "force sigma" in str(w.message)]))
+    (both, guard, told), (alone, plain, nothing) = ends
+    assert both.score == alone.score and both.threshold == alone.threshold and guard.count == plain.count
+    np.testing.assert_array_equal(both.last_accepted, alone.last_accepted)
+    lower = model.calibration.flag.value
+    assert len(told) == 1 and f"above {lower:.4g} eV/A" in told[0] and not nothing
+    assert guard.exceeded > plain.exceeded == 1
+
+
 def test_thresholds(runs: dict[str, Path]) -> None:
     model = equimd.load(runs["calibrated"])
     calibration = model.calibration

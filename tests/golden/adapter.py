@@ -42,7 +42,8 @@ def thresholds(run: str | Path) -> dict[str, Any]:
 
 def calculator_rule(run: str | Path, threshold: str) -> Any:
     """The second argument of ``calculator.uncertainty(atoms, rule)`` for a threshold other than the flag one."""
-    return equimd.load(run).calibration.choose(parse_threshold(threshold))[1:]
+    rule = equimd.load(run).calibration.choose(parse_threshold(threshold))
+    return rule.decision, rule.threshold
 
 
 class Judge:
@@ -62,7 +63,8 @@ class Judge:
         state = {"charge": int(start.info.get("charge", 0)), "spin": int(start.info.get("spin", 0))}
         chosen = (None, None)
         if threshold != "off":
-            chosen = model.calibration.choose(parse_threshold(threshold))[1:]
+            rule = model.calibration.choose(parse_threshold(threshold))
+            chosen = rule.decision, rule.threshold
         self.judge = judge.Judge.of(model.potential, system, *chosen, action, limits=limits, **state)
         self.forces = ForceField(model.potential, system, **state, judge=self.judge, compile="off")
 

@@ -166,6 +166,18 @@ def test_score() -> None:
         judge_of(0.1, "warn")
 
 
+def test_two_thresholds() -> None:
+    x = torch.zeros(5, 4, 3).double()
+    x[1, 2, 0], x[2, 0, 0], x[3, 1, 0], x[4, 3, 0] = 0.3, math.nan, 0.7, 0.2
+    for action in ("halt", "flag"):
+        judge = Judge(None, largest_x, 0.5, action, flag=0.2)
+        told = [(e.row, e.action, e.threshold, e.atoms) for e in decide(judge, x).events]
+        assert told == [(1, "flag", 0.2, (2,)), (2, action, 0.5, (0,)), (3, action, 0.5, (1,))]
+    for threshold in (0.2, 0.1, None):
+        with pytest.raises(ConfigError, match="not below the threshold"):
+            Judge(None, largest_x, threshold, flag=0.2)
+
+
 def test_physical_checks_come_before_the_score() -> None:
     m = methanol()
     judge = judge_of(0.3, limits=Limits.from_reference(m.system, m.reference))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -81,6 +82,27 @@ def test_only_the_rows_in_doubt_are_computed(model: Potential, decision: StepDec
     expected = exact(model, decision, x[loud])
     torch.testing.assert_close(atoms[loud], expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(scores[loud], expected.amax(1), rtol=1e-9, atol=0)
+
+
+def test_of_two_thresholds_each_speaks_as_if_it_were_alone(model: Potential, decision: StepDecision) -> None:
+    x, extras = asked(model, thermal(60, 0.05, 3))
+    screen = decision.screened(extras["features"], torch.full((60,), 6))
+    low, high = (replace(decision, level=float(torch.quantile(screen, share))) for share in (0.3, 0.6))
+    found = exact(model, decision, x).amax(1)
+    for flag, halt in ((low, high), (high, low)):
+        above = float(found.median().clamp(min=high.level))
+        limits = above, 1.02 * above
+        both = Judge.of(model, SYSTEM, halt, limits[1], flag=(flag, limits[0]))
+        alone = Judge.of(model, SYSTEM, halt, limits[1])
+        told, only = (judge(x, screen, torch.zeros_like(x), extras) for judge in (both, alone))
+        assert told.halts == only.halts and 0 < len(told.halts) < 60, "to the last bit"
+        halted = {e.row for e in told.halts}
+        expected = (found > limits[0]) & ~(screen < flag.level)
+        assert {e.row for e in told.events} - halted == set(expected.nonzero().flatten().tolist()) - halted
+        assert all(e.threshold == limits[0] for e in told.events if e.action == "flag")
+        assert both.score.exact_count == int((~(screen < low.level)).sum())
+    hidden = (found > limits[1]) & (screen < high.level)
+    assert bool(hidden.any()), "the screen clears some of those for one of the two thresholds"
 
 
 def test_features_and_screen_give_the_same(model: Potential, decision: StepDecision) -> None:

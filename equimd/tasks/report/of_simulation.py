@@ -159,6 +159,7 @@ def _about(s: ReportedSimulation) -> str:
     guard = "physical checks alone"
     if uq["mode"] != "off":
         guard = f"{uq['action']}s above a force sigma of {uq['threshold']:.4g} eV/Å ({uq['mode']} threshold)"
+        guard += f", flags above {uq['flag']['threshold']:.4g} eV/Å" if "flag" in uq else ""
     rows += [("guard", guard)]
     warned = "".join(f'<p class="warning">{text(w)}</p>' for w in made["warnings"])
     certified = paragraph(words(uq["certificate"])) if "certificate" in uq else ""

@@ -72,6 +72,8 @@ def _sigma(page: Page, s: ReportedSimulation, time: Mapping[str, Any], more: Map
             drawn.append(layers.line(*last, "red", **own))
             drawn.append(layers.points(last[0][1:], last[1][1:], "red", "halt: frame refused", mark="cross", **own))
     uq = s.summary["uncertainty"]
+    if "flag" in uq:
+        drawn.append(layers.level(uq["flag"]["threshold"], "amber", f"flags above {uq['flag']['threshold']:.3g}"))
     drawn.append(layers.level(uq["threshold"], "red", f"{uq['action']}s above {uq['threshold']:.3g}"))
     axis = {"label": "sigma (eV/Å)", "from": 0}
     return page.plot("Largest force sigma of a frame", time, axis, drawn, **more)

@@ -33,6 +33,9 @@ def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: 
         if not flagged:
             return done
         events = f"{flagged} event{'s' * (flagged != 1)} flagged in {summary['n_flagged_steps']} steps"
+        rate = summary["uncertainty"].get("flag")
+        if rate is not None and summary["flagged_share"] <= rate["interval"][1]:
+            return f"{done}, {events}: no more than of ordinary frames"
         return f"{done}, {events}.\nNext: {next_command(session, folder, run, halted=False)}"
     halts = summary["halted"]
     first = halts[0]

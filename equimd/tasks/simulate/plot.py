@@ -81,6 +81,8 @@ def _score(ax: Any, c: Columns, judge: Judge, look: Mapping[str, Any]) -> None:
 def _threshold(ax: Any, judge: Judge, columns: Mapping[int, Columns]) -> None:
     does = {"halt": "halts", "flag": "flags"}[judge.action]
     ax.axhline(judge.threshold, color=ALARM, linewidth=1.1, linestyle="--", label=f"{does} above {judge.threshold:.3g}")
+    if judge.flag is not None:
+        ax.axhline(judge.flag, color=FLAG, linewidth=1.1, linestyle="--", label=f"flags above {judge.flag:.3g}")
     n_flagged = sum(int((c.observables["flagged"] > 0).sum()) for c in columns.values())
     if n_flagged:
         ax.plot([], [], ".", color=FLAG, label=f"{n_flagged} saved frames flagged")

@@ -52,7 +52,7 @@ class SimulationProgress(Teller):
         if judge.threshold is not None and scores is not None:
             values["score_eV_per_A"] = float(scores.max())
             parts.append(f"sigma {values['score_eV_per_A']:.3f} of {judge.threshold:.3f} {judge.unit}")
-            if judge.action == "flag":
+            if judge.action == "flag" or judge.flag is not None:
                 parts.append(f"{simulation.suspects.n_flagged} flagged")
         moving = state.moving()
         if len(moving):

@@ -163,6 +163,7 @@ def _assemble(
     *,
     shown_run: str | None = None,
     calibration: str | None = None,
+    flags: bool = True,
 ) -> Session:
     potential = model.potential
     system = start.system(model.device)
@@ -178,15 +179,18 @@ def _assemble(
         steps=steps,
         formula=formula(start.numbers.numpy()),
         calibration=calibration or settings.calibration,
+        flags=flags,
     )
-    if settings.sigma_every and watch.threshold is None:
+    if settings.sigma_every and watch.rule is None:
         hint = f"equimd calibrate {shown_run or settings.run} --data FRAMES, and a threshold (--uq-threshold)"
         raise UncertaintyError("--sigma-every: without a calibrated threshold there are no sigmas", hint=hint)
     state: Any = {"charge": start.charge, "spin": start.spin}
-    judge = Judge.of(potential, system, watch.decision, watch.threshold, watch.action, limits=limits, **state)
+    judge = Judge.by(watch.rule, potential, system, watch.action, limits=limits, **state)
     forces = ForceField(potential, system, judge=judge, compile=settings.compile, steps=steps, **state)
     dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(watch), "threads": threads}
+    if watch.rule is not None and watch.rule.flag is not None:
+        identity["two_thresholds"] = True
     too_large = checks.time_step_warning(system, settings.dt)
     direct = not potential.conservative
     warnings = [*([too_large] if too_large else []), *checks.ensemble_warnings(settings, direct), *watch.warnings]
@@ -296,7 +300,8 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> Session:
     # with the calibration that it began with, whichever were made since
     digest = began["calibration_sha256"]
     named = None if digest is None else name_of(settings.run, digest)
-    session = _assemble(settings, start, model, sha256, int(began["threads"]), calibration=named)
+    threads, flags = int(began["threads"]), bool(began.get("two_thresholds"))
+    session = _assemble(settings, start, model, sha256, threads, calibration=named, flags=flags)
     for key, what in (("model_sha256", "model"), ("calibration_sha256", "calibration")):
         if session.identity[key] != began[key]:
             raise RunError(f"the {what} has changed since the run began", where=settings.run, hint="a new simulation")

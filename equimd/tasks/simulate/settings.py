@@ -75,14 +75,15 @@ class SimulationSettings(EnsembleSettings):
     extxyz: bool = Field(False, description="write the trajectories as extended XYZ too, at the end")
     uq_threshold: Threshold | None = Field(
         None,
-        description="auto (the calibrated halt threshold, else the flag threshold), halt, flag, off (physical checks "
-        "alone), or a force error such as 0.15eV/A; without it auto if the run is calibrated",
+        description="auto (flags above the calibrated flag threshold and halts above the halt threshold), halt, flag "
+        "(one of them), off (physical checks alone), or a force error such as 0.15eV/A; without it auto if the run is "
+        "calibrated",
     )
     calibration: str | None = Field(
         None, description="name of the run's calibration that thresholds are from; by default the one that fits"
     )
     on_exceed: Literal["halt", "flag"] | None = Field(
-        None, description="what to do above the threshold, if not what it was calibrated for"
+        None, description="what to do above the threshold, if not what it was calibrated for; flag: nothing halts"
     )
     dtype: Literal["float32", "float64"] | None = Field(None, description="precision of the model, if not its own")
     device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")

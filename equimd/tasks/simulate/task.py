@@ -11,6 +11,7 @@ import torch
 from equimd.files import versions, write_json
 from equimd.guard.flags import SuspectFrame
 from equimd.guard.score import StepScore
+from equimd.guard.wording import percent
 from equimd.interrupts import stop_signals
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.recorded import Recorded
@@ -95,6 +96,7 @@ def _summary(
         "n_flagged": suspects.n_flagged,
         "halted": [_halt(h, s.dt) for h in halts],
         "n_flagged_steps": suspects.flagged_steps,
+        **_flagged(session, simulation),
         "n_replicas": len(state),
         "n_atoms": session.system.n_atoms,
         "degrees_of_freedom": session.dof,
@@ -107,6 +109,16 @@ def _summary(
         "versions": versions(),
         **found,
     }
+
+
+def _flagged(session: Session, simulation: Simulation) -> dict[str, Any]:
+    """Which flag was the first, and the share of all judged frames that were flagged."""
+    flags = [f for f in simulation.suspects.frames() if f.action == "flag"]
+    first = min(flags, key=lambda f: (f.start, f.replica), default=None)
+    count, told = getattr(session.judge.score, "count", 0), None
+    if first is not None:
+        told = {"replica": first.replica, "step": first.start, "time_ps": first.start * session.settings.dt / 1000}
+    return {"first_flagged": told, "flagged_share": simulation.suspects.flagged_steps / count if count else None}
 
 
 def _exact_share(session: Session) -> dict[str, float]:
@@ -126,6 +138,16 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
         "threshold": h.threshold,
         "atoms": list(h.atoms),
     }
+
+
+def flags_in_words(summary: Mapping[str, Any]) -> str:
+    """How much was flagged, since when, and how much ordinarily is."""
+    events, uq, first = summary["n_flagged"], summary["uncertainty"], summary["first_flagged"]
+    text = f"{events} event{'s' * (events != 1)}, {summary['n_flagged_steps']} steps"
+    rate = uq.get("flag") or (uq if uq["mode"] == "flag" else None)
+    if summary["flagged_share"] is not None and rate is not None:
+        text += f" ({percent(summary['flagged_share'])} of frames; of ordinary ones {percent(rate['alpha'])} are)"
+    return text if first is None else f"{text}, first at {first['time_ps']:g} ps"
 
 
 def table(summary: Mapping[str, Any]) -> Table:
@@ -151,6 +173,6 @@ def table(summary: Mapping[str, Any]) -> Table:
     if summary["n_replicas"] > 1:
         rows[1] = (rows[1][0], f"{rows[1][1]} each, {number('ns_per_day_total', '.3g', 'ns/day')} in all")
     if uq["mode"] != "off":
-        rows.append(("flagged", f"{summary['n_flagged']} events, {summary['n_flagged_steps']} steps"))
+        rows.append(("flagged", flags_in_words(summary)))
         rows.append(("halted", f"{len(summary['halted'])} of {summary['n_replicas']}"))
     return facts(rows)

@@ -160,7 +160,7 @@ def test_certificate(often: tuple[Path, Learned]) -> None:
     point = StatePoint(300.0, "langevin", 0.5, 0.01)
     watch = make_watch(run.path, c["model_sha256"], dynamics=point, steps=40, formula="H2O")
     assert found.words in watch.notes and watch.about["certificate"] == c
-    assert watch.threshold == c["threshold"]["value"] and not watch.warnings
+    assert watch.rule is not None and watch.rule.threshold == c["threshold"]["value"] and not watch.warnings
     loose = make_watch(run.path, c["model_sha256"], "50eV/A", dynamics=point, steps=40, formula="H2O")
     assert loose.about["own_halts"] == 0 and f"in 0 of {loose.about['own_runs']} runs of 40 steps" in loose.notes[1]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import equimd
+from equimd.errors import EquimdWarning
 from equimd.md.trajectory import Columns, read
 from equimd.tasks.report import trajectories
 from tests.tasks.report.reading import PageReader
@@ -97,6 +98,19 @@ def test_a_refused_frame_is_there_with_its_reason(written: PageReader, watched: 
         layer for spec in written.data.values() for layer in spec.get("layers", ()) if layer.get("mark") == "cross"
     ]
     assert crosses[0]["x"] == pytest.approx([halt["time_ps"]])
+
+
+def test_both_thresholds_are_drawn(tmp_path: Path) -> None:
+    made = {"steps": 20, "save_every": 5, "compile": "off", "threads": 1, "out": tmp_path / "md"}
+    with pytest.warns(EquimdWarning):  # it is colder than what was calibrated for
+        uq = equimd.simulate("conservative", "water.start.xyz", **made).summary["uncertainty"]
+    assert (tmp_path / "md" / "simulation.png").stat().st_size > 10_000
+    equimd.report(tmp_path / "md", out=tmp_path / "a.html")
+    found = PageReader(tmp_path / "a.html")
+    drawn = {layer["name"]: layer["at"] for layer in found.layers("Largest force sigma of a frame") if "at" in layer}
+    flag, halt = uq["flag"]["threshold"], uq["threshold"]
+    assert drawn == {f"flags above {flag:.3g}": flag, f"halts above {halt:.3g}": halt}
+    assert f"(halt threshold), flags above {flag:.4g} eV/Å" in found.words
 
 
 def test_flagged_frames_are_always_chosen() -> None:

@@ -158,6 +158,55 @@ def test_flagged_events_are_counted_and_the_run_goes_on(calibrated: Path, molecu
     assert "is taken as" not in told.stderr
 
 
+def test_auto_flags_and_halts_where_the_halt_threshold_alone_does(
+    calibrated: Path, molecule: Path, tmp_path: Path
+) -> None:
+    def run(name: str, *more: object) -> tuple[dict, str]:
+        told = simulate(
+            calibrated, molecule, "--temperature", 3000, "--steps", 120, "--replicas", 3, "--save-every", 1, "--out",
+            tmp_path / name, "--json", *more,
+        )  # fmt: skip
+        return json.loads(told.stdout), told.stderr
+
+    (both, text), (alone, _), (noted, _) = run("a"), run("b", "--uq-threshold", "halt"), run("c", "--on-exceed", "flag")
+    assert both["halted"] == alone["halted"] and both["status"] == alone["status"] == "halted", "to the last bit"
+    assert both["n_flagged"] > 0 == alone["n_flagged"] and noted["n_flagged_steps"] > both["n_flagged_steps"]
+    assert all(h["code"] != "force sigma" for h in noted["halted"])
+    uq = both["uncertainty"]
+    assert uq["mode"] == "halt" and uq["flag"]["threshold"] < uq["threshold"] and "flag" not in alone["uncertainty"]
+    assert f"flags frames above a force sigma of {uq['flag']['threshold']:.4g} eV/A, halts a replica above" in text
+    assert uq["exact_share"] >= alone["uncertainty"]["exact_share"]
+    first, flags = both["first_flagged"], read_atoms(tmp_path / "a" / "flagged.extxyz", ":")
+    assert {a.info["action"] for a in flags} == {"flag", "halt"}
+    assert first["step"] == min(a.info["first_step"] for a in flags if a.info["action"] == "flag")
+    frames = [[read(tmp_path / name / f"trajectory-00{k}.h5md") for k in range(3)] for name in "ab"]
+    saved = judged = 0
+    for one, other in zip(*frames, strict=True):
+        assert np.array_equal(one.positions, other.positions)
+        seen = one.observables["flagged"] > 0
+        assert np.array_equal(seen, one.observables["force_sigma"] > uq["flag"]["threshold"])
+        saved, judged = saved + int(seen.sum()), judged + len(seen)
+    assert saved == both["n_flagged_steps"]
+    assert both["flagged_share"] == pytest.approx(saved / (judged + len(both["halted"])))
+    (again, _), _ = (run("a", "--overwrite"), simulate("--resume", tmp_path / "a"))
+    assert again["halted"] == both["halted"]
+
+
+def test_a_run_begun_with_one_threshold_goes_on_with_it(calibrated: Path, molecule: Path, tmp_path: Path) -> None:
+    """As those of versions in which ``auto`` was the halt threshold alone."""
+    for name, flags in (("one", False), ("two", True)):
+        out = tmp_path / name
+        assert simulate(calibrated, molecule, "--steps", 4, "--out", out).exit_code == 0
+        if not flags:
+            shutil.rmtree(out)
+            assert simulate(calibrated, molecule, "--steps", 4, "--uq-threshold", "halt", "--out", out).exit_code == 0
+            settings = out / "simulation.yaml"
+            settings.write_text(settings.read_text().replace("uq_threshold: halt", "uq_threshold: auto"))
+        told = simulate("--resume", out, "--steps", 8)
+        assert told.exit_code == 0, told.stderr
+        assert ("flag" in json.loads((out / "summary.json").read_text())["uncertainty"]) == flags
+
+
 def test_physical_checks_watch_without_a_threshold(trained: Path, tmp_path: Path) -> None:
     fast = water()
     fast.set_velocities(np.array([[0, 0, 0], [0, 0.5, 0], [0, 0, 0]]) / fs)
