@@ -163,15 +163,18 @@ def table(summary: Mapping[str, Any]) -> Table:
     bonds, uq = summary["bonds"], summary["uncertainty"]
     worst = max((r["largest_deviation_A"] for r in bonds["replicas"]), default=0.0)
     unstable = f", {bonds['n_unstable']} unstable" if bonds["n_unstable"] else ""
+    speed = ""
+    if summary["ns_per_day"] is not None:  # not where all steps were there already
+        speed = f", {number('ns_per_day', '.3g', 'ns/day')}"
+        if summary["n_replicas"] > 1:
+            speed += f" each, {number('ns_per_day_total', '.3g', 'ns/day')} in all"
     rows = [
         ("status", summary["status"]),
-        ("time", f"{summary['time_ps']:g} ps, {number('ns_per_day', '.3g', 'ns/day')}"),
+        ("time", f"{summary['time_ps']:g} ps" + speed),
         ("temperature", number("temperature_K_mean", ".1f", "K")),
         ("drift", f"{drift} ({summary['conserved_quantity']})"),
         ("bonds", f"within {worst:.2f} A of the start" + unstable),
     ]
-    if summary["n_replicas"] > 1:
-        rows[1] = (rows[1][0], f"{rows[1][1]} each, {number('ns_per_day_total', '.3g', 'ns/day')} in all")
     if uq["mode"] != "off":
         rows.append(("flagged", flags_in_words(summary)))
         rows.append(("halted", f"{len(summary['halted'])} of {summary['n_replicas']}"))
