@@ -65,7 +65,7 @@ class _SubCommands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         first = {name: (command.help or "").split("\n\n")[0] for name, command in self.commands.items()}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, " ".join(text.split()).rstrip(".")) for name, text in first.items()])
+            formatter.write_dl([(name, " ".join(text.split())) for name, text in first.items()])
 
 
 def new_app(help: str, **kwargs: Any) -> typer.Typer:
