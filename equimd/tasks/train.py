@@ -153,7 +153,7 @@ def train(
             else:
                 made = _resumed(resume, settings, given, out)
         finally:
-            processes.broadcast(str(made[1].path) if made else None)
+            processes.broadcast(str(made[1].path.resolve()) if made else None)  # others may have started elsewhere
         with locked(made[1].path):
             return _fit(*made, stop_time(made[0].config.training, began), processes, progress)
 

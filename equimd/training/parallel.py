@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from equimd.errors import ConfigError, MachineError
+from equimd.training.stalls import StallWatch
 
 T = TypeVar("T")
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets in each process
@@ -37,12 +38,14 @@ class Processes:
         rank: number of this process, from 0; the first one prints and writes.
         size: how many there are.
         local_rank, local_size: the same among those of this machine.
+        watch: tells who keeps the others waiting.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    watch: StallWatch | None = field(default=None, compare=False)
 
     @property
     def first(self) -> bool:
@@ -86,7 +89,7 @@ class Processes:
     def sum_(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over all processes, the same bits in each; in place."""
         if self.size > 1:
-            with _lost_process():
+            with self._call():
                 dist.all_reduce(x)
         return x
 
@@ -95,13 +98,18 @@ class Processes:
         if self.size == 1:
             return value
         box = [value]
-        with _lost_process():
+        with self._call():
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def barrier(self) -> None:
         """Wait until all are here."""
         self.sum_(torch.zeros(1))
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with _lost_process(), self.watch.call() if self.watch else nullcontext():
+            yield
 
 
 ALONE = Processes()
@@ -131,17 +139,16 @@ def launched() -> Iterator[Processes]:
     if not all(os.environ.get(name) for name in LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
-    numbers = {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")}
     # tensors of the CPU go by gloo, those of a GPU by nccl
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _lost_process():
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    try:
-        yield Processes(
-            numbers["RANK"],
-            numbers["WORLD_SIZE"],
-            int(os.environ.get("LOCAL_RANK", numbers["RANK"])),
-            int(os.environ.get("LOCAL_WORLD_SIZE", numbers["WORLD_SIZE"])),
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=TIMEOUT
         )
+    local_rank, local_size = (int(os.environ.get(f"LOCAL_{k}", v)) for k, v in (("RANK", rank), ("WORLD_SIZE", size)))
+    try:
+        with StallWatch(dist.PrefixStore("stalls", store), rank, size) as watch:
+            yield Processes(rank, size, local_rank, local_size, watch)
     finally:
         dist.destroy_process_group()

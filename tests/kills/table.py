@@ -21,6 +21,18 @@ FAULTS = {
     "full": ("a disk with 20 to 400 kB free", "done, or exit code 1, nothing half written, gone on with elsewhere"),
     "readonly": ("a folder that may not be written to", "exit code 2 before the work"),
     "twice": ("two processes in one folder", "one is refused (exit code 2), or both end well"),
+    "nodes": (
+        "two machines of two processes each train together",
+        "losses and weights of one process, but for rounding",
+    ),
+    "node": (
+        "one of two machines lost while they train together",
+        "the other ends within a minute and says why; one process, and three, go on to the same weights",
+    ),
+    "stall": (
+        "a process stopped while two machines train together",
+        "named with its machine within four minutes; let go on, all end as if nothing was",
+    ),
     "cells": (
         "skewed, left-handed and tiny cells drawn at random",
         "energies, forces and stress as by all images, and guarded dynamics without a halt",
