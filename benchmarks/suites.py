@@ -56,6 +56,11 @@ SUITES: Registry[Suite] = Registry(
         "certificates": Suite("Labels and minutes to a certificate of `equimd learn`, and what fresh runs say of it."),
         "absorbing": Suite("Labels of halted frames absorbed at once by the readout, against retraining."),
         "scale": Suite("Training on more and more structures of many sizes: first step, memory, atoms a second."),
+        "engines": Suite(
+            "The engines that move a model's atoms: lines to write, overhead, forces, and that the guard stops them.",
+            "equimd.benchmarks.engines.engines_suite:run",
+            "equimd.benchmarks.engines.engines_suite:MOLECULES",
+        ),
         "search": Suite("Settings of the model and of the training beside each other."),
     },
 )

@@ -29,9 +29,10 @@ def test_results_keep_the_contract(path: Path) -> None:
     found = json.loads(path.read_text())
     assert {"suite", "created", "machine", "versions", "data_sha256", "rows"} <= set(found)
     assert found["suite"] == path.stem
+    parts = {"engines": 2}.get(path.stem, 4)  # of an engine, whatever molecule it moves
     for row in found["rows"]:
         assert ROW_KEYS <= set(row), row
-        assert re.fullmatch(r"[\w-]+(/[\w-]+){4}", row["name"]), row["name"]
+        assert re.fullmatch(rf"[\w-]+(/[\w-]+){{{parts}}}", row["name"]), row["name"]
         assert row["value"] == row["value"] and row["command"] and row["unit"]
     names = [row["name"] for row in found["rows"]]
     assert len(names) == len(set(names))
