@@ -277,6 +277,7 @@ def learning(
 
 @app.command(cls=_Command)
 def scale(
+    kind: Annotated[str, typer.Option(help="mixed (2 to 350 atoms), compositions (20 to 40) or ethanol")] = "mixed",
     frames: Annotated[str, typer.Option(help="numbers of structures")] = "20000",
     shards: Annotated[int, typer.Option(min=1, help="files that they are in")] = 80,
     atoms: Annotated[int, typer.Option(min=350, help="of a batch, at most")] = 1000,
@@ -293,19 +294,23 @@ def scale(
     Structures of 2 to 350 atoms with charges and spins, as varied as OMol25's, are made and labelled by a formula, and
     trained on from a folder of shards with batches by atoms, on one thread. A training that is killed and gone on with
     shows whether it takes the same batches. 20,000 structures take some minutes and 100 MB, 200,000 ten times as much.
+    Of other kinds a batch is 10 structures; of ethanol data inspect, data convert and calibrate are measured, too.
 
     Examples:
 
         equimd bench scale --out bench
         equimd bench scale --frames 20000 200000 --steps 100
+        equimd bench scale --kind ethanol --frames 100000 1000000
     """
     from equimd.benchmarks.scale import scale_suite
 
     options = _options(None, "", "1h", "none", out, work, seeds, preset, results="scale.json", overwrite=overwrite)
     if not frames or not all(n.isdigit() and int(n) >= 100 for n in _words(frames)):
         raise typer.BadParameter("--frames 20000,200000, each at least 100")
+    if kind not in scale_suite.KINDS:
+        raise typer.BadParameter(f"--kind {kind}: one of {', '.join(scale_suite.KINDS)}")
     counts = [int(n) for n in _words(frames)]
-    _show(scale_suite.run(options, frames=counts, shards=shards, max_atoms=atoms, steps=steps), json)
+    _show(scale_suite.run(options, kind=kind, frames=counts, shards=shards, max_atoms=atoms, steps=steps), json)
 
 
 @app.command(cls=_Command)

@@ -41,7 +41,7 @@ SETTINGS = {
     "splits": (33, 7, 0), "batch_size_train": 5, "num_epochs": 3, "lr": 1e-2, "dtype": "float64", "ema_decay": 0.9,
     "checkpoint_interval": 1.0,
 }  # fmt: skip
-LONG = SETTINGS | {"num_epochs": 400, "lr": 1e-3}
+LONG = SETTINGS | {"num_epochs": 200, "lr": 1e-3}
 
 
 def _ip(words: str) -> None:
@@ -135,7 +135,8 @@ def until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> flo
 def epochs(run: Path) -> int:
     """Written down so far."""
     path = run / "metrics.csv"
-    return len(path.read_text().splitlines()) - 1 if path.is_file() and (run / "last.safetensors").is_file() else 0
+    begun = path.is_file() and (run / "checkpoint").is_dir() and any((run / "checkpoint").iterdir())
+    return len(path.read_text().splitlines()) - 1 if begun else 0
 
 
 def same_steps(folder: Path, words: list[str]) -> Trial:

@@ -5,6 +5,8 @@ Sites of a cubic lattice that are nearest to a random centre, by a random ellips
 
 The formula has a wall and a well for each pair of atoms, smooth everywhere, and forces that are its exact gradient; the
 state adds a constant.
+
+Beside them frames of one molecule, ethanol, that is held together by springs between all pairs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ WELL, WIDTH = 0.15, 0.5  # eV, Angstrom
 REACH = 6.0  # Angstrom, beyond which atoms do not see each other
 EACH = 13.6  # eV a proton, the bulk of an atom's energy
 BLOCK = 256  # frames that are in memory at once
+SPRING, SHAKEN = 5.0, 0.05  # eV/A^2 between all atoms of ethanol, and Angstrom by which each is moved
+ETHANOL = "ethanol"
 
 
 def radii(numbers: np.ndarray) -> np.ndarray:
@@ -88,11 +92,32 @@ def frames(seed: list[int], count: int, sizes: tuple[int, int] = SIZES) -> Itera
         )
 
 
-def write_shards(folder: Path, count: int, shards: int, seed: int = 0, sizes: tuple[int, int] = SIZES) -> None:
-    """``shards`` stores of ``count`` structures together; those that are there already stay."""
+def ethanol_frames(seed: list[int], count: int) -> Iterator[Frames]:
+    """Labelled frames of ethanol, in blocks."""
+    from ase.build import molecule
+
+    rng, atoms = np.random.default_rng(seed), molecule("CH3CH2OH")
+    rest, n = atoms.get_all_distances(), len(atoms)
+    rest += np.eye(n)  # nothing is divided by zero
+    for start in range(0, count, 16 * BLOCK):
+        shape = (min(16 * BLOCK, count - start), n, 3)
+        positions = atoms.positions + rng.normal(0.0, SHAKEN, shape)
+        between = positions[:, :, None] - positions[:, None]
+        apart = np.sqrt(np.square(between).sum(-1)) + np.eye(n)
+        longer = apart - rest
+        energy = 0.25 * SPRING * np.square(longer).sum((1, 2)) - EACH * atoms.numbers.sum()
+        forces = -SPRING * ((longer / apart)[..., None] * between).sum(2)
+        yield Frames.build(atoms.numbers, positions, energy, forces)
+
+
+def write_shards(folder: Path, count: int, shards: int, seed: int = 0, sizes: tuple[int, int] | str = SIZES) -> None:
+    """``shards`` stores of ``count`` structures together, of so many atoms or of ethanol; those that are there already
+    stay."""
     folder.mkdir(parents=True, exist_ok=True)
     ends = np.linspace(0, count, shards + 1).round().astype(int)
     for k in range(shards):
         path = folder / f"part{k}.h5"
         if not path.exists():
-            write_store(path, frames([seed, k], int(ends[k + 1] - ends[k]), sizes), theory="formula, no chemistry")
+            size = int(ends[k + 1] - ends[k])
+            made = ethanol_frames([seed, k], size) if isinstance(sizes, str) else frames([seed, k], size, sizes)
+            write_store(path, made, theory="formula, no chemistry")

@@ -51,6 +51,7 @@ def examine() -> list[Found]:
         "cpu": lambda: _device("cpu"),
         **{f"cuda:{k}": lambda k=k: _device(f"cuda:{k}") for k in range(_gpus())},  # type: ignore[misc]
         "model": _model,
+        "laplace": _laplace,
         "files": _files,
         "cache": _cache,
     }
@@ -128,6 +129,22 @@ def _model() -> str:
     if here.forces is None or abs(here.forces[1, 2] + (up.energy - down.energy) / 2e-4) > 1e-5:
         raise RuntimeError("its forces are not the slope of its energy")
     return "forces are the slope of the energy"
+
+
+def _laplace() -> str:
+    """A posterior over three weights: laplace-torch with all that it brings."""
+    import torch
+    from torch.nn import Linear, Sequential
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from equimd.uq.laplace_torch import FullLLLaplace
+
+    x = torch.arange(8.0).reshape(4, 2)
+    posterior = FullLLLaplace(Sequential(Linear(2, 2), Linear(2, 1)), "regression")
+    posterior.fit(DataLoader(TensorDataset(x, x[:, :1]), batch_size=4))
+    if not bool((posterior.posterior_covariance.diagonal() > 0).all()):
+        raise RuntimeError("the variances of a posterior are not positive")
+    return "a posterior fits"
 
 
 def _files() -> str:

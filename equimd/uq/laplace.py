@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from laplace import FullLLLaplace
-from laplace.curvature import GGNInterface
 from torch import Tensor
 
 from equimd.data.dataset import Dataset
 from equimd.errors import UncertaintyError
 from equimd.model.interface import CHUNK, Model
 from equimd.notices import doing
+from equimd.uq.laplace_torch import FullLLLaplace, GGNInterface
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 from equimd.uq.rows import BATCH_SIZE, LABELS, LAYER, Progress, RowLoader, RowModel, rows_are_cheap
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from typer.testing import CliRunner
 
 from equimd.benchmarks.options import Options
 from equimd.benchmarks.scale import scale_suite, structures, training
+from equimd.cli.main import app
 from equimd.data import open_dataset
 from equimd.data.store import StoreDataset
 from tests.training.toy import SMALL
@@ -67,11 +70,42 @@ def test_a_training_on_shards_is_measured_and_goes_on_with_the_same_batches(
     lines = scale_suite.noted({"log": str(work / "whole.jsonl")})
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert max(line["atoms"] for line in lines) <= 120 and len({line["digest"] for line in lines}) == 8
-    data = open_dataset(work / "mixed-200-in-4-2-40")
+    data = open_dataset(work / "mixed-200-in-4/2-40")
     assert len(data) == 200 and data.n_atoms.max() > 32  # no dense batches
     # what was measured is not measured again
     monkeypatch.setattr(scale_suite, "process", None)
     assert scale_suite.run(options, **asked, steps=8) == table
+
+
+def test_frames_of_ethanol_are_trained_on_and_given_to_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = structures.ethanol_frames([3], 2)
+    energies = []
+    for step in (1e-4, -1e-4):
+        moved = block.positions[1].copy()
+        moved[4, 2] += step
+        apart = np.linalg.norm(moved[:, None] - moved, axis=-1)
+        rest = molecule("CH3CH2OH").get_all_distances()
+        energies.append(structures.SPRING / 2 * np.square(np.triu(apart - rest)).sum())
+    assert -(energies[0] - energies[1]) / 2e-4 == pytest.approx(block.forces[1, 4, 2], abs=1e-6)
+
+    def here(words: str, folder: Path) -> dict[str, float]:
+        result = CliRunner().invoke(app, [*words.split(), *(["--threads", "1"] if "calibrate" in words else [])])
+        assert result.exit_code == 0, result.stderr
+        return {"seconds": 1.0, "peak_MiB": 100.0}
+
+    monkeypatch.setattr(scale_suite, "process", in_this_process)
+    monkeypatch.setattr(scale_suite, "_command", here)
+    options = Options((), (), out=tmp_path / "out", work=tmp_path / "work")
+    options.out.mkdir()
+    small = {key: value for key, value in SMALL.items() if key != "threads"}
+    table = scale_suite.run(options, kind="ethanol", frames=[400], shards=2, steps=8, model=small).read_text()
+    names = {row["name"].rsplit("/", 1)[0] for row in json.loads((tmp_path / "out/scale.json").read_text())["rows"]}
+    assert names == {f"scale/ethanol/400/{what}" for what in ("frames-10", *scale_suite.COMMANDS)}
+    assert all(f"| {name} | ethanol | 400 | 1 | 100 |" in table for name in scale_suite.COMMANDS)
+    assert "| ethanol | 400 | 10 frames |" in table
+    assert len(open_dataset(tmp_path / "work/scale/converted.h5")) == 400
 
 
 def test_a_batch_that_differs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
