@@ -29,8 +29,10 @@ from equimd.benchmarks.scale.structures import ETHANOL, SIZES, write_shards
 from equimd.errors import MachineError
 from equimd.files import write_atomic
 from equimd.run import Run
+from equimd.tasks.train import train
 
 FRAMES, SHARDS, MAX_ATOMS, STEPS = (20_000,), 80, 1000, 60
+HELD_OUT, TRAINED = 1000, "3m"  # frames to calibrate with, and the training of the model that is calibrated
 UNITS = {
     "first_step_s": "s", "frames_per_s": "1/s", "atoms_per_s": "1/s", "waiting_share": "1", "peak_MiB": "MiB",
     "growth_MiB": "MiB", "same_batches": "1",
@@ -40,7 +42,7 @@ COMMAND_UNITS = {"seconds": "s", "peak_MiB": "MiB"}
 COMMANDS = {
     "inspect": "data inspect {data}",
     "convert": "data convert {data} --out {out}.h5 --overwrite",
-    "calibrate": "calibrate {run} --data {data} --no-halt --overwrite",
+    "calibrate": "calibrate {run} --data {held_out} --no-halt --overwrite",
 }
 
 
@@ -92,8 +94,15 @@ def run(
         settings = {"data": str(data), "steps": steps, "options": training}
         found = piece(work, f"training-{kind}-{count}", settings, lambda s=settings: _measured(work, s))  # type: ignore[misc]
         _save(options, _rows(kind, count, found, settings))
+        if not asked.commands:
+            continue
+        held_out, trained = work / f"{kind}-held-out", work / f"trained-{kind}-{count}"
+        write_shards(held_out, min(HELD_OUT, count), 1, options.seeds[0] + 1, of)
+        if not (trained / "model.safetensors").exists():
+            shutil.rmtree(trained, ignore_errors=True)
+            train(str(data), out=trained, **{"max_time": TRAINED, **training})
         for name, words in asked.commands.items():
-            told = words.format(data=data, run=work / "whole", out=work / "converted")
+            told = words.format(data=data, held_out=held_out, run=trained, out=work / "converted")
             one = piece(work, f"{name}-{kind}-{count}", {"words": told, **settings}, lambda t=told: _command(t, work))  # type: ignore[misc]
             _save(options, _command_rows(kind, count, name, one, settings))
     return options.out / "scale.md"

@@ -100,7 +100,9 @@ def test_frames_of_ethanol_are_trained_on_and_given_to_commands(
     options = Options((), (), out=tmp_path / "out", work=tmp_path / "work")
     options.out.mkdir()
     small = {key: value for key, value in SMALL.items() if key != "threads"}
-    table = scale_suite.run(options, kind="ethanol", frames=[400], shards=2, steps=8, model=small).read_text()
+    table = scale_suite.run(
+        options, kind="ethanol", frames=[400], shards=2, steps=8, model={**small, "num_epochs": 1}
+    ).read_text()
     names = {row["name"].rsplit("/", 1)[0] for row in json.loads((tmp_path / "out/scale.json").read_text())["rows"]}
     assert names == {f"scale/ethanol/400/{what}" for what in ("frames-10", *scale_suite.COMMANDS)}
     assert all(f"| {name} | ethanol | 400 | 1 | 100 |" in table for name in scale_suite.COMMANDS)
