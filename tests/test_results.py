@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from equimd.benchmarks import headline
 from equimd.benchmarks.accuracy import accuracy_tables
+from equimd.benchmarks.engines import engines_suite
 from equimd.benchmarks.results import Row, merge
 from equimd.config import PRESETS
 from tests.kills import table as faults
@@ -41,6 +43,13 @@ def test_results_keep_the_contract(path: Path) -> None:
 def test_the_accuracy_table_is_the_results_file() -> None:
     found = json.loads((RESULTS / "accuracy.json").read_text())
     assert (RESULTS / "accuracy.md").read_text() == accuracy_tables.markdown(found)
+
+
+@pytest.mark.parametrize("suite", [engines_suite], ids=["engines"])
+def test_a_table_is_its_results_file(suite: types.ModuleType, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.id
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (RESULTS / f"{name}.md").read_text() == suite.markdown(found)
 
 
 def test_readme_quotes_its_table_and_no_figure_besides(root: Path) -> None:

@@ -35,9 +35,11 @@ FRAMES, SHARDS, MAX_ATOMS, STEPS = (20_000,), 80, 1000, 60
 HELD_OUT, TRAINED = 1000, "3m"  # frames to calibrate with, and the training of the model that is calibrated
 UNITS = {
     "first_step_s": "s", "frames_per_s": "1/s", "atoms_per_s": "1/s", "waiting_share": "1", "peak_MiB": "MiB",
-    "growth_MiB": "MiB", "same_batches": "1",
+    "growth_MiB": "MiB", "same_batches": "1", "bytes_per_frame": "B",
 }  # fmt: skip
-HEADS = ("first step, s", "frames/s", "atoms/s", "waiting", "peak, MiB", "grown, MiB", "same batches")
+HEADS = (
+    "on disk, B/frame", "first step, s", "frames/s", "atoms/s", "waiting", "peak, MiB", "grown, MiB", "same batches",
+)  # fmt: skip
 COMMAND_UNITS = {"seconds": "s", "peak_MiB": "MiB"}
 COMMANDS = {
     "inspect": "data inspect {data}",
@@ -91,7 +93,7 @@ def run(
             "seed": options.seeds[0], "checkpoint_interval": 5.0, "threads": 1, **(model or {}),
             **({"max_atoms_per_batch": max_atoms} if asked.by_atoms else {"batch_size_train": 10}),
         }  # fmt: skip
-        settings = {"data": str(data), "steps": steps, "options": training}
+        settings = {"data": str(data), "frames": count, "steps": steps, "options": training}
         found = piece(work, f"training-{kind}-{count}", settings, lambda s=settings: _measured(work, s))  # type: ignore[misc]
         _save(options, _rows(kind, count, found, settings))
         if not asked.commands:
@@ -145,6 +147,7 @@ def _measured(work: Path, settings: Mapping[str, Any]) -> dict[str, float]:
         "first_step_s": first["seconds"],
         "frames_per_s": sum(line["frames"] for line in lines[1:]) / spent,
         "atoms_per_s": sum(line["atoms"] for line in lines[1:]) / spent,
+        "bytes_per_frame": sum(p.stat().st_size for p in Path(settings["data"]).iterdir()) / settings["frames"],
         "waiting_share": Run.open(whole["run"]).info["waiting_share"],
         "peak_MiB": max(line["peak_MiB"] for line in lines),
         "growth_MiB": max(held[half:]) - max(held[:half]),
@@ -218,7 +221,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         if what in COMMANDS:
             commands.append(f"| {what} | {kind} | {int(count):,} | {v['seconds']:.0f} | {v['peak_MiB']:.0f} |")
             continue
-        cells = [f"{v['first_step_s']:.0f}", f"{v['frames_per_s']:.1f}", f"{v['atoms_per_s']:.0f}"]
+        cells = [
+            f"{v['bytes_per_frame']:.0f}",
+            f"{v['first_step_s']:.0f}",
+            f"{v['frames_per_s']:.1f}",
+            f"{v['atoms_per_s']:.0f}",
+        ]
         cells += [f"{100 * v['waiting_share']:.1f} %", f"{v['peak_MiB']:.0f}", f"{v['growth_MiB']:.0f}"]
         cells += ["yes" if v["same_batches"] else "no"]
         by, size = what.split("-")

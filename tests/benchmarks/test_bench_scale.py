@@ -119,7 +119,7 @@ def test_a_batch_that_differs_is_seen(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(scale_suite, "process", lines)
     monkeypatch.setattr(scale_suite.Run, "open", lambda _: type("R", (), {"info": {"waiting_share": 0.0}}))
-    found = scale_suite._measured(tmp_path, {"steps": 8})
+    found = scale_suite._measured(tmp_path, {"steps": 8, "frames": 10, "data": str(tmp_path)})
     assert (found["same_batches"], found["frames_per_s"], found["growth_MiB"]) == (0.0, 1.0, 0.0)
 
 
