@@ -79,10 +79,11 @@ class StallWatch:
         beats, said, period = 0, (0, 0.0), self._patience / 4
         seen = dict[int, _Sign]()
         try:
+            self._write(0, beats)
             while not self._end.wait(period):
                 beats += 1
                 calls, waited = self._calls, time.monotonic() - self._since
-                self._store.set(f"calls/{self._rank}", _Sign(calls, beats, platform.node()).text())
+                self._write(calls, beats)
                 if waited < self._patience / 2:
                     continue
                 now = {rank: self._read(rank) for rank in range(self._size) if rank != self._rank}
@@ -95,6 +96,9 @@ class StallWatch:
                 seen = now
         except RuntimeError:  # the store's own process is gone: the collective call tells that
             return
+
+    def _write(self, calls: int, beats: int) -> None:
+        self._store.set(f"calls/{self._rank}", _Sign(calls, beats, platform.node()).text())
 
     def _read(self, rank: int) -> _Sign:
         key = f"calls/{rank}"
