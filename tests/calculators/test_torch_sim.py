@@ -86,3 +86,14 @@ def test_the_last_one_ends_the_run(run: Path, halted: Halted) -> None:
     done = run_guarded(unwatched, *begun(unwatched, [moving(2.0), moving(2.0)]), steps=200)
     assert done.state is None and done.systems == [] and {s.code for s in done.suspects} <= {"apart", "fused"}
     assert [s.replica for s in done.suspects] == [0, 1] and "force_sigma" not in unwatched(begun(model, [moving()])[0])
+
+
+def test_frames_are_flagged_on_the_way_to_a_halt(run: Path) -> None:
+    told = []
+    for threshold in ("auto", "halt"):
+        model = TorchSimModel(equimd.load(run), threshold=threshold)
+        told.append(run_guarded(model, *begun(model, [moving(0.02)]), steps=200).suspects)
+    (flag, halt), (alone,) = told
+    assert (flag.action, halt.action, alone.action) == ("flag", "halt", "halt")
+    assert (halt.step, halt.score, halt.threshold) == (alone.step, alone.score, alone.threshold)
+    assert flag.start < halt.step and flag.threshold < halt.threshold
