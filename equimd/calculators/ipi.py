@@ -53,12 +53,14 @@ class Served:
 
     Attributes:
         count: structures computed. n_flagged: events. halt: of the refused frame.
+        threshold, flag_threshold: what is done something above, and a lower one above which frames are flagged, eV/A.
     """
 
     count: int = 0
     n_flagged: int = 0
     halt: GuardError | None = None
     threshold: float | None = None
+    flag_threshold: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -70,6 +72,7 @@ class Served:
             "status": "completed" if h is None else "halted",
             "n_structures": self.count,
             "threshold": self.threshold,
+            "flag_threshold": self.flag_threshold,
             "n_flagged": self.n_flagged,
             "halted": halted,
         }
@@ -141,6 +144,8 @@ class Driver:
         self.atoms = Atoms(given.numbers, given.positions, cell=given.cell, pbc=given.pbc, info=state)
         if (guard := self.calculator.guard) is not None:
             guard.tell, self.served.threshold = self._flag, guard.threshold
+            if guard.rule is not None and guard.rule.flag is not None:
+                self.served.flag_threshold = guard.rule.flag[1]
         self.atoms.calc = self.calculator
         self.atoms.get_potential_energy()  # unknown elements and overlapping atoms are told now, not to i-PI
 

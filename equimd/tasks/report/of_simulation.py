@@ -30,7 +30,7 @@ from equimd.tasks.report.settings import ReportSettings
 from equimd.tasks.report.trajectories import Shot, packed, shot, with_sigmas
 from equimd.tasks.simulate.session import SETTINGS_FILE
 from equimd.tasks.simulate.start import Start
-from equimd.tasks.simulate.task import SUMMARY_FILE
+from equimd.tasks.simulate.task import SUMMARY_FILE, flags_in_words
 
 FEWEST = 4  # frames of a replica in 3D
 
@@ -170,7 +170,7 @@ def _about(s: ReportedSimulation) -> str:
 
 def in_words(summary: Mapping[str, Any]) -> str:
     """How a simulation ended, in a sentence or two."""
-    flags = f"{summary['n_flagged']} event{'s' * (summary['n_flagged'] != 1)} flagged"
+    flags = f"flagged: {flags_in_words(summary)}" if summary["n_flagged"] else "nothing was flagged"
     time = f"{summary['time_ps']:g} ps"
     if summary["status"] == "interrupted":
         return f"Interrupted after {time}; {flags}."

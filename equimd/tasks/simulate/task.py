@@ -142,10 +142,10 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
 
 def flags_in_words(summary: Mapping[str, Any]) -> str:
     """How much was flagged, since when, and how much ordinarily is."""
-    events, uq, first = summary["n_flagged"], summary["uncertainty"], summary["first_flagged"]
+    events, uq, first = summary["n_flagged"], summary["uncertainty"], summary.get("first_flagged")
     text = f"{events} event{'s' * (events != 1)}, {summary['n_flagged_steps']} steps"
     rate = uq.get("flag") or (uq if uq["mode"] == "flag" else None)
-    if summary["flagged_share"] is not None and rate is not None:
+    if summary.get("flagged_share") is not None and rate is not None:
         text += f" ({percent(summary['flagged_share'])} of frames; of ordinary ones {percent(rate['alpha'])} are)"
     return text if first is None else f"{text}, first at {first['time_ps']:g} ps"
 
