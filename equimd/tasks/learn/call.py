@@ -15,7 +15,7 @@ from equimd.notices import note
 from equimd.progress import Callback, Progress, counted_stages, duration
 from equimd.tables import Parts, Tabled, facts
 from equimd.tasks.keywords import settings_of, takes
-from equimd.tasks.learn import task
+from equimd.tasks.learn import cheap, task
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.task import Learned
 
@@ -80,12 +80,13 @@ class LearnResult(Tabled, Learned):
         return LearnSettings.parse(read_config(path), where=str(path))
 
     def _simulation(self) -> str:
-        """The command of a run such as the certificate is for, from the first conformer."""
+        """The command of a run such as the certificate is for."""
         settings, names = self._settings(), ("temperature", "run_length", "dt", "friction", "charge", "spin")
         # where it is not stated, simulate has the same
         told = {k: v for k in names if (v := getattr(settings, k)) != LearnSettings.model_fields[k].default}
         options = [f"--{'steps' if k == 'run_length' else k} {v:g}" for k, v in told.items()]
-        return " ".join([f"equimd simulate {self.run} {self.folder / task.STARTS_FILE}@0", *options])
+        start = cheap.start_file(self.folder) or f"{self.folder / task.STARTS_FILE}@0"
+        return " ".join([f"equimd simulate {self.run} {start}", *options])
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``equimd learn --json``."""

@@ -84,6 +84,12 @@ def start_positions(folder: Path, journal: Journal, molecules: list[Atoms]) -> n
     return StoreDataset(_store(folder)).frames(np.array(made["starts"])).positions
 
 
+def start_file(folder: Path) -> str | None:
+    """One of the frames that runs start from, as ``FILE@ROW``; None where these are the conformers."""
+    made = Journal(folder).result(STAGE)
+    return None if made is None else f"{_store(folder)}@{made['starts'][0]}"
+
+
 def start_frames(work: Work, molecules: list[Atoms]) -> tuple[Frames, str]:
     """What runs start from, one or many frames, and what they are in words."""
     s, made = work.settings, work.journal.result(STAGE)

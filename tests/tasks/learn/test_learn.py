@@ -354,7 +354,8 @@ def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest
     assert again.to_json()["labels"] == found.labels and again.model().run.path == folder / "run"
     assert "certified" in again.table() and len(repr(again)) < 200
     words = again.ending.splitlines()[-1].removeprefix("use it: ").split()
-    assert words == ["equimd", "simulate", f"{folder}/run", f"{folder}/conformers.xyz@0", "--steps", "40"]
+    row = Journal(folder).result("cheap")["starts"][0]  # as the runs that were audited start
+    assert words == ["equimd", "simulate", f"{folder}/run", f"{folder}/cheap/frames.h5@{row}", "--steps", "40"]
     done = CliRunner().invoke(main.app, [*words[1:], "--compile", "off", "--out", str(tmp_path / "simulated")])
     assert done.exit_code in (0, EXIT_HALTED) and (tmp_path / "simulated" / "summary.json").is_file()
     assert {p.kind for p in told if p.stage == "learn"} == {"line"}
