@@ -182,8 +182,8 @@ def _learn(
     torch.set_num_threads(int(work.journal.decide("machine", lambda: {"threads": cores()})["threads"]))
     try:
         return _loop(work, molecules)
-    except TimeIsUpError:
-        return _ended(work, [TIME_IS_UP])
+    except TimeIsUpError as error:
+        return _ended(work, [str(error) or TIME_IS_UP])
     finally:
         torch.set_num_threads(before)
         work.journal.note_time()

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 from equimd.config import RunConfig, parse_config
-from equimd.errors import ConfigError
 from equimd.machine import has_compiler
 from equimd.progress import Progress
 from equimd.run import Run
@@ -80,12 +79,10 @@ def _plan(work: Work, settings: dict[str, Any], seconds: float) -> dict[str, Any
         count = max(int(passes / PASSES * (len(setup.train) + len(setup.val))), FEWEST_FRAMES)
         return {"num_epochs": PASSES, "compile": compile_, "subset_size": count}
     epochs = min(int(passes), FEW_EPOCHS) if short else int(passes)
-    if epochs < FEWEST_EPOCHS:
-        raise ConfigError(
-            f"{seconds:.0f} s are too few to train on {len(setup.train)} frames: an epoch takes {each:.1f} s",
-            where="max-time",
-            hint="more time, or a smaller preset",
-        )
+    if epochs < FEWEST_EPOCHS and FEWEST_EPOCHS * each > work.left:
+        what = f"{max(0.0, work.left):.0f} s are left to train on {len(setup.train)} frames"
+        raise TimeIsUpError(f"the time is up: {what}, of which an epoch takes {each:.1f} s")
+    epochs = max(epochs, FEWEST_EPOCHS)
     return {"num_epochs": epochs, "compile": compile_}
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,13 @@ from equimd.run import Run
 from equimd.tasks.audit.of_run import audit_run
 from equimd.tasks.audit.settings import AuditSettings
 from equimd.tasks.calibrate import plots as calibration_plots
-from equimd.tasks.learn import rounds
+from equimd.tasks.learn import rounds, training
 from equimd.tasks.learn.call import LearnResult
 from equimd.tasks.learn.journal import JOURNAL_FILE, PLAN_FILE, Journal
 from equimd.tasks.learn.molecules import conformers
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.task import Learned, begin, learn, reopen, standing
-from equimd.tasks.learn.work import Work, label_counts
+from equimd.tasks.learn.work import TimeIsUpError, Work, label_counts
 from equimd.tasks.report.of_learn import shipped
 from equimd.tasks.report.settings import ReportSettings
 from tests.labels.methods import Springs
@@ -264,6 +265,21 @@ def test_time_that_is_up_is_said_and_can_be_added(tmp_path: Path) -> None:
         reopen(tmp_path / "short", {"temperature": 400.0})
     with pytest.raises(RunError, match="holds another learn run"):
         begin(settings(), tmp_path / "short")
+
+
+@pytest.mark.parametrize(("left", "epochs"), [(60.0, 2), (15.0, None)])
+def test_a_share_too_small_to_train_takes_what_is_left_or_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, epochs: int | None
+) -> None:
+    monkeypatch.setattr(training, "_seconds_per_epoch", lambda *_: 10.0)
+    files = {"data": (str(toy_file(tmp_path / "a.xyz", 12)),), "val_data": (str(toy_file(tmp_path / "b.xyz", 4, 1)),)}
+    work: Any = SimpleNamespace(settings=settings(), left=left)
+    told = {**TINY, **files, "splits": (1.0, 0.0, 0.0), "energy_unit": "eV", "lr": training.FEW_RATE}
+    if epochs is None:
+        with pytest.raises(TimeIsUpError, match="15 s are left to train on 12 frames, of which an epoch takes 10.0 s"):
+            training._plan(work, told, 5.0)
+    else:
+        assert training._plan(work, told, 5.0)["num_epochs"] == epochs
 
 
 def test_a_method_that_always_fails_is_said_at_once(tmp_path: Path) -> None:
