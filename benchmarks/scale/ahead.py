@@ -8,6 +8,7 @@ from typing import Any
 from equimd.progress import duration
 
 COUNT, PROCESSES = 100_000_000, 64
+RESOLVED = 0.02  # growth of memory from one number to the other that is told from noise
 LINES = ("on disk", "command to first step", "memory of each process", f"an epoch on {PROCESSES} such processes")
 
 
@@ -36,9 +37,11 @@ def _column(sizes: Mapping[int, Mapping[str, float]], count: int) -> list[str]:
         return sizes[many][metric] + slope * (count - many)
 
     epoch = count / sizes[many]["frames_per_s"] / PROCESSES
+    grown = sizes[many]["peak_MiB"] - sizes[few]["peak_MiB"]
+    seen = grown > RESOLVED * sizes[few]["peak_MiB"]
     return [
         f"{sizes[many]['bytes_per_frame'] * count / 1e9:,.0f} GB",
         duration(at("first_step_s")),
-        f"{at('peak_MiB') / 1024:,.0f} GiB",
+        f"{at('peak_MiB') / 1024:,.0f} GiB" if seen else "growth hidden by the step's own",
         f"{epoch / 3600:,.0f} h",
     ]
