@@ -81,7 +81,7 @@ def run(
         kind: of the structures. frames: numbers of them. shards: files that they are in. sizes: their atoms, if others.
         max_atoms: of a batch, where it is by atoms. steps: of a training. model: settings beside those of the preset.
     """
-    work, asked = options.work / "scale", KINDS[kind]
+    work, asked = (options.work / "scale").resolve(), KINDS[kind]
     for count in frames:
         of = sizes or asked.sizes
         data = work / f"{kind}-{count}-in-{shards}" / ("-".join(map(str, of)) if isinstance(of, tuple) else of)
