@@ -139,8 +139,8 @@ def test_doctor_says_what_works_and_what_does_not(monkeypatch: pytest.MonkeyPatc
     states = {part["name"]: part["status"] for part in found["parts"]}
     assert told.exit_code == 0 and found["works"] and found["versions"]["torch"]
     assert states == {
-        "system": "ok", "versions": "ok", "threads": "ok", "cpu": "ok", "model": "ok", "files": "ok", "cache": "ok",
-        "compiler": "absent", "no_such_package": "absent",
+        "system": "ok", "versions": "ok", "threads": "ok", "cpu": "ok", "model": "ok", "laplace": "ok", "files": "ok",
+        "cache": "ok", "compiler": "absent", "no_such_package": "absent",
     } | {name: "ok" for name in states if name.startswith("cuda")}  # fmt: skip
 
     def broken() -> str:

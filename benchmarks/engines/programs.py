@@ -145,7 +145,10 @@ system.addForce(openmm_force(step))"""
             platform = openmm.Platform.getPlatformByName("Reference")
             context = openmm.Context(system, openmm.VerletIntegrator(1e-3 * DT), platform)
             context.setPositions(self.start.positions / 10)
-            context.setVelocities(self.start.get_velocities() * (1000 * units.fs / 10))
+            speeds = self.start.get_velocities() * (1000 * units.fs / 10)
+            # its velocities are those of half a step before
+            forces = context.getState(forces=True).getForces(asNumpy=True)._value
+            context.setVelocities(speeds - 0.5e-3 * DT * forces / self.start.get_masses()[:, None])
             self.contexts.append(context)
 
     def run(self, steps: int) -> None:

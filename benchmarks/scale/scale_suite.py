@@ -26,6 +26,7 @@ from equimd.benchmarks.options import Options, say
 from equimd.benchmarks.pieces import piece
 from equimd.benchmarks.results import Row, made_by, merge
 from equimd.benchmarks.scale.structures import ETHANOL, SIZES, write_shards
+from equimd.benchmarks.scale.training import most_resident
 from equimd.errors import MachineError
 from equimd.files import write_atomic
 from equimd.run import Run
@@ -121,11 +122,13 @@ def _command(words: str, folder: Path) -> dict[str, float]:
         [sys.executable, "-m", "equimd.cli", *words.split()], cwd=folder, stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as started:  # fmt: skip
-        _, status, used = os.wait4(started.pid, 0)
-        started.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0.0
+        while started.poll() is None:
+            peak = max(peak, most_resident(started.pid))
+            time.sleep(0.05)
     if started.returncode:
         raise MachineError(f"equimd {words} ended with exit code {started.returncode}", where=str(folder))
-    return {"seconds": time.monotonic() - began, "peak_MiB": used.ru_maxrss / 1024}
+    return {"seconds": time.monotonic() - began, "peak_MiB": peak}
 
 
 def _measured(work: Path, settings: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +23,18 @@ from equimd.tasks.train import train
 from equimd.training.loop import Trainer
 
 
+def most_resident(process: int | str = "self") -> float:
+    """MiB that a process held at most since its program began; 0 if it is gone.
+
+    What the system counts for a process (``getrusage``) begins with the memory of the one that started it.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return max((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), default=0.0)
+
+
 def resident() -> float:
     """MiB of memory that this process holds, files that are mapped into it left out."""
     pages = [int(word) for word in Path("/proc/self/statm").read_text().split()[1:3]]
@@ -34,8 +45,8 @@ def line(step: int, batch: Batch, began: float) -> str:
     """What is noted of a step."""
     digest = hashlib.sha256(batch.positions.cpu().numpy().tobytes()).hexdigest()[:16]
     told = {"step": step, "digest": digest, "frames": batch.num_structures, "atoms": int(batch.n_atoms.sum())}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return json.dumps(told | {"seconds": time.time() - began, "rss_MiB": resident(), "peak_MiB": peak})
+    memory = {"rss_MiB": resident(), "peak_MiB": most_resident()}
+    return json.dumps(told | {"seconds": time.time() - began} | memory)
 
 
 def watched(settings: Mapping[str, Any]) -> None:
