@@ -187,12 +187,13 @@ class ConcatDataset(ListedDataset):
             raise IndexError(f"row {index.min()} or {index.max()} of {len(self)} frames")
         owner = np.searchsorted(self._ends, index, side="right")
         owners = np.unique(owner) if index.size else np.zeros(1, np.int64)
-        blocks = [self.parts[k].frames(index[owner == k] - (self._ends[k] - len(self.parts[k]))) for k in owners]
-        if len(blocks) == 1:
-            return blocks[0]
-        order = np.argsort(owner, kind="stable")
-        joined = Frames.concatenate(blocks)
-        return joined.take(np.argsort(order, kind="stable"))
+        if len(owners) == 1:
+            return self._of_part(int(owners[0]), index)
+        placed = ((np.flatnonzero(owner == k), self._of_part(int(k), index[owner == k])) for k in owners)
+        return Frames.placed(len(index), placed)
+
+    def _of_part(self, k: int, index: np.ndarray) -> Frames:
+        return self.parts[k].frames(index - (self._ends[k] - len(self.parts[k])))
 
 
 class Subset(ListedDataset):

@@ -16,7 +16,7 @@ B frames, n atoms in the largest of them. Arrays are NumPy, positions/energy/for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 #: Bytes of a padded atom in the arrays of a block and those it is made from.
 _ATOM_BYTES = 150
+PADDED = ("numbers", "positions", "forces")  # fields with a row an atom
 
 
 def padded_shape(sizes: Sequence[int], where: str) -> tuple[int, int]:
@@ -51,6 +52,23 @@ def padded_shape(sizes: Sequence[int], where: str) -> tuple[int, int]:
             hint="keep frames of very different sizes in different files, or convert parts to .h5 stores",
         )  # fmt: skip
     return shape
+
+
+def _blank(count: int, width: int) -> Frames:
+    """Frames to be written over."""
+    shape = (count, width, 3)
+    return Frames(
+        np.zeros(shape[:2], np.uint8),
+        np.zeros(shape),
+        np.zeros(count),
+        np.zeros(shape),
+        np.zeros((count, 3, 3)),
+        np.zeros((count, 3), np.bool_),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.bool_),
+        np.zeros(count),
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -255,25 +273,35 @@ class Frames(Shown):
     @staticmethod
     def concatenate(blocks: Sequence[Frames]) -> Frames:
         """One block of all frames of ``blocks``, in order."""
-        width = max((b.numbers.shape[1] for b in blocks), default=0)
+        ends = np.cumsum([0, *map(len, blocks)])
+        return Frames.placed(int(ends[-1]), ((slice(a, a + len(b)), b) for a, b in zip(ends, blocks, strict=False)))
 
-        def pad(array: np.ndarray, name: str) -> np.ndarray:
-            extra = width - array.shape[1]
-            if not extra:
-                return array
-            widths = [(0, 0), (0, extra)] + [(0, 0)] * (array.ndim - 2)
-            padded = np.pad(array, widths)
-            if name == "forces":  # a frame without forces stays without
-                padded[np.isnan(array).all((1, 2))] = np.nan
-            return padded
+    @staticmethod
+    def placed(count: int, parts: Iterable[tuple[np.ndarray | slice, Frames]]) -> Frames:
+        """One block of ``count`` frames, from the rows of it that each part fills; a part is let go before the next one
+        is taken, so that little more than the block itself is in memory."""
+        joined = _blank(count, 0)
+        for rows, part in parts:
+            width = part.numbers.shape[1]
+            if width > joined.numbers.shape[1]:
+                wider = _blank(count, width)
+                wider._put(slice(None), joined)
+                joined = wider
+            joined._put(rows, part)
+        return joined
 
-        joined = {}
+    def _put(self, rows: np.ndarray | slice, part: Frames) -> None:
+        """Write frames of as many atoms or fewer over some of these."""
+        width = part.numbers.shape[1]
         for f in fields(Frames):
-            arrays = [getattr(b, f.name) for b in blocks]
-            if f.name in ("numbers", "positions", "forces"):
-                arrays = [pad(a, f.name) for a in arrays]
-            joined[f.name] = np.concatenate(arrays)
-        return Frames(**joined)
+            own, value = getattr(self, f.name), getattr(part, f.name)
+            if f.name not in PADDED:
+                own[rows] = value
+                continue
+            own[rows, :width] = value
+            if width < own.shape[1]:
+                bare = np.isnan(value).all((1, 2))[:, None, None] if f.name == "forces" else False
+                own[rows, width:] = np.where(bare, np.nan, 0)  # a frame without forces stays without
 
     @classmethod
     def from_ase(cls, atoms: Sequence[Atoms], *, labels: bool = False, where: str = "structure") -> Frames:

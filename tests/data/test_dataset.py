@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -33,6 +36,31 @@ def test_joined_rows_come_in_the_order_asked_for() -> None:
     for wrong in (11, -1):
         with pytest.raises(IndexError):
             joined.frames([wrong])
+
+
+def test_joined_rows_are_those_of_their_parts_whatever_their_width_and_labels() -> None:
+    bare = ethanol(4)
+    bare.forces[:], bare.energy[:], bare.charge[:], bare.weight[:] = np.nan, np.nan, -1, 2.0
+    parts = [ArrayDataset(mixed(6)), ArrayDataset(bare), ArrayDataset(mixed(8))]
+    rows = [12, 7, 0, 6, 2, 9, 11]
+    found = ConcatDataset(parts).frames(rows)
+    assert found.numbers.shape == (7, 9) and found.positions.dtype == np.float64 and found.numbers.dtype == np.uint8
+    for k, row in enumerate(rows):
+        part, own = (0, row) if row < 6 else (1, row - 6) if row < 10 else (2, row - 10)
+        alone = parts[part].frames([own])
+        assert_same(found.take([k]), alone)
+        rest = found.forces[k, alone.numbers.shape[1] :]
+        assert np.isnan(rest).all() if np.isnan(alone.forces).all() else (rest == 0).all()
+
+
+def test_joined_rows_take_little_more_memory_than_they_hold() -> None:
+    joined = ConcatDataset([ArrayDataset(ethanol(4000)) for _ in range(8)])
+    rows = np.random.default_rng(0).permutation(len(joined))
+    tracemalloc.start()
+    found = joined.frames(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.6 * sum(getattr(found, f.name).nbytes for f in fields(Frames))
 
 
 def test_joined_trajectories_stay_apart_and_time_needs_all_parts() -> None:
