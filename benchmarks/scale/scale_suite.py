@@ -238,9 +238,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     text = (
         "mixed: structures of 2 to 350 atoms, of various elements, charges and spins. compositions: the same of 20 to "
         "40 atoms, hardly two of one composition. ethanol: one molecule. All labelled by a formula, in shards. "
-        "First step: from the command on, imports and one pass over all frames included. Grown: memory "
-        "at most in the later half of the steps, less that in the earlier one. Same batches: a training that was "
-        "killed halfway and gone on with took the same batches."
+        "First step: from the command on, with imports, one pass over all frames and, of ethanol, compiling. Grown: "
+        "memory at most in the later half of the steps, less that in the earlier one. Same batches: a training that "
+        "was killed halfway and gone on with took the same batches."
     )
     made = made_by(dict(results), "equimd bench scale")
     tables = [*trainings, ""] + ([*commands, ""] if len(commands) > 2 else [])
