@@ -14,6 +14,7 @@ from equimd.benchmarks import headline
 from equimd.benchmarks.accuracy import accuracy_tables
 from equimd.benchmarks.engines import engines_suite
 from equimd.benchmarks.results import Row, merge
+from equimd.benchmarks.scale import ahead, scale_suite
 from equimd.config import PRESETS
 from tests.kills import table as faults
 
@@ -45,11 +46,16 @@ def test_the_accuracy_table_is_the_results_file() -> None:
     assert (RESULTS / "accuracy.md").read_text() == accuracy_tables.markdown(found)
 
 
-@pytest.mark.parametrize("suite", [engines_suite], ids=["engines"])
+@pytest.mark.parametrize("suite", [engines_suite, scale_suite], ids=["engines", "scale"])
 def test_a_table_is_its_results_file(suite: types.ModuleType, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id
     found = json.loads((RESULTS / f"{name}.json").read_text())
     assert (RESULTS / f"{name}.md").read_text() == suite.markdown(found)
+
+
+def test_the_page_on_scale_is_reckoned_from_what_was_measured(root: Path) -> None:
+    found = json.loads((RESULTS / "scale.json").read_text())
+    assert ahead.ahead(found) in (root / "docs" / "scale.md").read_text()
 
 
 def test_readme_quotes_its_table_and_no_figure_besides(root: Path) -> None:
