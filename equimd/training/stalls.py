@@ -76,8 +76,8 @@ class StallWatch:
             self._since = float("inf")
 
     def _run(self) -> None:
-        beats, said, period = 0, (0, 0.0), self._patience / 4
-        seen = dict[int, _Sign]()
+        beats, said, period, first = 0, (0, 0.0), self._patience / 4, float("inf")
+        seen = dict[int, tuple[_Sign, float]]()  # what each last wrote, and when that was first read
         try:
             self._write(0, beats)
             while not self._end.wait(period):
@@ -85,15 +85,23 @@ class StallWatch:
                 calls, waited = self._calls, time.monotonic() - self._since
                 self._write(calls, beats)
                 if waited < self._patience / 2:
+                    seen, first = {}, float("inf")
                     continue
                 now = {rank: self._read(rank) for rank in range(self._size) if rank != self._rank}
+                at = time.monotonic()
+                first = min(first, at)
+                seen = {
+                    r: seen[r] if r in seen and seen[r][0].beats == sign.beats else (sign, at)
+                    for r, sign in now.items()
+                }
                 late = [rank for rank, sign in now.items() if sign.calls < calls]
                 due = 2 * said[1] if said[0] == calls else self._patience
                 # all that wait see the same; one is enough to say it
-                if waited >= due and late and all(rank in late for rank in range(self._rank)):
+                enough = waited >= due and at - first > 1.5 * period  # others had time to write twice
+                if enough and late and all(rank in late for rank in range(self._rank)):
                     said = calls, waited
-                    log.warning("%s", _sentence(waited, {rank: (seen.get(rank), now[rank]) for rank in late}))
-                seen = now
+                    silent = {rank for rank in late if at - seen[rank][1] > 1.5 * period}
+                    log.warning("%s", _sentence(waited, {rank: now[rank].host for rank in late}, silent))
         except RuntimeError:  # the store's own process is gone: the collective call tells that
             return
 
@@ -105,12 +113,11 @@ class StallWatch:
         return _Sign.parse(self._store.get(key)) if self._store.check([key]) else _Sign()
 
 
-def _sentence(waited: float, late: dict[int, tuple[_Sign | None, _Sign]]) -> str:
+def _sentence(waited: float, late: dict[int, str], silent: set[int]) -> str:
     found = []
-    for rank, (before, now) in sorted(late.items()):
-        name = f"process {rank}" + (f" on {now.host}" if now.host else "")
-        silent = before is None or before.beats == now.beats
-        found.append(f"{name}, {'stopped or out of reach' if silent else 'busy or stuck'}")
+    for rank, host in sorted(late.items()):
+        name = f"process {rank}" + (f" on {host}" if host else "")
+        found.append(f"{name}, {'stopped or out of reach' if rank in silent else 'busy or stuck'}")
     return (
         f"this training has waited {duration(waited)} for {'; '.join(found)}. It goes on when all are there; else end "
         "it and go on from the last checkpoint with --resume, with any number of processes"
