@@ -3,6 +3,7 @@
 200 training frames of rMD17 are few enough that a model's way of generalising decides, and 6000 steps long enough to
 learn them: what is left of the error is not a matter of the time of training. 500 other frames of the training file
 judge; no test frame is read. Each try is a run of ``equimd train``, resumed where it was interrupted and not repeated.
+Beside its errors stands what a step of dynamics costs, by count (:mod:`equimd.benchmarks.work`).
 Writes search.json, search.md.
 """
 
@@ -15,12 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from equimd.benchmarks.accuracy.accuracy_suite import equimd, option
 from equimd.benchmarks.arguments import parse
 from equimd.benchmarks.options import Options, rmd17_files
 from equimd.benchmarks.pieces import fingerprint, piece
 from equimd.benchmarks.results import Row, made_by, merge
+from equimd.benchmarks.work import pairs_within, step_flop
 from equimd.config import parse_config
+from equimd.data.given import open_given
 from equimd.files import file_digest
 
 N_TRAIN, N_VAL, EPOCHS = 200, 500, 150
@@ -63,6 +68,7 @@ METRICS = {
     "train_forces_mae_meV_per_A": "meV/A",
     "seconds": "s",
 }
+WORK = "step_MFLOP"
 
 
 def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = EPOCHS) -> Path:
@@ -70,9 +76,10 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
     path = options.out / "search.json"
     for molecule in options.molecules:
         data = rmd17_files(options.data, molecule)[0]
+        merge(path, "search", _works(molecule, data), {data.name: file_digest(data)})
         for name in tries:
             settings = {**COMMON, **TRIES[name], "num_epochs": epochs, "seed": options.seeds[0]}
-            variant = name.replace(" ", "-").replace(",", "").replace(".", "_")  # as the names of rows have it
+            variant = _variant(name)
             title = f"{molecule}-{variant}"
             every = {**parse_config(settings).model_dump(), "sha256": file_digest(data)}
             place = options.work / "search" / f"{title}-{fingerprint(every)}"
@@ -98,6 +105,33 @@ def run(options: Options, *, tries: Sequence[str] = tuple(TRIES), epochs: int = 
             table = options.out / "search.md"
             table.write_text(markdown(merge(path, "search", new, {data.name: file_digest(data)})))
     return options.out / "search.md"
+
+
+def _variant(name: str) -> str:
+    """A try as the names of rows have it."""
+    return name.replace(" ", "-").replace(",", "").replace(".", "_")
+
+
+def _works(molecule: str, data: Path) -> list[Row]:
+    """What a step of dynamics costs with each of the tries, trained or not."""
+    positions = open_given(str(data)).frames(np.arange(20)).positions
+    found = []
+    for name, changed in TRIES.items():
+        model = parse_config({**COMMON, **changed}).model
+        flop = step_flop(model, positions.shape[1], pairs_within(positions, model.cutoff))
+        found.append(
+            Row(
+                f"rmd17/{molecule}/01-n{N_TRAIN}/{_variant(name)}/{WORK}",
+                round(flop / 1e6, 1),
+                "MFLOP",
+                "python -m equimd.benchmarks.search",
+                name,
+                None,
+                N_TRAIN,
+                None,
+            )
+        )
+    return found
 
 
 def _train(data: Path, settings: Mapping[str, Any], run: Path) -> dict[str, Any]:
@@ -129,15 +163,18 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         f"{N_TRAIN} training frames of rMD17, {EPOCHS} epochs of batches of 5, errors on {N_VAL} other frames of the "
         "training file; mean absolute errors, forces in meV/A, energies in meV. Settings are the defaults but for "
-        "what is named; seconds are of a shared machine, compilation included.",
+        "what is named; seconds are of the whole training, on a shared machine, compilation included; MFLOP is the "
+        "floating-point work of a step of dynamics, by count.",
         "",
-        "| molecule | settings | forces | energy | forces, training frames | seconds |",
-        "|" + " --- |" * 6,
+        "| molecule | settings | forces | energy | forces, training frames | seconds | MFLOP |",
+        "|" + " --- |" * 7,
     ]
-    for (molecule, name), m in sorted(found.items(), key=lambda item: (item[0][0], item[1][first])):
+    tried = {key: m for key, m in found.items() if first in m}
+    for (molecule, name), m in sorted(tried.items(), key=lambda item: (item[0][0], item[1][first])):
         values = " | ".join(f"{m[metric]:.1f}" for metric in METRICS if metric != last)
-        lines.append(f"| {molecule} | {name} | {values} | {m[last]:.0f} |")
-    lines += ["", made_by(results, "python -m equimd.benchmarks.search"), ""]
+        lines.append(f"| {molecule} | {name} | {values} | {m[last]:.0f} | {m[WORK]:.0f} |")
+    measured = [row for row in results["rows"] if not row["name"].endswith(WORK)]
+    lines += ["", made_by({**results, "rows": measured}, "python -m equimd.benchmarks.search"), ""]
     return "\n".join(lines)
 
 

@@ -150,6 +150,9 @@ def accuracy(
         bool, typer.Option("--acac", help="acetylacetone too: trained at 300 K, tested at 300 and 600 K")
     ] = False,
     ccsd: Annotated[bool, typer.Option("--ccsd", help="ethanol by CCSD(T) too")] = False,
+    pretrain: Annotated[
+        str | None, typer.Option(help="gfn2 or gfn1: its frames are learned first, within the same time")
+    ] = None,
     peers: Annotated[str, typer.Option(help="none, or schnetpack: its PaiNN is trained for the same time")] = "none",
     out: _Out = RESULTS,
     work: _Work = None,
@@ -168,8 +171,10 @@ def accuracy(
         equimd bench accuracy --molecules ethanol --sizes 50,200,950 --peers schnetpack
         equimd bench accuracy --molecules ethanol --preset accurate --budget 2h
         equimd bench accuracy --molecules none --acac --ccsd
+        equimd bench accuracy --molecules none --acac --pretrain gfn2
     """
     from equimd.benchmarks.accuracy import accuracy_suite
+    from equimd.methods import check_method
 
     if molecules == "none" and not (acac or ccsd):
         raise typer.BadParameter("--molecules none leaves nothing to be trained without --acac or --ccsd")
@@ -181,10 +186,11 @@ def accuracy(
     wrong = set(_words(variants)) - {"conservative", "direct"}
     if wrong or not all(n.isdigit() and int(n) for n in _words(sizes)):
         raise typer.BadParameter("--variants conservative,direct; --sizes 50,200,950")
+    if pretrain is not None:
+        check_method(pretrain, "--pretrain")
     frames = tuple(int(n) for n in _words(sizes))
-    _show(
-        accuracy_suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, acac=acac, ccsd=ccsd), json
-    )
+    sets = {"acac": acac, "ccsd": ccsd, "pretrain": pretrain}
+    _show(accuracy_suite.run(options, splits=chosen, variants=_words(variants), sizes=frames, **sets), json)
 
 
 @app.command(cls=_Command)

@@ -90,18 +90,22 @@ def coupled_cluster(folders: Sequence[Path]) -> LearningProblem:
     return LearningProblem("ccsd/ethanol/random", train, (750, 50, 200), ())
 
 
-def train(problem: LearningProblem, variant: str, seed: int, options: Options) -> Path:
+def train(problem: LearningProblem, variant: str, seed: int, options: Options, pretrain: str | None = None) -> Path:
     """Train one model, or finish or reuse the run that is there; returns its folder.
+
+    ``pretrain``: a method, such as gfn2, whose frames are made and learned first, within the same time.
 
     Raises:
         MachineError: the training failed; what it said stands above.
     """
     name = problem.name.removeprefix("rmd17/").replace("/", "-")
     asked = f"-{options.preset}" if options.preset else ""
+    asked += f"-{pretrain}" if pretrain else ""
     run = options.work / "accuracy" / f"{name}-{variant}{asked}-{budget(options)}-seed{seed}"
     if (run / "test.json").exists():
         return run
-    new = [*arguments(problem, variant, seed, options), "--out", str(run)]
+    cheap = ["--pretrain", pretrain] if pretrain else []
+    new = [*arguments(problem, variant, seed, options), *cheap, "--out", str(run)]
     equimd("train", *(["--resume", str(run)] if run.exists() else new))
     return run
 
@@ -188,7 +192,8 @@ def rows(problem: LearningProblem, variant: str, seed: int, run: Path, options: 
     extra = [" ".join(option(*item)) for item in stated.items() if item[0] not in PROTOCOL]
     name = stated.get("preset", DEFAULT)
     preset_ = ", ".join([name, *extra])
-    label = row_variant(variant, name) + (f"-seed{seed}" if seed else "")
+    label = row_variant(variant, name) + ("-pretrained" if "pretrain" in stated else "")
+    label += f"-seed{seed}" if seed else ""
     return [
         Row(f"{test}/{label}/{m}", found[m], unit, shown, preset_, options.budget_s, problem.counts[0], seed)
         for test, found in errors(problem, run).items()
@@ -232,12 +237,14 @@ def run(
     sizes: Sequence[int] = (FULL,),
     acac: bool = False,
     ccsd: bool = False,
+    pretrain: str | None = None,
 ) -> Path:
     """Run the suite; returns the table's path.
 
     Args:
         splits: of rMD17. variants: of the forces. sizes: training frames of rMD17, for learning curves.
         acac, ccsd: these data sets, too.
+        pretrain: as of :func:`train`; such rows stand beside those without.
     """
     from equimd.benchmarks.accuracy.accuracy_tables import write
 
@@ -254,8 +261,9 @@ def run(
 
         for variant in variants:
             for seed in options.seeds:
-                say(f"accuracy {problem.name}, {variant}, seed {seed}, {budget(options)}")
-                record(rows(problem, variant, seed, train(problem, variant, seed, options), options))
+                told = f", pretrained by {pretrain}" if pretrain else ""
+                say(f"accuracy {problem.name}, {variant}{told}, seed {seed}, {budget(options)}")
+                record(rows(problem, variant, seed, train(problem, variant, seed, options, pretrain), options))
         if "schnetpack" in options.peers and problem.name.startswith("rmd17/") and problem.counts[0] == FULL:
             say(f"accuracy {problem.name}, schnetpack, {budget(options)}")
             record(schnetpack(problem, options))

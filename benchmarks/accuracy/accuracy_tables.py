@@ -155,7 +155,7 @@ def plot(results: dict[str, Any], path: Path) -> bool:
     axes.set_xticks(range(len(molecules)), molecules)
     axes.set_ylabel("force MAE (meV/Å)")
     axes.margins(y=0.12)
-    finish(figure_, axes, path, min(3, len(bars)))
+    finish(figure_, axes, path, min(3, len(molecules), len(bars)))
     return True
 
 

@@ -8,7 +8,9 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase.build import molecule
 
 from equimd.benchmarks import results, search
 from equimd.benchmarks.accuracy import accuracy_suite, accuracy_tables
@@ -34,6 +36,16 @@ def options(tmp_path: Path) -> Options:
     for name in names:
         (tmp_path / name).write_text(name)
     return Options((tmp_path,), ("ethanol",), budget_s=300.0, out=tmp_path / "out", work=tmp_path / "work")
+
+
+@pytest.fixture
+def ethanol(options: Options) -> Options:
+    """With training frames of ethanol that can be read."""
+    atoms = molecule("CH3CH2OH")
+    positions = np.repeat(atoms.positions[None], 20, axis=0)
+    labels = {"energies": np.zeros(20), "forces": np.zeros_like(positions)}
+    np.savez(options.data[0] / "rmd17_ethanol_train_01.npz", nuclear_charges=atoms.numbers, coords=positions, **labels)
+    return options
 
 
 @pytest.fixture
@@ -110,6 +122,19 @@ def test_an_interrupted_training_is_resumed(options: Options, commands: list[lis
     (options.work / "accuracy" / "ethanol-01-direct-5m-seed0").mkdir(parents=True)
     run = accuracy_suite.train(problem, "direct", 0, options)
     assert commands == [["train", "--resume", str(run)]]
+
+
+def test_pretrained_models_stand_beside_those_without(
+    options: Options, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracy_suite.run(options)
+    monkeypatch.setattr(accuracy_suite, "settings", lambda run: {"pretrain": "gfn2", "max_time": 300.0})
+    table = accuracy_suite.run(options, pretrain="gfn2").read_text()
+    assert len(commands) == 2 and "--pretrain" not in commands[0]
+    assert "--pretrain gfn2" in " ".join(commands[1])
+    assert "| ethanol | 01 | equimd, conservative | 5 min, 1 thread | 1.00 | 7.50 |" in table
+    told = "equimd, conservative, pretrained; --pretrain gfn2"
+    assert f"| ethanol | 01 | {told} | 5 min, 1 thread | 1.00 | 7.50 |" in table
 
 
 def test_learning_curves_and_seeds_have_rows_of_their_own(options: Options, commands: list[list[str]]) -> None:
@@ -201,7 +226,7 @@ def test_small_presets_are_named_in_tables(tmp_path: Path) -> None:
     assert "| equimd, conservative, small; --lr 0.1 |" in text
 
 
-def test_each_try_is_trained_once_and_the_best_comes_first(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_try_is_trained_once_and_the_best_comes_first(ethanol: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def train(data: Path, settings: dict, folder: Path) -> dict:
@@ -212,15 +237,18 @@ def test_each_try_is_trained_once_and_the_best_comes_first(options: Options, mon
     monkeypatch.setattr(search, "_train", train)
     tries = ("Gaussians, lmax 1", "default", "energy weight 0.01")
     for _ in range(2):
-        lines = search.run(options, tries=tries).read_text().splitlines()
+        lines = search.run(ethanol, tries=tries).read_text().splitlines()
     assert len(asked) == 3
     found = [line.split(" | ")[1] for line in lines if line.startswith("| ethanol")]
     assert found == ["default", "energy weight 0.01", "Gaussians, lmax 1"]
-    rows = json.loads((options.out / "search.json").read_text())["rows"]
-    assert {row["name"].split("/")[3] for row in rows} == {"default", "Gaussians-lmax-1", "energy-weight-0_01"}
+    rows = json.loads((ethanol.out / "search.json").read_text())["rows"]
+    trained = {row["name"].split("/")[3] for row in rows if row["unit"] != "MFLOP"}
+    assert trained == {"default", "Gaussians-lmax-1", "energy-weight-0_01"}
+    work = [float(line.split(" | ")[-1].strip(" |")) for line in lines if line.startswith("| ethanol")]
+    assert work[0] == work[1] > 2 * work[2] > 0  # of a step, by count
 
 
-def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_try_is_resumed(ethanol: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 
     def equimd(command: list[str], **_: object) -> subprocess.CompletedProcess:
@@ -235,10 +263,10 @@ def test_an_interrupted_try_is_resumed(options: Options, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "run", equimd)
     with pytest.raises(KeyboardInterrupt):
-        search.run(options, tries=("lmax 1",))
-    lines = search.run(options, tries=("lmax 1",)).read_text().splitlines()
+        search.run(ethanol, tries=("lmax 1",))
+    lines = search.run(ethanol, tries=("lmax 1",)).read_text().splitlines()
     assert [line for line in lines if line.startswith("| ethanol | lmax 1 | 9.0 |")]
-    assert len(calls) == 2 and not [p for p in (options.work / "search").iterdir() if p.is_dir()]
+    assert len(calls) == 2 and not [p for p in (ethanol.work / "search").iterdir() if p.is_dir()]
 
 
 def test_settings_are_written_as_options() -> None:
