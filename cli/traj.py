@@ -30,24 +30,27 @@ def analyse(
     json: Json = False,
     **options: Any,
 ) -> None:
-    """What a trajectory tells, with sampling errors.
+    """What a trajectory tells, with errors of the model and of sampling.
 
     Means of energy, temperature and force sigma, the length of each bond, conformers and their populations, the drift
     of the conserved quantity, and what the guard said; with --out and --json also h(r), the vibrational density of
-    states, and all distributions. Errors are standard errors of sampling, from the autocorrelation time; the model's
-    own are not in them.
+    states, free energies along torsions, and all distributions. Values are ± model ± sampling: the first, of
+    simulations in a heat bath by a calibrated run, is the standard deviation over draws from the run's posterior, by
+    reweighting; the second is a standard error from the autocorrelation time.
 
     Examples:
 
         equimd traj analyse simulations/ethanol-300K-001
         equimd traj analyse simulations/ethanol-300K-001@1000: --out analysis
         equimd traj analyse simulations/ethanol-300K-001 --replica 3 --json
+        equimd traj analyse simulations/ethanol-300K-001 --no-uncertainty
         equimd traj analyse other.extxyz --interval 0.5
     """
     from equimd.tasks.trajectory.call import analyse as work
-    from equimd.terminal import show
+    from equimd.terminal import ProgressBar, show
 
-    done = work(source, out=out, overwrite=overwrite, **options)
+    with ProgressBar() as progress:
+        done = work(source, out=out, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json(done.to_json())
     else:

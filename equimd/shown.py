@@ -62,3 +62,15 @@ def with_error(value: float, error: float, least: int = 2) -> str:
         return f"{value:.{least}f}"
     decimals = min(max(1 - math.floor(math.log10(error)), 0), 9)
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def with_errors(value: float, model: float | None, sampling: float, least: int = 2) -> str:
+    """``1.5312 ± 0.0021 ± 0.0004``, model and sampling: two digits of the larger error, and up to two more for the
+    smaller. As :func:`with_error` without the model's."""
+    errors = [e for e in (model, sampling) if e is not None and math.isfinite(e) and e > 0]
+    if model is None or not errors:
+        return with_error(value, sampling, least)
+    places = [1 - math.floor(math.log10(e)) for e in (max(errors), min(errors))]
+    decimals = min(max(places[0], min(places[1] - 1, places[0] + 2), 0), 9)
+    told = ["?" if not math.isfinite(e) else f"{e:.{decimals}f}" for e in (model, sampling)]
+    return f"{value:.{decimals}f} ± {told[0]} ± {told[1]}"

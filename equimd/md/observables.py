@@ -25,12 +25,14 @@ class Estimate(NamedTuple):
         mean, std: of the values.
         error: standard error of the mean, of sampling alone; infinite of a single independent value.
         n_effective: how many independent values they are worth.
+        model: what the error of the model makes of the mean, one standard deviation; None where it is not known.
     """
 
     mean: float
     error: float
     std: float
     n_effective: float
+    model: float | None = None
 
 
 def estimate(values: np.ndarray, trajectory: np.ndarray | None = None) -> Estimate:
@@ -86,6 +88,18 @@ def distance_distribution(
     for k in range(0, len(frames), step):
         counts += np.histogram(distances(frames[k : k + step], i, j, lattice), edges)[0]
     return 0.5 * (edges[1:] + edges[:-1]), counts / (len(frames) * len(i) * np.diff(edges))
+
+
+def distances_by_frame(positions: np.ndarray, width: float, bins: int) -> np.ndarray:
+    """(T, bins) h(r) of each of T frames (T, n, 3) of an open molecule, 1/Angstrom, in bins of a width from 0 on."""
+    i, j = np.triu_indices(positions.shape[1], 1)
+    step, found = max(1, MAX_BINS_BYTES // (len(i) * 24)), np.zeros((len(positions), bins), np.float32)
+    for start in range(0, len(positions), step):
+        place = (distances(positions[start : start + step], i, j) / width).astype(np.int64)
+        frame = np.broadcast_to(np.arange(len(place))[:, None] * bins, place.shape)
+        counts = np.bincount((frame + place)[place < bins], minlength=len(place) * bins)
+        found[start : start + step] = counts.reshape(-1, bins)
+    return found / (len(i) * width)
 
 
 def distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, lattice: Lattice | None = None) -> np.ndarray:
@@ -199,7 +213,7 @@ def wells(angles: np.ndarray, trajectory: np.ndarray | None = None) -> list[Well
     while True:
         saddles = [_lowest(smooth, p, peaks[(k + 1) % len(peaks)]) for k, p in enumerate(peaks)]
         edges = -180 + 360 / TORSION_BINS * (np.array(saddles) + 0.5)
-        inside = _between(a, np.roll(edges, 1), edges)
+        inside = between(a, np.roll(edges, 1), edges)
         higher = np.maximum(smooth[saddles], smooth[np.roll(saddles, 1)])
         shallow = [k for k, p in enumerate(peaks) if higher[k] > SADDLE * smooth[p] or inside[k].mean() < LEAST]
         if len(peaks) == 1 or not shallow:
@@ -219,9 +233,9 @@ def _lowest(smooth: np.ndarray, start: int, stop: int) -> int:
     return int(way[smooth[way].argmin()])
 
 
-def _between(angles: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """(T,) bool for each stretch of the circle, the whole of it where it begins and ends at one angle."""
-    widths = np.where(len(low) == 1, 360.0, (high - low) % 360)
+def between(angles: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+    """(T,) bool for each stretch of the circle, degrees, the whole of it where it begins and ends at one angle."""
+    widths = np.where(low == high, 360.0, (high - low) % 360)
     return [(angles - start) % 360 < width for start, width in zip(low, widths, strict=True)]
 
 

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.errors import DataError
+from equimd.errors import DataError, EquimdError
 from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import LIGHT_CM_PER_FS, vibrational_spectrum
 from equimd.md.recorded import Recorded
 from equimd.md.trajectory import Columns, trajectory_path
-from equimd.shown import with_error
+from equimd.shown import with_error, with_errors
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table, text
-from equimd.tasks.trajectory.measure import MEANS, means, torsion_profiles
-from equimd.tasks.trajectory.source import Source
+from equimd.tasks.trajectory.measure import MEANS, means, measured, torsion_profiles
+from equimd.tasks.trajectory.source import Source, open_source
 
 if TYPE_CHECKING:
     from equimd.tasks.report.of_simulation import ReportedSimulation
 
 POINTS = 600  # of a line
-MOST_TORSIONS = 8
+MOST_TORSIONS, MOST_BONDS = 8, 24
 EVENTS = 40  # buttons of frames that the guard spoke about
 
 
@@ -128,7 +128,29 @@ def observables(s: ReportedSimulation) -> str:
     rows.append(["halted replicas", f"{len(summary['halted'])} of {summary['n_replicas']}"])
     if (rate := summary["ns_per_day_total"]) is not None:
         rows.append(["speed (ns/day, all replicas)", f"{rate:.3g}"])
-    return table(["", "value"], rows)
+    return table(["", "value"], rows) + _with_errors_of_the_model(s)
+
+
+def _with_errors_of_the_model(s: ReportedSimulation) -> str:
+    """Mean energy, bonds and conformers, ± model ± sampling, or why there are no errors of the model."""
+    try:
+        found = measured(open_source(s.folder))
+    except EquimdError as error:
+        return paragraph(f"No errors of the model: {error.what}.")
+    if found.model is None:
+        return paragraph(f"No errors of the model: {found.no_model}.")
+    energy = (
+        {"mean potential energy (eV)": found.means["potential_energy"]} if "potential_energy" in found.means else {}
+    )
+    known = energy | {f"bond {b.name} (Å)": b.length for b in found.bonds[:MOST_BONDS]}
+    rows = [[name, with_errors(of.mean, of.model, of.error, 3)] for name, of in known.items()]
+    for torsion in found.torsions[:MOST_TORSIONS]:
+        for w in torsion.wells:
+            of = w.population
+            told = with_errors(100 * of.mean, None if of.model is None else 100 * of.model, 100 * of.error, 0)
+            rows.append([f"{torsion.name} near {w.centre:.0f}° (%)", told])
+    about = ". ".join(line[:1].upper() + line[1:] for line in found.model.words())
+    return table(["", "value ± model ± sampling"], rows) + paragraph(f"{about}.")
 
 
 def _means(s: ReportedSimulation) -> list[list[str]]:

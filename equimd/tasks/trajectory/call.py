@@ -1,4 +1,4 @@
-"""``equimd.analyse``: what a trajectory tells, with sampling errors."""
+"""``equimd.analyse``: what a trajectory tells, with errors of sampling and of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from equimd.errors import ConfigError
 from equimd.files import check_output
 from equimd.notices import note
-from equimd.shown import with_error
+from equimd.progress import Callback
+from equimd.shown import with_errors
 from equimd.tables import Parts, Tabled
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.trajectory import files, plot
@@ -31,6 +32,8 @@ class AnalysisResult(Tabled):
             ``bonds`` (each bonded pair: ``name``, ``length``), ``torsions`` (distribution and ``wells``),
             ``distances`` (h(r)), ``vibrations`` (density of states) and ``velocity_autocorrelation`` (``x``, ``y``),
             ``flagged`` saved frames, ``events`` that the guard spoke about, with reasons, and what is ``left_out``.
+            ``model`` says how the errors of the model were found, or ``no_model`` why there are none; they stand
+            beside what they are of: ``means["potential_energy"].model``, ``bonds[0].length.model`` ...
     """
 
     source: Source
@@ -56,7 +59,7 @@ class AnalysisResult(Tabled):
 
     def _shown(self) -> Mapping[str, str]:
         shown = {"source": self.source.name, "frames": f"{self.found.n_frames:,}"}
-        return shown | {name: with_error(of.mean, of.error, 3) for name, of in self.found.means.items()}
+        return shown | {name: with_errors(of.mean, of.model, of.error, 3) for name, of in self.found.means.items()}
 
 
 @takes(AnalysisSettings.model_fields)
@@ -66,12 +69,14 @@ def analyse(
     settings: AnalysisSettings | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    progress: Callback | None = None,
     **options: Any,
 ) -> AnalysisResult:
-    """What a trajectory tells, with sampling errors; what ``equimd traj analyse`` does.
+    """What a trajectory tells, with its errors; what ``equimd traj analyse`` does.
 
-    Errors are those of sampling: standard errors from the integrated autocorrelation time. The model's own are not in
-    them.
+    Errors of sampling are standard errors from the integrated autocorrelation time. Those of the model, of a simulation
+    in a heat bath by a calibrated run, are standard deviations over draws from its posterior
+    (:mod:`equimd.uq.draws`).
 
     Args:
         trajectory: folder of a simulation (all its replicas), what ``equimd.simulate`` returned, or a file of frames of
@@ -79,10 +84,11 @@ def analyse(
         settings: an object of settings, beneath those given as keywords.
         out: folder to write everything to: JSON, CSV tables, a figure.
         overwrite: replace an analysis that ``out`` holds.
+        progress: called with :class:`~equimd.progress.Progress` while draws are computed, the slow part.
 
     Raises:
         DataError: no frames, a damaged file, or frames of several molecules. RunError: a damaged simulation.
-        ConfigError: of settings.
+        ConfigError: of settings. UncertaintyError: a ``run`` that is not calibrated.
     """
     asked = settings_of(AnalysisSettings, settings, options)
     given = getattr(trajectory, "folder", trajectory)
@@ -91,9 +97,10 @@ def analyse(
     if out is not None:
         check_output(out, overwrite, made=("analysis", files.JSON_FILE), reads=[_path(given)])
     source = open_source(given, asked.replica, asked.interval)
-    result = AnalysisResult(source, measured(source))
+    found = measured(source, errors=asked.uncertainty, run=asked.run, progress=progress)
+    result = AnalysisResult(source, found)
     if out is not None:
-        files.write(source, result.found, Path(out))
+        files.write(source, found, Path(out))
         note(f"wrote {out}")
     return result
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,9 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.recorded import UNREADABLE, Recorded
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.structures import ATOM
-from equimd.md.trajectory import Trajectory, read_system, trajectory_path
+from equimd.md.trajectory import Trajectory, read_system, trajectory_files, trajectory_path
 from equimd.tasks.simulate.session import SETTINGS_FILE
-from equimd.tasks.simulate.settings import parse_settings, read_settings
+from equimd.tasks.simulate.settings import SimulationSettings, parse_settings, read_settings
 from equimd.tasks.simulate.start import START_FILE, Start
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Source:
         conserved: name of the conserved quantity, where it is known.
         suspects: frames that the guard halted at or flagged.
         notes: what could not be taken from it.
+        settings: of the simulation that made it; identity: hashes of its model and calibration. None of other files.
     """
 
     name: str
@@ -54,6 +55,14 @@ class Source:
     conserved: str = "conserved quantity"
     suspects: tuple[Atoms, ...] = ()
     notes: tuple[str, ...] = ()
+    settings: SimulationSettings | None = None
+    identity: Mapping[str, Any] | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """K, of the bath that the frames are of; None where there is none, or it is not known."""
+        known = self.settings is not None and not ENSEMBLES[self.settings.ensemble].constant_energy
+        return self.settings.temperature if known and self.settings is not None else None
 
 
 def open_source(given: str | Path, replica: int | None = None, interval: float | None = None) -> Source:
@@ -78,7 +87,8 @@ def open_source(given: str | Path, replica: int | None = None, interval: float |
         run = _recorded(path, chosen)
         with reading(path, UNREADABLE):
             system = read_system(path)
-        return Source(str(given), system, run.read(slice(0, 1)).positions[0], {0: run})
+        found = Source(str(given), system, run.read(slice(0, 1)).positions[0], {0: run})
+        return _with_simulation(found, path)
     return _of_structures(given, interval)
 
 
@@ -98,10 +108,23 @@ def _recorded(path: Path, chosen: slice | None) -> Recorded:
     return run
 
 
-def _of_simulation(folder: Path, chosen: slice | None, replica: int | None) -> Source:
-    start = Start.load(folder)[0]
+def _with_simulation(found: Source, path: Path) -> Source:
+    """With what is known of the simulation in whose folder a trajectory is, if it is in one."""
+    folder = path.parent
+    if path not in trajectory_files(folder) or not (folder / START_FILE).is_file():
+        return found
+    start, meta = Start.load(folder)
+    return replace(found, state=start.state, settings=_settings(folder), identity=meta["identity"])
+
+
+def _settings(folder: Path) -> SimulationSettings:
     path = folder / SETTINGS_FILE
-    settings = parse_settings(read_settings(str(path)), where=str(path))
+    return parse_settings(read_settings(str(path)), where=str(path))
+
+
+def _of_simulation(folder: Path, chosen: slice | None, replica: int | None) -> Source:
+    start, meta = Start.load(folder)
+    settings = _settings(folder)
     numbers = range(settings.first_replica, settings.first_replica + settings.replicas)
     if replica is not None and replica not in numbers:
         known = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]} alone"
@@ -119,6 +142,7 @@ def _of_simulation(folder: Path, chosen: slice | None, replica: int | None) -> S
         str(folder), start.system(), start.reference.numpy(), runs, start.state,
         ENSEMBLES[settings.ensemble].conserved,
         tuple(a for a in suspects if int(a.info.get("replica", -1)) in runs),
+        settings=settings, identity=meta["identity"],
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from equimd.md.observables import Estimate, Well
-from equimd.shown import digits, with_error
+from equimd.shown import digits, with_error, with_errors
 from equimd.tables import Table
 from equimd.tasks.trajectory.measure import MEANS, Measured
 
@@ -22,6 +22,7 @@ def parts(name: str, replicas: int, found: Measured) -> list[Table | str]:
     if found.torsions:
         rows = [[t.name, ", ".join(map(_well, t.wells))] for t in found.torsions]
         told += _some(Table(rows, ("torsion", "angle and share of the frames of each well"), left=(0, 1)), "torsions")
+    told += ["", *(found.model.words() if found.model is not None else [f"no errors of the model: {found.no_model}"])]
     told += _guard(found)
     if found.left_out:
         told += ["", *(f"left out: {line}" for line in found.left_out)]
@@ -51,11 +52,12 @@ def _means(found: Measured) -> list[Table | str]:
 
 
 def _mean(of: Estimate, least: int) -> str:
-    return with_error(of.mean, of.error, least)
+    return with_errors(of.mean, of.model, of.error, least)
 
 
 def _well(w: Well) -> str:
-    share = with_error(100 * w.population.mean, 100 * w.population.error, 0)
+    of = w.population
+    share = with_errors(100 * of.mean, None if of.model is None else 100 * of.model, 100 * of.error, 0)
     return f"{w.centre:.0f} ({share} %)"
 
 
