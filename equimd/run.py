@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
+from equimd.data.content import Hashes
 from equimd.errors import ConfigError, RunError
 from equimd.files import (
     STRANGE,
@@ -27,6 +28,7 @@ from equimd.files import (
     check_version,
     load_tensors,
     new_folder,
+    replacing,
     save_tensors,
     understood,
     versions,
@@ -154,15 +156,16 @@ class Run(Shown):
             raise ConfigError(f"there are no weights '{which}'", where=str(self.path), hint="best or last")
         return load_model(self.path / (LAST_FILE if which == "last" else MODEL_FILE))
 
-    def save_hashes(self, name: str, hashes: Iterable[str]) -> None:
+    def save_hashes(self, name: str, hashes: Hashes) -> None:
         """Keep the content hashes of the frames of one part, such as ``train``."""
-        write_atomic(self.path / f"{name}_hashes.txt", "".join(f"{h}\n" for h in hashes))
+        with replacing(self.path / f"{name}_hashes.txt") as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(hashes.text(after="\n"))
 
-    def hashes(self, name: str) -> list[str]:
+    def hashes(self, name: str) -> Hashes:
         """Content hashes of the frames of one part, in order."""
         path = self.path / f"{name}_hashes.txt"
         with understood(path):
-            return path.read_text(encoding="utf-8").split() if path.is_file() else []
+            return Hashes.read(path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def check_free(path: str | Path, overwrite: bool = False, reads: Iterable[str | Path] = ()) -> None:

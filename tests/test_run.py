@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from equimd.config import ModelConfig, RunConfig, parse_config
+from equimd.data.content import Hashes
 from equimd.errors import RunError
 from equimd.files import load_tensors, save_tensors
 from equimd.run import MODEL_FILE, RUN_FILE, Run, free_name, load_model, save_model
@@ -102,10 +103,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_settings_and_hashes_come_back(tmp_path: Path) -> None:
     config = parse_config({"data": "a.npz", "max-time": "45m", "splits": [950, 50, 0], "lr": "3e-4", "lmax": 2})
     run = Run.create(tmp_path / "run", config, {"data": {"files": ["a.npz"]}})
-    run.save_hashes("train", ["ab", "cd"])
+    run.save_hashes("train", Hashes.read(f"{'ab' * 16} {'cd' * 16}"))
     again = Run.open(tmp_path / "run")
     assert again.config == config
-    assert again.hashes("train") == ["ab", "cd"]
+    assert again.hashes("train") == ["ab" * 16, "cd" * 16]
     assert again.hashes("val") == []
     assert again.info["versions"]["torch"] == torch.__version__.split("+")[0] or again.info["versions"]["torch"]
     run.update_info({"status": "completed"})

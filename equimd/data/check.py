@@ -9,25 +9,16 @@ Every finding is a :class:`Problem` with a code that scripts can rely on, a seve
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from equimd.data.check_frames import (
-    CLASH_RATIO,
-    FORCE_LIMIT,
-    FrameStatistics,
-    energy_outliers,
-    frame_statistics,
-)
+from equimd.data.check_frames import CLASH_RATIO, FORCE_LIMIT, energy_outliers, uniform
 from equimd.data.check_pairs import Consistency, Correlation, consistency, correlation, nearest_frames
-from equimd.data.dataset import ConcatDataset, Dataset, iterate_blocks, notes
+from equimd.data.check_tally import NET_FORCE, NET_TORQUE, SHOWN, Rows, Tally, frames_with, half
+from equimd.data.dataset import ConcatDataset, Dataset, notes
 
 SEVERITIES = ("error", "warning", "note")
-NET_FORCE = 0.005  # eV/A; a converged calculation stays below, MD17 reaches 0.02; twenty times this is a warning
-NET_TORQUE = 0.01  # eV
 NEAR_RMSD = 0.05  # A; frames of MD at 300 K closer than this are a few fs apart
 
 
@@ -66,10 +57,10 @@ class Report:
     statistics: dict[str, float | int | None] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, code: str, severity: str, message: str, rows: np.ndarray | None = None) -> None:
+    def add(self, code: str, severity: str, message: str, rows: np.ndarray | Rows | None = None) -> None:
         """Add a finding about the frames ``rows`` (row numbers)."""
-        found = np.zeros(0, np.int64) if rows is None else np.asarray(rows)
-        self.problems.append(Problem(code, message, severity, tuple(int(r) for r in found[:100]), len(found)))
+        found = rows if isinstance(rows, Rows) else Rows.of(np.zeros(0, np.int64) if rows is None else rows)
+        self.problems.append(Problem(code, message, severity, found.first, found.count))
 
     def worst(self) -> str | None:
         """The gravest severity among the problems, None without problems."""
@@ -94,7 +85,7 @@ class Report:
 
 
 def inspect(data: Dataset, *, against: Dataset | None = None, near_rmsd: float = NEAR_RMSD) -> Report:
-    """Examine a data set, block by block, so that memory does not grow with it.
+    """Examine a data set, block by block: memory grows by some 30 bytes a frame.
 
     Open it with ``open_dataset(path, check_units=False)``, so that wrong units are reported and not refused.
 
@@ -102,12 +93,11 @@ def inspect(data: Dataset, *, against: Dataset | None = None, near_rmsd: float =
         against: a second data set, of which none should be in the first (test against training, say).
         near_rmsd: frames of the two closer than this (A, after alignment) count as leaked.
     """
-    stats = frame_statistics(iterate_blocks(data))
-    labelled = bool(stats.has_energy.any()), bool(stats.has_forces.any())
-    n_atoms = data.n_atoms
+    tally = Tally(data)
+    labelled = tally.missing_energy.count < len(data), tally.missing_forces.count < len(data)
     info = data.info
     length = info.units.length
-    sizes = (int(n_atoms.min()), int(n_atoms.max())) if len(data) else (0, 0)
+    sizes = (int(tally.spans["n_atoms"].low), int(tally.spans["n_atoms"].high)) if len(data) else (0, 0)
     report = Report(
         info.path, info.format, len(data), sizes, data.elements,
         {
@@ -122,16 +112,16 @@ def inspect(data: Dataset, *, against: Dataset | None = None, near_rmsd: float =
     for note in notes(data):
         report.add("read_as", "note", note)
     units_known = _check_units(report, data)
-    _check_labels(report, stats)
-    _check_geometry(report, stats)
+    _check_labels(report, tally)
+    _check_geometry(report, tally)
     if units_known:
-        _check_forces(report, stats)
-    _check_duplicates(report, stats)
-    _check_state(report, stats)
-    _check_pairs(report, data, stats, units_known)
+        _check_forces(report, tally)
+    _check_duplicates(report, data, tally)
+    _check_state(report, tally)
+    _check_pairs(report, data, tally, units_known)
     if against is not None:
-        _check_leakage(report, data, stats, against, near_rmsd)
-    _describe(report, stats, units_known)
+        _check_leakage(report, data, tally, against, near_rmsd)
+    _describe(report, tally, units_known)
     report.problems.sort(key=lambda p: SEVERITIES.index(p.severity))
     return report
 
@@ -159,107 +149,110 @@ def _check_units(report: Report, data: Dataset) -> bool:
     return known
 
 
-def _check_labels(report: Report, stats: FrameStatistics) -> None:
-    total = report.n_frames
-    rows = np.flatnonzero(~stats.has_energy)
-    if len(rows) == total:
+def _check_labels(report: Report, tally: Tally) -> None:
+    total, missing = report.n_frames, tally.missing_energy
+    if missing.count == total:
         report.add("missing_energy", "warning", "no frame has an energy")
-    elif len(rows):
-        report.add("missing_energy", "warning", f"{len(rows)} of {total} frames have no energy", rows)
-    rows = np.flatnonzero(~stats.has_forces)
-    if len(rows) == total:
+    elif missing.count:
+        report.add("missing_energy", "warning", f"{missing.count} of {total} frames have no energy", missing)
+    missing = tally.missing_forces
+    if missing.count == total:
         report.add("missing_forces", "note", "no frame has forces: training on it needs --forces-weight 0")
-    elif len(rows):
-        report.add("missing_forces", "warning", f"{len(rows)} of {total} frames have no or incomplete forces", rows)
-    rows = np.flatnonzero(stats.zero_force_atoms > 0)
-    if len(rows):
-        most = int(stats.zero_force_atoms.max())
+    elif missing.count:
+        message = f"{missing.count} of {total} frames have no or incomplete forces"
+        report.add("missing_forces", "warning", message, missing)
+    if tally.zero_forces.count:
+        most = int(tally.spans["zero_force_atoms"].high)
         message = (
             f"exactly zero force on up to {most} atoms of a frame: forces of constrained atoms may have been zeroed"
         )
-        report.add("zero_forces", "warning", message, rows)
+        report.add("zero_forces", "warning", message, tally.zero_forces)
 
 
-def _check_geometry(report: Report, stats: FrameStatistics) -> None:
-    rows = np.flatnonzero(stats.distance_ratio < CLASH_RATIO)
-    if len(rows):
-        worst = rows[np.argmin(stats.min_distance[rows])]
+def _check_geometry(report: Report, tally: Tally) -> None:
+    if tally.clash.count:
+        distance, worst = tally.closest
         message = (
-            f"{len(rows)} frames have atoms closer than {CLASH_RATIO:g} of the sum of their covalent radii; "
-            f"closest {stats.min_distance[worst]:.3f} A in frame {worst}"
+            f"{tally.clash.count} frames have atoms closer than {CLASH_RATIO:g} of the sum of their covalent radii; "
+            f"closest {distance:.3f} A in frame {worst}"
         )
-        report.add("clash", "warning", message, rows)
+        report.add("clash", "warning", message, tally.clash)
 
 
-def _check_forces(report: Report, stats: FrameStatistics) -> None:
+def _check_forces(report: Report, tally: Tally) -> None:
     """Checks in absolute units, made where the units are known."""
-    net = np.where(np.isfinite(stats.net_force), stats.net_force, 0.0)
-    torque = np.where(np.isfinite(stats.torque), stats.torque, 0.0)
-    for code, values, unit, least in (("net_force", net, "eV/A", NET_FORCE), ("net_torque", torque, "eV", NET_TORQUE)):
-        if values.max() > least:
-            severity = "warning" if values.max() > 20 * least else "note"
-            rows = np.flatnonzero(values > least)
+    for name, unit, least in (("net_force", "eV/A", NET_FORCE), ("torque", "eV", NET_TORQUE)):
+        rows, largest = tally.net[name], tally.spans[name].high
+        if rows.count:
+            code = name if name == "net_force" else "net_torque"
+            severity = "warning" if largest > 20 * least else "note"
             message = (
-                f"{code.replace('_', ' ')} up to {values.max():.3g} {unit}, above {least:g} on {len(rows)} frames: "
+                f"{code.replace('_', ' ')} up to {largest:.3g} {unit}, above {least:g} on {rows.count} frames: "
                 "labels with numerical noise (an energy without a field has none)"
             )
             report.add(code, severity, message, rows)
-    largest = np.where(np.isfinite(stats.max_force), stats.max_force, 0.0)
-    rows = np.flatnonzero(largest > FORCE_LIMIT)
-    if len(rows):
-        message = f"{len(rows)} frames have forces above {FORCE_LIMIT:g} eV/A, up to {largest.max():.0f}"
-        report.add("large_forces", "warning", message, rows)
-    rows, limit = energy_outliers(stats)
-    if len(rows):
-        message = f"energies of {len(rows)} frames lie further than {limit:.2f} eV from what their composition has here"
-        report.add("energy_outliers", "warning", message, rows)
+    if tally.large_forces.count:
+        largest = tally.spans["max_force"].high
+        message = f"{tally.large_forces.count} frames have forces above {FORCE_LIMIT:g} eV/A, up to {largest:.0f}"
+        report.add("large_forces", "warning", message, tally.large_forces)
+    far, limit = energy_outliers(tally.labels)
+    if len(far):
+        message = f"energies of {len(far)} frames lie further than {limit:.2f} eV from what their composition has here"
+        report.add("energy_outliers", "warning", message, far)
 
 
-def _check_duplicates(report: Report, stats: FrameStatistics) -> None:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row, key in enumerate(stats.hashes):
-        groups[key].append(row)
-    repeated = [rows for rows in groups.values() if len(rows) > 1]
-    if not repeated:
+def _check_duplicates(report: Report, data: Dataset, tally: Tally) -> None:
+    again = tally.keys[1:][_same(tally.keys)]
+    if not len(again):
         return
-    later = np.sort(np.concatenate([rows[1:] for rows in repeated]))
+    rows, hashes = frames_with(data, np.unique(again))
+    order = np.argsort(hashes.values, kind="stable")
+    rows, first = rows[order], np.r_[True, hashes.values[order][1:] != hashes.values[order][:-1]]
+    later = np.sort(rows[~first])
+    if not len(later):
+        return
     report.add("duplicates", "warning", f"{len(later)} frames repeat an earlier frame's geometry", later)
-    conflicting = [rows for rows in repeated if np.ptp(stats.energy[rows]) > 1e-3]
-    if conflicting:
-        spread = max(float(np.ptp(stats.energy[rows])) for rows in conflicting)
-        message = f"{len(conflicting)} geometries occur with different energies, up to {spread:.3g} eV apart"
-        report.add("conflicting_labels", "error", message, np.sort(np.concatenate(conflicting)))
-
-
-def _check_state(report: Report, stats: FrameStatistics) -> None:
-    """Charge and multiplicity belong to a structure; 0 in spin means that none is stated."""
-    electrons, unpaired = stats.protons - stats.charge, stats.spin - 1
-    rows = np.flatnonzero((stats.spin > 0) & ((electrons < unpaired) | ((electrons - unpaired) % 2 != 0)))
-    if len(rows):
-        k = rows[0]
+    energy, starts = tally.energy[rows], np.flatnonzero(first)
+    spread = np.maximum.reduceat(energy, starts) - np.minimum.reduceat(energy, starts)
+    conflicting = spread > 1e-3
+    if conflicting.any():
         message = (
-            f"{len(rows)} frames have a multiplicity that their number of electrons cannot have, the first one "
-            f"{stats.spin[k]} with {electrons[k]} electrons (charge {stats.charge[k]:+d})"
+            f"{int(conflicting.sum())} geometries occur with different energies, up to "
+            f"{spread[conflicting].max():.3g} eV apart"
         )
-        report.add("impossible_state", "warning", message, rows)
-    states, counts = np.unique(np.stack([stats.charge, stats.spin], 1), axis=0, return_counts=True)
+        report.add("conflicting_labels", "error", message, np.sort(rows[conflicting[np.cumsum(first) - 1]]))
+
+
+def _same(ordered: np.ndarray) -> np.ndarray:
+    return np.asarray(ordered[1:] == ordered[:-1])
+
+
+def _check_state(report: Report, tally: Tally) -> None:
+    """Charge and multiplicity belong to a structure; 0 in spin means that none is stated."""
+    if tally.wrong_state.count:
+        message = (
+            f"{tally.wrong_state.count} frames have a multiplicity that their number of electrons cannot have, the "
+            f"first one {tally.impossible}"
+        )
+        report.add("impossible_state", "warning", message, tally.wrong_state)
+    states = sorted(tally.states.items())
     if len(states) < 2:
         return
-    listed = ", ".join(
-        f"charge {c:+d} spin {s or 'not stated'} ({n})" for (c, s), n in zip(states.tolist(), counts, strict=True)
-    )
-    common = states[np.argmax(counts)]
-    rows = np.flatnonzero((stats.charge != common[0]) | (stats.spin != common[1]))
+    listed = ", ".join(f"charge {c:+d} spin {s or 'not stated'} ({rows.count})" for (c, s), rows in states)
+    common = max(states, key=lambda state: state[1].count)[0]
+    others = [rows for state, rows in states if state != common]
+    first = sorted(row for rows in others for row in rows.first)[:SHOWN]
     message = f"several charges or multiplicities: {listed}; a model must be told them (charge_spin)"
-    report.add("mixed_charge_spin", "warning", message, rows)
+    report.add("mixed_charge_spin", "warning", message, Rows(tuple(first), sum(rows.count for rows in others)))
 
 
-def _check_pairs(report: Report, data: Dataset, stats: FrameStatistics, units_known: bool) -> None:
-    time = correlation(data, stats)
+def _check_pairs(report: Report, data: Dataset, tally: Tally, units_known: bool) -> None:
+    labels = tally.labels
+    time = correlation(data, labels)
     if time is not None:
         _report_correlation(report, time)
-    if stats.has_forces.any() and stats.has_energy.any():
-        found = consistency(data, stats, units_known)
+    if report.has_forces and report.has_energy:
+        found = consistency(data, labels, units_known)
         if found is not None:
             _report_consistency(report, found)
 
@@ -286,15 +279,14 @@ def _report_consistency(report: Report, found: Consistency) -> None:
         report.add("energy_force_outliers", "warning", found.sentence(), found.rows)
 
 
-def _check_leakage(report: Report, data: Dataset, stats: FrameStatistics, against: Dataset, near_rmsd: float) -> None:
-    known = set(stats.hashes)
-    rows, start = [], 0
-    for block in iterate_blocks(against):
-        rows += [start + k for k, key in enumerate(block.content_hashes()) if key in known]
-        start += len(block)
-    if rows:
+def _check_leakage(report: Report, data: Dataset, tally: Tally, against: Dataset, near_rmsd: float) -> None:
+    rows, hashes = frames_with(against, tally.keys)
+    if len(rows):
+        shared = hashes.within(frames_with(data, np.sort(half(hashes)))[1])
+        rows = rows[shared]
+    if len(rows):
         message = f"{len(rows)} of {len(against)} frames of the other data set are in this one"
-        report.add("leakage", "error", message, np.array(rows))
+        report.add("leakage", "error", message, rows)
     examined, distance = nearest_frames(data, against)
     if not len(examined):
         return
@@ -310,21 +302,20 @@ def _check_leakage(report: Report, data: Dataset, stats: FrameStatistics, agains
         report.add("near_leakage", "warning" if len(near) > 0.02 * len(examined) else "note", message, near)
 
 
-def _describe(report: Report, stats: FrameStatistics, units_known: bool) -> None:
-    def reduce(values: np.ndarray, how: Callable[[np.ndarray], float]) -> float | None:
-        finite = values[np.isfinite(values)]
-        return float(how(finite)) if len(finite) else None
-
+def _describe(report: Report, tally: Tally, units_known: bool) -> None:
+    spans, known, composition = tally.spans, tally.labels.has_energy, tally.labels.composition
+    each, square = spans["energy_per_atom"], spans["mean_force_square"]
+    energy = tally.energy if known.all() else tally.energy[known]
     report.statistics = {
-        "n_compositions": len(set(stats.composition.tolist())),
-        "energy_per_atom_min_eV": reduce(stats.energy / stats.n_atoms, np.min),
-        "energy_per_atom_max_eV": reduce(stats.energy / stats.n_atoms, np.max),
-        "energy_std_eV": reduce(stats.energy, np.std),
-        "forces_rms_eV_per_A": reduce(stats.force_square / (3 * stats.n_atoms), lambda v: float(np.sqrt(v.mean()))),
-        "forces_max_eV_per_A": reduce(stats.max_force, np.max),
-        "net_force_max_eV_per_A": reduce(stats.net_force, np.max),
-        "net_torque_max_eV": reduce(stats.torque, np.max),
-        "min_distance_A": reduce(stats.min_distance, np.min),
+        "n_compositions": 1 if uniform(composition) else len(np.unique(composition)),
+        "energy_per_atom_min_eV": each.get(each.low),
+        "energy_per_atom_max_eV": each.get(each.high),
+        "energy_std_eV": float(np.std(energy)) if len(energy) else None,
+        "forces_rms_eV_per_A": square.get(float(np.sqrt(square.total / max(square.count, 1)))),
+        "forces_max_eV_per_A": spans["max_force"].get(spans["max_force"].high),
+        "net_force_max_eV_per_A": spans["net_force"].get(spans["net_force"].high),
+        "net_torque_max_eV": spans["torque"].get(spans["torque"].high),
+        "min_distance_A": spans["min_distance"].get(spans["min_distance"].low),
         **report.statistics,
     }
     if not units_known:  # numbers of unknown unit are not eV

@@ -1,11 +1,10 @@
-"""Statistics of single frames for the dataset doctor: distances, force sums, labels, hashes."""
+"""Statistics of single frames for the dataset doctor: distances, force sums, labels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -19,19 +18,35 @@ _CHUNK_ELEMENTS = 20_000_000
 
 
 @dataclass
-class FrameStatistics:
-    """One value a frame, (N,) each. Without forces (or energy) the values that need them are NaN.
-
-    ``net_force`` and ``torque`` are norms (eV/A, eV; torque about the centroid, NaN for periodic frames);
-    ``force_square`` the sum of squared components; ``distance_ratio`` the smallest distance over the sum of the two
-    covalent radii, infinite for lone atoms; ``protons`` the sum of atomic numbers; ``composition`` a label of the
-    element sequence.
-    """
+class Labels:
+    """One value a frame, (N,) each; ``composition`` is a label of the element sequence."""
 
     n_atoms: np.ndarray
     energy: np.ndarray
     has_energy: np.ndarray
     has_forces: np.ndarray
+    charge: np.ndarray
+    spin: np.ndarray
+    composition: np.ndarray
+
+    @property
+    def surface(self) -> np.ndarray:
+        """(N,) a label of the energy surface a frame lies on: its composition and its electronic state."""
+        parts = [self.composition, self.charge, self.spin]
+        if all(uniform(part) for part in parts):
+            return np.zeros_like(self.has_energy)
+        return np.unique(np.stack(parts, 1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+@dataclass
+class FrameStatistics(Labels):
+    """More of them. Without forces (or energy) the values that need them are NaN.
+
+    ``net_force`` and ``torque`` are norms (eV/A, eV; torque about the centroid, NaN for periodic frames);
+    ``force_square`` the sum of squared components; ``distance_ratio`` the smallest distance over the sum of the two
+    covalent radii, infinite for lone atoms; ``protons`` the sum of atomic numbers.
+    """
+
     net_force: np.ndarray
     torque: np.ndarray
     force_square: np.ndarray
@@ -39,32 +54,22 @@ class FrameStatistics:
     zero_force_atoms: np.ndarray
     min_distance: np.ndarray
     distance_ratio: np.ndarray
-    charge: np.ndarray
-    spin: np.ndarray
     protons: np.ndarray
-    composition: np.ndarray
-    hashes: list[str]
-
-    @property
-    def surface(self) -> np.ndarray:
-        """(N,) a label of the energy surface a frame lies on: its composition and its electronic state."""
-        rows = np.stack([self.composition, self.charge, self.spin], 1)
-        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def frame_statistics(blocks: Iterable[Frames], *, geometry: bool = True) -> FrameStatistics:
-    """The statistics of all frames of ``blocks``, in order; without ``geometry``, no distances and no hashes."""
-    parts = [_block_statistics(block, geometry) for block in blocks]
-    if not parts:
-        parts = [_block_statistics(Frames.build(np.ones((0, 1), np.int64), np.zeros((0, 1, 3))), geometry)]
-    joined: dict[str, Any] = {}
-    for f in fields(FrameStatistics):
-        values = [getattr(p, f.name) for p in parts]
-        joined[f.name] = [h for v in values for h in v] if f.name == "hashes" else np.concatenate(values)
-    return FrameStatistics(**joined)
+def uniform(values: np.ndarray) -> bool:
+    """Whether all values are the same."""
+    return bool((values == values[:1]).all())
 
 
-def _block_statistics(block: Frames, geometry: bool) -> FrameStatistics:
+def labels_of(blocks: Iterable[Frames]) -> Labels:
+    """Of all frames of ``blocks``, in order."""
+    parts = [block_statistics(block, geometry=False) for block in blocks]
+    return Labels(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Labels)})
+
+
+def block_statistics(block: Frames, *, geometry: bool = True) -> FrameStatistics:
+    """Of the frames of a block; without ``geometry``, no distances."""
     real = (block.numbers > 0)[..., None]
     has_forces = block.has_forces
     forces = np.where(real, block.forces, 0.0)
@@ -93,7 +98,6 @@ def _block_statistics(block: Frames, geometry: bool) -> FrameStatistics:
         spin=block.spin,
         protons=block.numbers.astype(np.int64).sum(1),
         composition=_compositions(block),
-        hashes=block.content_hashes() if geometry else [""] * len(block),
     )
 
 
@@ -139,20 +143,33 @@ def _closest_periodic(block: Frames, row: int, radii: np.ndarray) -> tuple[float
     return float(d.min()), float((d / (radii[z[i]] + radii[z[j]])).min())
 
 
-def energy_outliers(stats: FrameStatistics) -> tuple[np.ndarray, float]:
+def groups(labels: np.ndarray, least: int) -> Iterator[slice | np.ndarray]:
+    """The rows of each label that at least so many have, ascending."""
+    if uniform(labels):
+        if len(labels) >= least:
+            yield slice(None)
+        return
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
+    counts = np.diff(np.r_[starts, len(order)])
+    for start, count in zip(starts[counts >= least].tolist(), counts[counts >= least].tolist(), strict=True):
+        yield order[start : start + count]
+
+
+def energy_outliers(stats: Labels) -> tuple[np.ndarray, float]:
     """Rows whose energy is far from what is usual, and the distance (eV) beyond which it is.
 
     Usual is the median of the frames of the same element sequence and electronic state; far is 20 times the median
     deviation, and at least 2 eV. Groups with fewer than 20 frames are left out: nothing is usual yet.
     """
-    rows, limit = [], 0.0
-    surface = stats.surface
-    for label in np.unique(surface):
-        members = np.flatnonzero((surface == label) & stats.has_energy)
-        if len(members) < 20:
+    rows, limit = [np.zeros(0, np.int64)], 0.0
+    for members in groups(stats.surface, 20):
+        energy, known = stats.energy[members], stats.has_energy[members]
+        if np.count_nonzero(known) < 20:
             continue
-        deviation = np.abs(stats.energy[members] - np.median(stats.energy[members]))
-        far = max(20 * float(np.median(deviation)), 2.0)
+        usual = np.median(energy[known], overwrite_input=True)
+        far = max(20 * float(np.median(np.abs(energy[known] - usual), overwrite_input=True)), 2.0)
         limit = max(limit, far)
-        rows.append(members[deviation > far])
-    return (np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.int64)), limit
+        out = np.flatnonzero(np.abs(energy - usual) > far)
+        rows.append(out if isinstance(members, slice) else members[out])
+    return np.sort(np.concatenate(rows)), limit

@@ -9,7 +9,7 @@ import numpy as np
 
 from equimd.data.alignment import align, rmsd
 from equimd.data.cells import frame_differences, nearest_images
-from equimd.data.check_frames import FrameStatistics, frame_statistics
+from equimd.data.check_frames import Labels, groups, labels_of, uniform
 from equimd.data.dataset import ArrayDataset, Dataset, Subset, iterate_blocks
 from equimd.data.frames import Frames
 
@@ -60,7 +60,7 @@ class Consistency:
         )
 
 
-def consistency(data: Dataset, stats: FrameStatistics, units_known: bool = True) -> Consistency | None:
+def consistency(data: Dataset, stats: Labels, units_known: bool = True) -> Consistency | None:
     """Compare energy differences with the trapezoid work of the forces, between rows that are near each other.
 
     dE = -(F1 + F2)/2 dR up to |E'''| d^3 / 12, with d the length of the displacement; pairs are weighted by that
@@ -98,7 +98,7 @@ def sampled_consistency(data: Dataset, limit: int = _SAMPLE) -> Consistency | No
         starts = np.linspace(0, len(data) - _STRETCH, limit // _STRETCH).astype(np.int64)
         rows = np.unique(starts[:, None] + np.arange(_STRETCH))
     part = Subset(data, rows)
-    return consistency(part, frame_statistics(iterate_blocks(part), geometry=False))
+    return consistency(part, labels_of(iterate_blocks(part)))
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
@@ -117,7 +117,7 @@ def most_consistent(candidates: Mapping[str, Frames]) -> str | None:
     off: dict[str, float] = {}
     for name, block in candidates.items():
         data = ArrayDataset(block)
-        near = _near_candidates(data, frame_statistics([block], geometry=False))
+        near = _near_candidates(data, labels_of([block]))
         pairs = _work(data.frames(near[:, 0]), data.frames(near[:, 1])) if len(near) >= MIN_PAIRS else None
         if pairs is None or len(pairs.work) < MIN_PAIRS:
             return None
@@ -142,12 +142,11 @@ def _explain_slope(slope: float) -> str:
     return ""
 
 
-def _near_candidates(data: Dataset, stats: FrameStatistics) -> np.ndarray:
+def _near_candidates(data: Dataset, stats: Labels) -> np.ndarray:
     """(P, 2) rows that may be near: neighbours in the file, and nearest frames of a sample where those are not."""
     usable = stats.has_forces & stats.has_energy & (stats.n_atoms > 1)
-    trajectory, surface = data.trajectory, stats.surface
-    row = np.arange(len(data) - 1)
-    row = row[usable[:-1] & usable[1:] & (trajectory[:-1] == trajectory[1:]) & (surface[:-1] == surface[1:])]
+    surface = stats.surface
+    row = np.flatnonzero(_same_as_next(data.trajectory) & _same_as_next(surface) & usable[:-1] & usable[1:])
     if len(row) > _SAMPLE:
         row = row[np.linspace(0, len(row) - 1, _SAMPLE).astype(np.int64)]
     pairs = np.stack([row, row + 1], 1)
@@ -156,12 +155,16 @@ def _near_candidates(data: Dataset, stats: FrameStatistics) -> np.ndarray:
         if _work(data.frames(probe[:, 0]), data.frames(probe[:, 1])).kept.sum() >= MIN_PAIRS:
             return pairs
     nearest = [pairs]
-    for label in np.unique(surface[usable]):
-        rows = np.flatnonzero(usable & (surface == label))
-        if len(rows) > 2:
-            chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64)
-            nearest.append(_nearest_within(data, rows[chosen]))
+    rows = np.flatnonzero(usable)
+    for members in groups(surface[rows], 3):
+        like = rows[members]
+        chosen = np.linspace(0, len(like) - 1, min(len(like), _SAMPLE)).astype(np.int64)
+        nearest.append(_nearest_within(data, like[chosen]))
     return np.unique(np.concatenate(nearest), axis=0)
+
+
+def _same_as_next(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values[:-1] == values[1:])
 
 
 def _nearest_within(data: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -235,17 +238,16 @@ class Correlation:
         return self.neighbour_ratio < 0.7 or self.frames > 2
 
 
-def correlation(data: Dataset, stats: FrameStatistics) -> Correlation | None:
+def correlation(data: Dataset, stats: Labels) -> Correlation | None:
     """Estimate the correlation along rows from interatomic distances; None for fewer than 50 frames or mixed molecules.
 
     The time is the largest integrated autocorrelation time over a few slow distances (Sokal's window, 6 times the
     time), averaged over trajectories; n_effective = N / (1 + 2 time).
     """
     n = len(data)
-    if n < 50 or len(np.unique(stats.composition)) > 1 or stats.n_atoms[0] < 2:
+    if n < 50 or not uniform(stats.composition) or stats.n_atoms[0] < 2:
         return None
-    trajectory = data.trajectory
-    starts = np.flatnonzero(np.r_[True, trajectory[1:] != trajectory[:-1]])
+    starts = np.flatnonzero(np.r_[True, ~_same_as_next(data.trajectory)])
     series: list[np.ndarray] = []
     for start, end in zip(starts, np.r_[starts[1:], n], strict=True):
         if end - start >= 10 and len(series) < 20:

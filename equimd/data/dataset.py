@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from equimd.data.content import Hashes, content_hashes
 from equimd.data.frames import Frames
 from equimd.errors import DataError
 from equimd.shown import Shown, span
@@ -168,12 +169,12 @@ class ConcatDataset(ListedDataset):
 
     @property
     def trajectory(self) -> np.ndarray:
-        out, offset = [], 0
+        out, start, offset = np.empty(len(self), np.int64), 0, 0
         for p in self.parts:
             t = p.trajectory
-            out.append(t + offset)
-            offset += int(t.max(initial=-1)) + 1
-        return np.concatenate(out)
+            np.add(t, offset, out=out[start : start + len(t)])
+            start, offset = start + len(t), offset + int(t.max(initial=-1)) + 1
+        return out
 
     @property
     def time_index(self) -> np.ndarray | None:
@@ -255,3 +256,17 @@ def iterate_blocks(data: Dataset, block: int = 1024) -> Iterator[Frames]:
     """All frames in order, ``block`` at a time, so that memory does not grow with the data."""
     for start in range(0, len(data), block):
         yield data.frames(np.arange(start, min(start + block, len(data))))
+
+
+def reads_at_once(data: Dataset) -> bool:
+    """Whether single frames cost little to read: they are in memory, or mapped into it."""
+    if isinstance(data, ConcatDataset):
+        return all(reads_at_once(part) for part in data.parts)
+    if isinstance(data, Subset):
+        return reads_at_once(data.parent)
+    return isinstance(data, ArrayDataset) or bool(getattr(data, "mapped", False))
+
+
+def hashes_of(data: Dataset) -> Hashes:
+    """The content hashes of all frames, in order."""
+    return Hashes.joined(content_hashes(block) for block in iterate_blocks(data))

@@ -268,7 +268,7 @@ class Frames(Shown):
 
         Labels are left out: the same geometry with another label is still the same frame.
         """
-        return content_hashes(self)
+        return list(content_hashes(self))
 
     @staticmethod
     def concatenate(blocks: Sequence[Frames]) -> Frames:

@@ -46,7 +46,7 @@ class CompositionMeans:
     def add(self, block: Frames) -> None:
         """Those of its frames that have an energy."""
         labelled = block.has_energy
-        for composition, energy in _by_composition(block.numbers[labelled], block.energy[labelled]):
+        for composition, energy in by_composition(block.numbers[labelled], block.energy[labelled]):
             entry = self._found.setdefault(composition, [0.0, 0.0])
             n = entry[0] + len(energy)
             entry[1] += (float(energy.mean()) - entry[1]) * len(energy) / n  # running mean keeps the digits
@@ -68,7 +68,7 @@ class CompositionMeans:
         return out
 
 
-def _by_composition(numbers: np.ndarray, energy: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+def by_composition(numbers: np.ndarray, energy: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
     """Energies of the frames of each composition, which is the sorted atomic numbers (B, n) without padding."""
     if not len(numbers):
         return

@@ -101,7 +101,7 @@ class StoreDataset(ListedDataset):
         kind, listed = (Flat, file["frames"]) if version == FORMAT_VERSION else (Grouped, file["index"])
         layout: Layout = kind(self.path, file, n_frames)
         layout.keep = int(layout.n_atoms.sum()) * ATOM_BYTES <= MEMORY_LIMIT if keep is None else keep
-        self._trajectory = integers(listed, "trajectory")
+        self._trajectory = _lean(integers(listed, "trajectory"))
         self.time_index = integers(listed, "time") if "time" in listed else None
         for name, array in (("trajectory", self._trajectory), ("time", self.time_index)):
             if array is not None and array.shape != (n_frames,):
@@ -117,6 +117,11 @@ class StoreDataset(ListedDataset):
     def memory(self) -> int:
         """Bytes of positions and forces that stay in memory, though single frames could be read as they are needed."""
         return int(self.n_atoms.sum()) * ATOM_BYTES if self._layout.keep and not self._layout.packed else 0
+
+    @property
+    def mapped(self) -> bool:
+        """Whether single frames cost little to read: all are in memory, or mapped into it."""
+        return not self._layout.packed
 
     def __len__(self) -> int:
         return self._length
@@ -177,3 +182,9 @@ class StoreDataset(ListedDataset):
                 where=str(self.path),
                 hint=DAMAGED,
             )
+
+
+def _lean(values: np.ndarray) -> np.ndarray:
+    """The same numbers, which take no memory where they are all one."""
+    same = len(values) > 0 and bool((values == values[0]).all())
+    return np.broadcast_to(values[:1].copy(), values.shape) if same else values

@@ -185,9 +185,13 @@ class _Writer:
         n_atoms = self.atoms["numbers"].written
         packing = compression if ATOM_BYTES * n_atoms <= MEMORY_LIMIT else None
         atoms, frames = file.create_group("atoms"), file.create_group("frames")
+        first = frames.create_dataset("first", (self.n_frames + 1,), np.int64)
         self.sizes.file.seek(0)
-        sizes = np.fromfile(self.sizes.file, np.int64)
-        frames["first"] = np.concatenate([[0], np.cumsum(sizes)])
+        done = end = 0
+        while len(sizes := np.fromfile(self.sizes.file, np.int64, PIECE // 8)):
+            ends = end + np.cumsum(sizes)
+            first[done + 1 : done + 1 + len(ends)] = ends
+            done, end = done + len(ends), int(ends[-1])
         for group, columns in ((atoms, self.atoms), (frames, self.frames)):
             for name, column in columns.items():
                 column.store(group, name, packing)

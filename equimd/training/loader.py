@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 from equimd.data.batch import Batch
-from equimd.data.dataset import Dataset
+from equimd.data.dataset import Dataset, reads_at_once
 from equimd.data.frames import Frames
 from equimd.interrupts import leave_to_parent, unreached
 
 MEMORY_LIMIT = 2**31  # bytes of frames kept in memory; larger sets are read batch by batch
+FEW = 2**26  # bytes that are kept even where single frames cost little to read
 
 PADDING = 2  # times the atoms themselves: frames that take more places in memory than that are read batch by batch
 
 
 class FrameSource:
-    """Some rows of a data set as batches; kept in memory where they fit.
+    """Some rows of a data set as batches; kept in memory where they fit and are costly to read.
 
     Args:
         data: any data set.
@@ -38,7 +39,8 @@ class FrameSource:
         self.rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int64)
         self.sizes = data.n_atoms[self.rows]
         width = int(self.sizes.max(initial=0))
-        held = len(self) * (width * 49 + 120) < memory and len(self) * width <= PADDING * int(self.sizes.sum())
+        limit = min(memory, FEW) if reads_at_once(data) else memory
+        held = len(self) * (width * 49 + 120) < limit and len(self) * width <= PADDING * int(self.sizes.sum())
         self._block: Frames | None = data.frames(self.rows) if held else None
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import torch
 
 from equimd.chemistry import refuse_unseen, symbols
 from equimd.config import DERIVED_KEYS, ModelConfig, RunConfig, flat_config
-from equimd.data.dataset import Dataset, Subset, iterate_blocks
+from equimd.data.content import Hashes, as_json
+from equimd.data.dataset import Dataset, Subset, hashes_of, iterate_blocks
 from equimd.data.dataset import notes as data_notes
 from equimd.data.given import BUNDLED, absolute, open_given
 from equimd.data.split import Split
@@ -51,21 +53,20 @@ class Setup:
     test: Dataset | None
     model: Potential
     split: Split
-    hashes: dict[str, list[str]]
+    hashes: dict[str, Hashes]
     notes: list[str]
     warnings: list[str]
     periodic: bool = False
     mean_weight: float | None = None
     val_force_rms: float = 0.0  # eV/A
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Names the training: its settings, but those that may change on the way, and its frames."""
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
         settings = {k: v for k, v in settings.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
         model = self.model.config.model_dump(mode="json", exclude={"states"})  # those of the frames, which are hashed
-        text = json.dumps([settings, model, self.hashes], sort_keys=True)
-        return sha256_of([text])
+        return sha256_of([json.dumps([settings, model], sort_keys=True)[:-1], ", ", *as_json(self.hashes), "]"])
 
     def say(self) -> None:
         """Tell the person watching."""
@@ -87,7 +88,7 @@ class Setup:
             "files": {"train": list(c.data), "val": list(c.val_data), "test": list(c.test_data)},
             "frames": {"train": len(self.train), "val": len(self.val), "test": len(self.test) if self.test else 0},
             "units": _units(self.train),
-            "sha256": {k: sha256_of(v) for k, v in self.hashes.items()},
+            "sha256": {k: sha256_of(v.text()) for k, v in self.hashes.items()},
         }
 
 
@@ -175,7 +176,7 @@ def prepare(config: RunConfig, *, run: Run | None = None, frames: Mapping[str, D
     model_config = _model_config(config, surveys["training"], surveys["validation"], notes)
     model = _build(config, model_config, train, surveys["training"], notes, start)
     hashes = {"train": surveys["training"].hashes, "val": surveys["validation"].hashes}
-    if shared := len(set(hashes["train"]) & set(hashes["val"])):
+    if shared := len(np.unique(hashes["val"].values[hashes["val"].within(hashes["train"])])):
         warnings.append(f"{shared} validation frames are also training frames: validation errors will flatter")
     if test is not None:  # found after the training, it would be too late
         for block in iterate_blocks(test):
@@ -226,10 +227,10 @@ def started_from(setup: Setup, start: Path) -> Setup:
     return replace(setup, model=model, notes=notes, warnings=_leaks(str(start), setup.hashes["val"], setup.test))
 
 
-def _leaks(start: str, val_hashes: list[str], test: Dataset | None) -> list[str]:
+def _leaks(start: str, val_hashes: Hashes, test: Dataset | None) -> list[str]:
     """Sentences on frames that measure errors and that the model of a run was trained on."""
-    tested = [] if test is None else [h for block in iterate_blocks(test) for h in block.content_hashes()]
-    return leaks(Run.open(start), {"validation": val_hashes, "test": tested})
+    tested = {} if test is None else {"test": hashes_of(test)}
+    return leaks(Run.open(start), {"validation": val_hashes, **tested})
 
 
 def _new_split(config: RunConfig, data: Dataset, start: str | None, notes: list[str]) -> Split:

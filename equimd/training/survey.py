@@ -9,6 +9,7 @@ import numpy as np
 from equimd.config import RunConfig
 from equimd.data.check_frames import FORCE_LIMIT
 from equimd.data.check_pairs import sampled_consistency
+from equimd.data.content import Hashes, content_hashes
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.reference import CompositionMeans
 from equimd.errors import DataError
@@ -20,7 +21,7 @@ class Survey:
 
     elements: set[int] = field(default_factory=set)
     states: set[tuple[int | None, int]] = field(default_factory=set)
-    hashes: list[str] = field(default_factory=list)
+    hashes: Hashes = field(default_factory=lambda: Hashes.joined([]))
     n_frames: int = 0
     no_energy: int = 0
     no_forces: int = 0
@@ -37,11 +38,11 @@ class Survey:
 
     @classmethod
     def of(cls, data: Dataset) -> Survey:
-        found = cls(where=data.info.path)
+        found, hashes = cls(where=data.info.path), []
         for block in iterate_blocks(data):
             found.elements.update(int(z) for z in np.flatnonzero(np.bincount(block.numbers.ravel())) if z)
             found.states |= block.states
-            found.hashes += block.content_hashes()
+            hashes.append(content_hashes(block))
             found.energies.add(block)
             found.n_frames += len(block)
             found.no_energy += int((~block.has_energy).sum())
@@ -56,6 +57,7 @@ class Survey:
             found.large_forces += int((largest > FORCE_LIMIT).sum())
             found.weight += float(block.weight.sum())
             found.weighted |= bool((block.weight != 1).any())
+        found.hashes = Hashes.joined(hashes)
         return found
 
     @property

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from equimd.config import PRESETS, RunConfig, TrainConfig
-from equimd.data.dataset import Dataset, iterate_blocks
+from equimd.data.content import Hashes
+from equimd.data.dataset import Dataset, Subset, hashes_of
 from equimd.data.given import BUNDLED, open_given
 from equimd.data.split import Split
 from equimd.errors import EquimdError
@@ -88,14 +89,13 @@ def frozen_split(init: Run, data: Dataset, seed: int) -> tuple[Split, str] | Non
     Returns:
         None where no frame is one that the run validated on: there is no split to keep.
     """
-    hashes = [h for block in iterate_blocks(data) for h in block.content_hashes()]
-    trained, validated, tested = set(init.hashes("train")), set(init.hashes("val")), test_hashes(init)
-    val = np.array([h in validated for h in hashes], bool)
-    test = np.array([h in tested for h in hashes], bool) & ~val
+    hashes = hashes_of(data)
+    val = hashes.within(init.hashes("val"))
+    test = hashes.within(test_hashes(init)) & ~val
     if not val.any():
         return None
     train = np.flatnonzero(~val & ~test)
-    new = sum(hashes[row] not in trained for row in train)
+    new = int((~hashes.within(init.hashes("train"))[train]).sum())
     text = (
         f"split of {init.path}: {int(val.sum())} frames validate and {int(test.sum())} test as they did, "
         f"{len(train) - new} were trained on before, {new} are new and trained on"
@@ -103,7 +103,7 @@ def frozen_split(init: Run, data: Dataset, seed: int) -> tuple[Split, str] | Non
     return Split(train, np.flatnonzero(val), np.flatnonzero(test), [], "frozen", seed, len(data)), text
 
 
-def test_hashes(run: Run) -> set[str]:
+def test_hashes(run: Run) -> Hashes:
     """Of the frames that a run was tested on, as far as they are where they were."""
     c = run.config.dataset
     try:
@@ -111,20 +111,19 @@ def test_hashes(run: Run) -> set[str]:
             data, rows = open_given(c.test_data, c.reading), None
         else:
             data, rows = open_given(c.data, c.reading), Split.load(run.path / SPLIT_FILE).test
-        frames = data.frames(rows)
+        return hashes_of(data if rows is None else Subset(data, rows))
     except (EquimdError, OSError, IndexError):
-        return set()
-    return set(frames.content_hashes())
+        return Hashes.joined([])
 
 
-def leaks(init: Run, parts: Mapping[str, list[str]]) -> list[str]:
+def leaks(init: Run, parts: Mapping[str, Hashes]) -> list[str]:
     """Sentences on frames that measure the errors of a model which was trained on them before.
 
     Args:
         parts: hashes of frames by what they are for, such as ``validation``.
     """
-    trained = set(init.hashes("train"))
-    counts = {name: sum(h in trained for h in hashes) for name, hashes in parts.items()}
+    trained = init.hashes("train")
+    counts = {name: int(hashes.within(trained).sum()) for name, hashes in parts.items()}
     return [
         f"{count} {name} frames were trained on by the model it starts from ({init.path}): {name} errors will flatter"
         for name, count in counts.items()

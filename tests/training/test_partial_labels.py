@@ -150,7 +150,8 @@ def test_earlier_runs_can_go_on(tmp_path: Path) -> None:
     setup = _setup(tmp_path, toy_frames(40))
     settings = {k: v for k, v in flat_config(setup.config).items() if k not in (*RESUMABLE, *DATA_KEYS, *LATER_KEYS)}
     model = setup.model.config.model_dump(mode="json", exclude={"states"})
-    text = json.dumps([settings, model, setup.hashes], sort_keys=True)
+    hashes = {part: list(found) for part, found in setup.hashes.items()}
+    text = json.dumps([settings, model, hashes], sort_keys=True)
     assert setup.identity == hashlib.sha256(text.encode()).hexdigest()
     other = _setup(tmp_path, toy_frames(40), mask_fixed=True)
     assert other.identity != setup.identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from equimd.chemistry import formula
-from equimd.data.dataset import Dataset, Subset, iterate_blocks, time_index
+from equimd.data.content import Hashes, content_hashes
+from equimd.data.dataset import Dataset, Subset, hashes_of, iterate_blocks, time_index
+from equimd.data.frames import Frames
 from equimd.data.given import GivenData, given_names, open_given
 from equimd.data.leakage import correlated_lag, time_warnings
+from equimd.data.reference import by_composition
 from equimd.data.split import Split, make_split
 from equimd.errors import DataError, RunError, UncertaintyError
 from equimd.guard.screen import MIN_FRAMES
@@ -30,32 +34,39 @@ class Contents:
     """What one pass over some frames found.
 
     Attributes:
-        hashes, formulas: of each frame; Hill formulas.
+        hashes: of each frame. compositions: Hill formulas that occur, in order.
         has_forces, has_energy: (N,) bool.
     """
 
-    hashes: list[str]
-    formulas: list[str]
+    hashes: Hashes
+    compositions: tuple[str, ...]
     has_forces: np.ndarray
     has_energy: np.ndarray
 
     @classmethod
     def of(cls, data: Dataset) -> Contents:
-        hashes, formulas, flags, names = [], [], [], {}
+        hashes, names, flags = [], set[str](), []
         for block in iterate_blocks(data):
-            hashes += block.content_hashes()
-            for numbers in block.numbers:
-                key = np.sort(numbers[numbers > 0]).tobytes()
-                if key not in names:
-                    names[key] = formula(numbers[numbers > 0])
-                formulas.append(names[key])
+            hashes.append(content_hashes(block))
+            names |= formulas(block)
             flags.append(np.stack([block.has_forces, block.has_energy], 1))
         known = np.concatenate(flags) if flags else np.zeros((0, 2), bool)
-        return cls(hashes, formulas, known[:, 0], known[:, 1])
+        return cls(Hashes.joined(hashes), tuple(sorted(names)), known[:, 0], known[:, 1])
 
-    @property
-    def compositions(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self.formulas)))
+
+def formulas(block: Frames) -> set[str]:
+    """Hill formulas that occur."""
+    return {formula(np.frombuffer(key, np.uint8)) for key, _ in by_composition(block.numbers, block.energy)}
+
+
+def strangers(compositions: Iterable[str], train: Dataset) -> list[str]:
+    """Those that no frame of ``train`` has, in order; it is read as far as that takes."""
+    missing = set(compositions)
+    for block in iterate_blocks(train):
+        if not missing:
+            break
+        missing -= formulas(block)
+    return sorted(missing)
 
 
 def training_frames(run: Run, moved_to: GivenData = ()) -> Dataset:
@@ -69,7 +80,7 @@ def training_frames(run: Run, moved_to: GivenData = ()) -> Dataset:
         DataError: the files are missing, or hold other frames.
     """
     expected = run.hashes("train")
-    if not expected:
+    if not len(expected):
         raise RunError("the run has no train_hashes.txt: its training frames cannot be told", where=str(run.path))
     c = run.config.dataset
     moved = given_names(moved_to) != ()
@@ -81,17 +92,19 @@ def training_frames(run: Run, moved_to: GivenData = ()) -> Dataset:
     rows = Split.load(run.path / SPLIT_FILE).train
     if len(rows) == len(expected) and int(rows.max()) < len(data):
         found = Subset(data, rows)
-        if Contents.of(found).hashes == expected:
+        if hashes_of(found) == expected:
             return found
-    where = {digest: row for row, digest in enumerate(Contents.of(data).hashes)}
-    missing = sum(digest not in where for digest in expected)
+    there = hashes_of(data)
+    missing = int((~expected.within(there)).sum())
     if missing:
         what = f"{missing} of the {len(expected)} frames the run was trained on are not in there"
         raise DataError(what, where=data.info.path, hint=hint)
-    return Subset(data, [where[digest] for digest in expected])
+    order = np.argsort(there.values, kind="stable")
+    last = np.searchsorted(there.values, expected.values, side="right", sorter=order) - 1
+    return Subset(data, order[last])
 
 
-def check_apart(contents: Contents, others: dict[str, set[str]], *, what: str, where: str) -> None:
+def check_apart(contents: Contents, others: dict[str, Hashes], *, what: str, where: str) -> None:
     """Refuse frames that served another purpose.
 
     Args:
@@ -100,7 +113,7 @@ def check_apart(contents: Contents, others: dict[str, set[str]], *, what: str, w
     Raises:
         UncertaintyError: some are the same; the numbers are told.
     """
-    shared = {name: sum(h in known for h in contents.hashes) for name, known in others.items()}
+    shared = {name: int(contents.hashes.within(known).sum()) for name, known in others.items()}
     if any(shared.values()):
         counts = " and ".join(f"{n} of the {len(contents.hashes)} are {name} frames" for name, n in shared.items() if n)
         raise UncertaintyError(
@@ -114,7 +127,7 @@ def usable_frames(data: Dataset, contents: Contents, *, what: str) -> tuple[Data
     Raises:
         UncertaintyError: none has forces.
     """
-    _, first = np.unique(np.array(contents.hashes), return_index=True)
+    _, first = np.unique(contents.hashes.values, return_index=True)
     once = np.zeros(len(data), bool)
     once[first] = True
     keep = once & contents.has_forces

@@ -42,6 +42,7 @@ from equimd.tasks.calibrate.frames import (
     check_apart,
     in_time,
     partition,
+    strangers,
     temperature_of,
     training_frames,
     usable_frames,
@@ -89,14 +90,14 @@ def prepare(
             where=str(run.path),
             hint="train with a forces weight",
         )
-    known = {name: set(run.hashes(part)) for name, part in (("training", "train"), ("validation", "val"))}
+    known = {name: run.hashes(part) for name, part in (("training", "train"), ("validation", "val"))}
     seen = Contents.of(data)
     check_apart(seen, known, what="calibration", where=data.info.path)
     held_out, warnings = usable_frames(data, seen, what="calibration")
-    hashes = {"train": run.hashes("train"), "calibration": seen.hashes}
+    hashes = {"train": known["training"], "calibration": seen.hashes}
     if test is not None:
         other = Contents.of(test)
-        check_apart(other, {**known, "calibration": set(seen.hashes)}, what="test", where=test.info.path)
+        check_apart(other, {**known, "calibration": seen.hashes}, what="test", where=test.info.path)
         test, more = usable_frames(test, other, what="test")
         warnings += more
         hashes["test"] = other.hashes
@@ -105,12 +106,11 @@ def prepare(
             check_data(model, part)
     parts = partition(held_out, settings.false_alarm_rate, settings.seed)
     train = training_frames(run, train_data)
-    strangers = sorted(set(seen.compositions) - set(Contents.of(train).compositions))
-    if strangers:
-        warnings.append(f"the model was not trained on {', '.join(strangers[:5])}: calibrated for them all the same")
+    if unknown := strangers(seen.compositions, train):
+        warnings.append(f"the model was not trained on {', '.join(unknown[:5])}: calibrated for them all the same")
     temperature = settings.temperature if settings.temperature is not None else temperature_of(held_out)
     no_halt = "not asked for" if not settings.halt else NO_TEMPERATURE if temperature is None else None
-    digests = {name: sha256_of(h) for name, h in hashes.items()}
+    digests = {name: sha256_of(h.text()) for name, h in hashes.items()}
     used = drawn(train, settings)
     return Prepared(
         run, model, meta["sha256"], used, len(train), held_out, test, parts, settings, temperature, no_halt,

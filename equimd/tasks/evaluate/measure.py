@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equimd.calculators import LoadedModel, Prediction
+from equimd.data.content import Hashes, content_hashes
 from equimd.data.dataset import Dataset, Subset
 from equimd.errors import DataError
 from equimd.files import write_json
@@ -137,9 +138,8 @@ def measure(
     if not len(data):
         raise DataError("no frames to evaluate on", where=data.info.path)
     check_data(model.potential, data)
-    known = set(model.run.hashes("train")) | set(model.run.hashes("val")) if model.run else set()
     parts: list[tuple[np.ndarray, ...]] = []
-    seen = 0
+    hashes = []
     for start in range(0, len(data), BLOCK):
         block = data.frames(np.arange(start, min(start + BLOCK, len(data))))
         energy, forces = model.predict_frames(block, batch_size=batch_size)
@@ -147,11 +147,13 @@ def measure(
         predicted = np.full((int(real.sum()), 3), np.nan) if forces is None else forces[real]
         frame = np.repeat(np.arange(start, start + len(block)), block.n_atoms)
         parts.append((block.energy, energy, block.forces[real], predicted, block.numbers[real], frame, block.n_atoms))
-        seen += sum(h in known for h in block.content_hashes()) if known else 0
+        hashes.append(content_hashes(block))
         if progress:
             progress(start + len(block), len(data))
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    found = Evaluation(*columns, known=seen)  # type: ignore[misc]
+    used = [model.run.hashes(part) for part in ("train", "val")] if model.run else []
+    known = Hashes.joined(hashes).within(Hashes.joined(used))
+    found = Evaluation(*columns, known=int(known.sum()))  # type: ignore[misc]
     if not (np.isfinite(found.energy_true).any() or np.isfinite(found.forces_true).any()):
         raise DataError("no frame has an energy or forces to compare with", where=data.info.path)
     return found

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from equimd.config import ReadingSettings, read_config
-from equimd.data.dataset import Subset
+from equimd.data.content import Hashes
+from equimd.data.dataset import Subset, hashes_of
 from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.progress import duration
@@ -48,17 +49,17 @@ def learn_part(page: Page, folder: Path, settings: ReportSettings, told: Callabl
 def shipped(found: Learned, folder: Path, asked: LearnSettings, settings: ReportSettings) -> ReportedRun:
     """The run, with labelled frames that its model was never trained on: those of audits, else of the calibration."""
     run = Run.open(folder)
-    known = {*run.hashes("train"), *run.hashes("val")}
+    known = Hashes.joined(run.hashes(part) for part in ("train", "val"))
     for use in ("audit", "calibration"):
         files = sorted(str(path) for path in (found.folder / DATA_FOLDER).glob(f"{use}-*.h5"))
         try:
             data = open_given(files, ReadingSettings()) if files else None
-            rows = [k for k, each in enumerate(data.frames().content_hashes()) if each not in known] if data else []
+            rows = np.flatnonzero(~hashes_of(data).within(known)) if data else np.zeros(0, np.int64)
         except EquimdError:
             continue  # damaged ones are no reason to show nothing of the run
-        if data is not None and rows:
+        if data is not None and len(rows):
             told = f"A frame of each run of the {use}, labelled by {asked.calculator} and never trained on."
-            return ReportedRun(run, settings, Subset(data, np.array(rows)), told)
+            return ReportedRun(run, settings, Subset(data, rows), told)
     return ReportedRun(run, settings)
 
 
