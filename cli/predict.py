@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from equimd.calculators import Prediction
     from equimd.tables import Table
+    from equimd.uq.minimum import Minimum
 
 
 @with_settings(InferenceSettings)
@@ -28,6 +29,9 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")
     ] = None,
+    minimum: Annotated[
+        bool, typer.Option("--minimum", help="go to the nearest minimum: its bond lengths and harmonic frequencies")
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
     **options: Any,
@@ -37,7 +41,8 @@ def predict(
     Of a run that `equimd calibrate` went over, also their standard deviations: of the energy, of each force component,
     and of each atom's force as a whole (the root of the trace of its covariance, which no rotation changes); and
     whether molecular dynamics would flag the structure, and which atom is the least certain. Exact sigmas of
-    conservative forces cost tens of times the prediction itself.
+    conservative forces cost tens of times the prediction itself. With --minimum, the structure is relaxed, and its bond
+    lengths and harmonic frequencies are shown instead, ± what the error of the model makes of them.
 
     Examples:
 
@@ -45,21 +50,64 @@ def predict(
         equimd predict runs/ethanol frames.extxyz --out predicted.extxyz
         equimd predict runs/ethanol ethanol.xyz --json
         equimd predict runs/ethanol frames.extxyz --no-uncertainty
+        equimd predict runs/ethanol ethanol.xyz --minimum
     """
     from equimd.cli.common import echo_json
     from equimd.terminal import ProgressBar, show
 
     with ProgressBar() as progress:
         from equimd.data.given import structures_of
+        from equimd.files import check_output
         from equimd.tasks.predict import predict as work
 
         atoms = structures_of(structures, **{k: options.pop(k, None) for k in ("charge", "spin")})
+        if minimum:
+            if out is not None:
+                check_output(out, overwrite)
+            atoms = _minima(run, atoms, json=json, **options)
+            if out is None:
+                return
+            json = False
         predictions = work(run, atoms, out=out, overwrite=overwrite, progress=progress, **options)
     if json:
         echo_json({"structures": [p.to_json() for p in predictions]})
     elif out is None:
         for k, (a, p) in enumerate(zip(atoms, predictions, strict=True)):
             show(_parts(k, a, p))
+
+
+def _minima(run: Path, atoms: list[Atoms], *, json: bool, **options: Any) -> list[Atoms]:
+    """Say what is known of the minima, and give the structures there."""
+    from equimd.cli.common import echo_json
+    from equimd.tasks.predict import minima, minimum_as_json
+    from equimd.terminal import show
+
+    found = minima(run, atoms, settings=InferenceSettings.parse(options))
+    if json:
+        echo_json({"structures": [minimum_as_json(*each) for each in found]})
+    for k, (a, at) in enumerate(found if not json else []):
+        show(_minimum(k, a, at))
+    return [a for a, _ in found]
+
+
+def _minimum(number: int, atoms: Atoms, at: Minimum) -> list[Table | str]:
+    from equimd.shown import with_error
+    from equimd.tables import Table
+    from equimd.tasks.predict import bonds_of
+
+    pairs = bonds_of(atoms)
+    lengths, errors = at.distances(pairs)
+    known = [0.0] * len(lengths) if errors is None else errors.tolist()
+    names = ["-".join(f"{atoms.symbols[i]}{i}" for i in pair) for pair in pairs.tolist()]
+    bonds = [[n, with_error(x, e, 4)] for n, x, e in zip(names, lengths.tolist(), known, strict=True)]
+    spread = [0.0] * len(at.frequencies) if at.frequency_errors is None else at.frequency_errors.tolist()
+    rows = [[str(k), with_error(f, e, 1)] for k, (f, e) in enumerate(zip(at.frequencies, spread, strict=True))]
+    told: list[Table | str] = [f"structure {number}: {atoms.get_chemical_formula()}, minimum at {at.energy:.6f} eV"]
+    if bonds:
+        told.append(Table(bonds, ("bond (A)", "length"), left=(0, 1)))
+    told.append(Table(rows, ("vibration", "frequency (1/cm)"), left=(0, 1)))
+    return [*told, *(["no errors of the model: the run is not calibrated, or they were not asked for"] if errors is None
+                     else [])]  # fmt: skip
 
 
 def _parts(number: int, atoms: Atoms, p: Prediction) -> list[Table | str]:

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimd.data.given import GivenStructures, structures_of
-from equimd.files import check_output, write_atomic
-from equimd.notices import note, warn
+from equimd.files import check_output, plain, write_atomic
+from equimd.notices import doing, note, warn
 from equimd.progress import Callback, counting
 from equimd.tasks.keywords import InferenceSettings, cpu_threads, loaded, settings_of, takes
 
 if TYPE_CHECKING:
+    import numpy as np
     from ase import Atoms
 
     from equimd.calculators import Prediction
+    from equimd.uq.minimum import Minimum
 
 
 @takes(InferenceSettings.model_fields)
@@ -69,6 +71,54 @@ def predict(
         write_predictions(out, atoms, found)
         note(f"wrote {len(atoms):,} structures to {out}")
     return found
+
+
+def minima(run: Any, structures: GivenStructures, *, settings: InferenceSettings) -> list[tuple[Atoms, Minimum]]:
+    """Each structure at its nearest minimum, and what is known of it; what ``equimd predict --minimum`` does.
+
+    Raises:
+        DataError: no structures, or no minimum found. ModelError: elements the model never saw.
+        RunError, UncertaintyError: of run and calibration.
+    """
+    with cpu_threads(settings.threads):
+        model, found = loaded(run, settings), []
+        for atoms in structures_of(structures, charge=settings.charge, spin=settings.spin):
+            doing("going to a minimum")
+            at = model.minimum(atoms, uncertainty="auto" if settings.uncertainty else False)
+            relaxed = atoms.copy()
+            relaxed.positions = at.positions
+            found.append((relaxed, at))
+    return found
+
+
+def minimum_as_json(atoms: Atoms, at: Minimum) -> dict[str, Any]:
+    """The entry of a structure in ``equimd predict --minimum --json``; errors only of a calibrated run."""
+    pairs = bonds_of(atoms)
+    lengths, errors = at.distances(pairs)
+    entry: dict[str, Any] = {
+        "energy_eV": at.energy,
+        "positions_A": at.positions,
+        "bonds": [{"atoms": b, "length_A": x} for b, x in zip(pairs.tolist(), lengths.tolist(), strict=True)],
+        "frequencies_per_cm": at.frequencies,
+    }
+    if errors is not None:
+        for bond, error in zip(entry["bonds"], errors.tolist(), strict=True):
+            bond["model_A"] = error
+        entry["frequencies_model_per_cm"] = at.frequency_errors
+    return plain(entry)
+
+
+def bonds_of(atoms: Atoms) -> np.ndarray:
+    """(P, 2) indices of bonded atoms of an open molecule; none of a crystal."""
+    import numpy as np
+    import torch
+
+    from equimd.data.system import System
+    from equimd.guard.limits import Limits
+
+    if atoms.pbc.any():
+        return np.zeros((0, 2), np.int64)
+    return Limits.from_reference(System.build(atoms.numbers), torch.tensor(atoms.positions)).bonds
 
 
 def write_predictions(

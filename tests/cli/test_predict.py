@@ -12,6 +12,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
+from tests.golden.saved import SAVED
 from tests.training.test_training import start
 from tests.training.toy import toy_config, toy_file, toy_frames
 
@@ -48,6 +49,22 @@ def test_text_names_every_atom(run: Path, molecules: Path) -> None:
     shown = runner.invoke(app, ["predict", str(run), str(molecules)]).stdout
     assert shown.count("energy -20") == 2
     assert len([line for line in shown.splitlines() if " H " in line]) == 4
+
+
+def test_minimum_has_errors_of_a_calibrated_run(tmp_path: Path) -> None:
+    words = ["predict", str(SAVED / "conservative"), str(SAVED / "water.start.xyz"), "--minimum"]
+    told = runner.invoke(app, [*words, "--json", "--out", str(tmp_path / "at.xyz")])
+    assert told.exit_code == 0, told.output
+    (entry,) = json.loads(told.stdout)["structures"]
+    relaxed = read(tmp_path / "at.xyz")
+    np.testing.assert_allclose(relaxed.positions, entry["positions_A"], atol=1e-7)
+    assert np.abs(relaxed.get_forces()).max() < 1e-3
+    assert [b["atoms"] for b in entry["bonds"]] == [[0, 1], [0, 2]] and all(b["model_A"] > 0 for b in entry["bonds"])
+    assert len(entry["frequencies_per_cm"]) == len(entry["frequencies_model_per_cm"]) == 3
+    told = runner.invoke(app, [*words, "--no-uncertainty"])
+    assert told.exit_code == 0 and f"{entry['frequencies_per_cm'][2]:.1f}" in told.stdout, told.output
+    assert "no errors of the model" in told.stdout and "±" not in told.stdout
+    assert runner.invoke(app, [*words, "--out", str(tmp_path / "at.xyz")]).exit_code == 2
 
 
 def test_refusals(run: Path, molecules: Path, tmp_path: Path) -> None:
