@@ -21,8 +21,9 @@ def template() -> None:
         equimd config template > config.yaml
     """
     from equimd.config import config_text
+    from equimd.terminal import show_settings
 
-    typer.echo(config_text(), nl=False)
+    show_settings(config_text())
 
 
 @app.command("check")

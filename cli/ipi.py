@@ -71,6 +71,7 @@ def ipi(
     from equimd.data.given import structures_of
     from equimd.guard.saved import is_calibrated
     from equimd.machine import choose_device
+    from equimd.shown import counted
 
     torch.set_num_threads(threads)
     atoms = structures_of(structure, charge=charge, spin=spin)[0]
@@ -79,11 +80,21 @@ def ipi(
         warn(f"the run is not calibrated: the physical checks alone watch; `equimd calibrate {run} --data FRAMES`")
     threshold = uq_threshold or ("auto" if is_calibrated(run) else "off")
     driver = Driver(model.calculator(on_exceed=on_exceed, threshold=threshold), atoms, exit_folder, out)
-    served = driver.run(Address(unix, host, port), wait=wait)
+    address, watched = Address(unix, host, port), driver.served
+    if watched.threshold is None:
+        log("threshold: off, the physical checks alone watch")
+    else:
+        low, does = watched.flag_threshold, "ends i-PI" if on_exceed == "halt" else "flags frames"
+        flags = "" if low is None else f"flags frames above a force sigma of {low:.3g} eV/A, "
+        log(f"threshold: {flags}{does} above a force sigma of {watched.threshold:.3g} eV/A")
+    log(f"waiting for i-PI at {address}, {wait:g} s at most")
+    served = driver.run(address, wait=wait)
     if json:
         echo_json(served.summary())
     else:
-        typer.echo(f"{served.summary()['status']}: {served.count} structures, {served.n_flagged} flagged events")
+        typer.echo(
+            f"{served.summary()['status']}: {counted(served.count, 'structure')}, {counted(served.n_flagged, 'flagged event')}"
+        )
     if served.halt is not None:
         log(f"halted: {served.halt.what}; the frame is in {out}, i-PI's RESTART holds the last whole step")
         raise typer.Exit(EXIT_HALTED)

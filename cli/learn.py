@@ -53,10 +53,10 @@ def learn(
     """
     from equimd.cli.common import log
     from equimd.tasks.learn.report import settings_text
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show_settings
 
     if template:
-        typer.echo(settings_text(), nl=False)
+        show_settings(settings_text())
         return
     settings = None
     if source is not None and source.lower().endswith((".yaml", ".yml")):

@@ -60,10 +60,10 @@ def simulate(
     """
     from equimd.cli.common import log
     from equimd.tasks.simulate.settings import parse_settings, read_settings, settings_text
-    from equimd.terminal import ProgressBar
+    from equimd.terminal import ProgressBar, show_settings
 
     if template:
-        typer.echo(settings_text(), nl=False)
+        show_settings(settings_text())
         return
     if resume is not None and (out is not None or structure is not None or overwrite):
         raise typer.BadParameter(

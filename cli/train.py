@@ -55,6 +55,7 @@ def train(
     with ProgressBar() as progress:
         from equimd.data.given import BUNDLED
         from equimd.run import Run
+        from equimd.shown import counted
         from equimd.tasks.train import stated_settings
         from equimd.tasks.train import train as work
         from equimd.training.parallel import leads
@@ -66,9 +67,7 @@ def train(
             done = work(settings=settings, out=out, overwrite=overwrite, progress=progress)
     if not leads():
         return
-    log(
-        f"{done.status} after {done.epochs} epoch{'s' * (done.epochs != 1)}; best validation in epoch {done.best_epoch}"
-    )
+    log(f"{done.status} after {counted(done.epochs, 'epoch')}; best validation in epoch {done.best_epoch}")
     if json:
         echo_json(done.to_json())
     elif done.test is not None:

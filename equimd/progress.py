@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 REFRESH = 0.2  # seconds between two tellings
+#: What is counted in stages whose names hold these words, where several kinds of stages are told of.
+STAGE_UNITS = {"runs": "steps", "own dynamics": "steps", "exploration": "steps", "frames": "frames", "training": "%"}
 
 
 def duration(seconds: float) -> str:
@@ -113,7 +115,7 @@ class CountedProgress(Teller):
     """Counts pieces of work: called with how many are done and how many there are.
 
     Args:
-        unit: what is counted; ``B`` for bytes.
+        unit: what is counted; ``B`` for bytes, ``%`` where the numbers mean nothing but a share.
         known: share that was done when it began; None: what the first call says.
     """
 
@@ -130,6 +132,8 @@ class CountedProgress(Teller):
         amount = f"{done:,} of {total:,} {self._unit}".strip()
         if self._unit == "B":
             amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        if self._unit == "%":
+            amount = f"{100 * share:.0f} %"
         since = (share - self._known) / (1.0 - self._known) if self._known < 1.0 else 1.0
         elapsed = time.monotonic() - self._started
         left = time_left(elapsed, since) if 0.01 < since < 1.0 else ""
@@ -150,14 +154,15 @@ def counting(callback: Callback | None, unit: str, stage: str = "") -> Iterator[
 
 
 @contextmanager
-def counted_stages(callback: Callback | None, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """The same for several stages in a row, named in each call."""
+def counted_stages(callback: Callback | None, unit: str | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """The same for several stages in a row, named in each call; without a unit it is that of their names."""
     now: CountedProgress | None = None
 
     def told(stage: str, done: int, total: int) -> None:
         nonlocal now
         if now is None or stage != now.stage:
-            now = CountedProgress(callback, stage, unit, known=None)
+            named = next((u for words, u in STAGE_UNITS.items() if words in stage), "")
+            now = CountedProgress(callback, stage, named if unit is None else unit, known=None)
         now(done, total)
         if done >= total > 0:
             now.end()

@@ -50,6 +50,11 @@ def digits(value: float, count: int = 3) -> str:
     return f"{value:.{max(0, count - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 epoch``, ``3 epochs``: the noun is one whose plural takes an s."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def span(values: Any) -> str:
     """``9`` or ``3 to 21``: the least and the largest of some whole numbers."""
     low, high = int(min(values, default=0)), int(max(values, default=0))

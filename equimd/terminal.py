@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from equimd.notices import at_work, doing
 from equimd.progress import Progress, duration
@@ -22,6 +25,8 @@ REFRESHES = 4  # a second; each takes about two milliseconds
 BAR, NAME = 40, 28  # columns that the bar and the name of a stage take at most
 GAP = 1.0  # seconds between two lines about a stage, at least, where nothing is drawn
 PATIENCE = 1.0  # seconds without a word until it is said that work goes on
+#: The blank between a number and its unit, where no line ends.
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|[munk]?eV\b|kcal\b|kJ\b|[A-Z]\b|[munpf]?s\b|[kMG]?B\b)")
 
 
 def draws_on(stream: TextIO) -> bool:
@@ -44,24 +49,47 @@ def show(parts: Parts, stream: TextIO | None = None) -> None:
     console = _console(stream)
     for part in parts:
         if isinstance(part, str):
-            console.print(part)
+            _say_on(console, part)
         else:
             for table in part.beside(console.width):
                 console.print(_drawn(table, console.width))
 
 
+def show_settings(text: str) -> None:
+    """Print YAML on stdout: on a terminal comments that are too long go on below, so that it can be read and copied."""
+    if draws_on(sys.stdout):
+        room = shutil.get_terminal_size().columns
+        text = "".join(_beside(line, room) + "\n" for line in text.splitlines())
+    sys.stdout.write(text)
+
+
+def _beside(line: str, room: int) -> str:
+    entry, mark, comment = line.partition("  # ")
+    if len(line) <= room or not mark:
+        return line
+    parts = textwrap.wrap(comment, max(room - len(entry) - 4, 20), break_on_hyphens=False)
+    return "\n".join(f"{entry if not k else ' ' * len(entry)}  # {part}" for k, part in enumerate(parts))
+
+
 def say(text: str, stream: TextIO) -> None:
     """Print a note: on a terminal lines go on between words, but for those with a command, which are to be copied."""
-    live = "rich.live" in sys.modules and isinstance(stream, sys.modules["rich.file_proxy"].FileProxy)
-    if live or not draws_on(stream):  # what rich takes to print above the bar is broken between words there
+    if Screen.above is not None and stream is sys.stderr:  # what is said while a bar is drawn stands above it
+        Screen.above.print(text)
+    elif draws_on(stream):
+        _say_on(_console(stream), text)
+    else:
         print(text, file=stream, flush=True)
-        return
-    _say_on(_console(stream), text)
 
 
 def _say_on(console: Console, text: str) -> None:
     for line in text.split("\n"):
-        console.print(line, soft_wrap="equimd " in line)
+        console.print(line if "equimd " in line else _broken(line, console.width), soft_wrap=True)
+
+
+def _broken(line: str, room: int) -> str:
+    """The line in several where it is long, between words, a number and its unit being one."""
+    joined = BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", line)
+    return "\n".join(textwrap.wrap(joined, room, break_on_hyphens=False)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _console(stream: TextIO) -> Console:
@@ -107,7 +135,12 @@ class Screen:
     printed to stderr meanwhile stands above it.
 
     The cursor stays visible, so that no way to end leaves it hidden.
+
+    Attributes:
+        above: that which takes what is said on stderr.
     """
+
+    above: ClassVar[Screen | None] = None
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -140,6 +173,7 @@ class Screen:
             def show_cursor(self, show: bool = True) -> bool:
                 return False
 
+        redirects = self._stream is sys.stderr
         console = Visible(file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._live = Live(
             get_renderable=self.drawn,
@@ -147,9 +181,11 @@ class Screen:
             refresh_per_second=REFRESHES,
             transient=True,
             redirect_stdout=False,
-            redirect_stderr=self._stream is sys.stderr,
+            redirect_stderr=redirects,
         )
         self._live.start(refresh=True)
+        if redirects:
+            Screen.above = self
 
     def print(self, text: str) -> None:
         """A line that stays, above what is drawn."""
@@ -163,6 +199,7 @@ class Screen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            Screen.above = None if Screen.above is self else Screen.above
 
     def drawn(self) -> RenderableType:
         """What is drawn at this moment."""

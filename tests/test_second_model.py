@@ -55,7 +55,7 @@ def found(model: PairwiseModel) -> Calibration:
 def judge(model: PairwiseModel, found: Calibration) -> Judge:
     system = System.build(NUMBERS)
     limits = Limits.from_reference(system, torch.tensor(WATER))
-    return Judge.of(model, system, *found.decision("halt"), "halt", limits=limits)
+    return Judge.of(model, system, found.choose("halt"), limits=limits)
 
 
 def test_the_posterior_is_around_its_weights_and_calibrated(model: PairwiseModel, found: Calibration) -> None:

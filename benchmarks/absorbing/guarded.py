@@ -125,8 +125,7 @@ class Runs:
     def _simulation(self, known: Calibrated, plan: Plan, rows: np.ndarray) -> Simulation:
         system, positions = System.build(self.frame.numbers[0]), self.positions[rows]
         limits = Limits.from_reference(system, torch.from_numpy(self.frame.positions[0].copy()))
-        watch = known.watch(plan.error)
-        judge = Judge.of(known.model, system, watch.decision, watch.threshold, limits=limits)
+        judge = Judge.of(known.model, system, known.watch(plan.error), limits=limits)
         forces = ForceField(known.model, system, judge=judge, compile="off", steps=plan.steps)
         integrator = Langevin(plan.dt, plan.temperature, plan.friction, self.seed + 1000 * self.legs)
         dof, numbers = degrees_of_freedom(system, positions[0], bath=True), tuple(rows.tolist())

@@ -238,7 +238,7 @@ def real(bench: Bench, temperature: float, found: own_runs.ScoredRuns, size: Det
     halt = bench.rules["halt"]
     system, positions = bench.system, torch.from_numpy(starts.positions.copy())
     limits = Limits.from_reference(system, positions[0])
-    judge = Judge.of(bench.model, system, halt.decision, halt.threshold, "halt", limits=limits)
+    judge = Judge.of(bench.model, system, halt, limits=limits)
     simulation = Simulation.start(
         system,
         Langevin(DT, temperature, FRICTION, SEED + bench.seed),

@@ -285,7 +285,7 @@ class EquimdCalculator(Calculator):
             else:
                 limits = Limits.from_reference(system, torch.from_numpy(atoms.positions.copy()))
                 guard.last_accepted = None
-            judge = Judge.by(guard.rule, self.model.potential, system, guard.on_exceed, limits=limits, **state)
+            judge = Judge.of(self.model.potential, system, guard.rule, guard.on_exceed, limits=limits, **state)
             if guard.rule is not None:
                 self._warn_unlike(atoms.numbers)
             self._judge = constants, judge

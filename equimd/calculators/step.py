@@ -91,8 +91,8 @@ class Step(Shown):
         if on_exceed != "ignore":
             self.guard = CalculatorGuard(model, on_exceed, threshold)
             limits = Limits.from_reference(self.system, torch.from_numpy(atoms.positions.copy()))
-            chosen = self.guard.rule, model.potential, self.system, self.guard.on_exceed
-            self.judge = Judge.by(*chosen, limits=limits, **state)
+            chosen = model.potential, self.system, self.guard.rule, self.guard.on_exceed
+            self.judge = Judge.of(*chosen, limits=limits, **state)
             warned += [] if self.guard.rule is None else [model.calibration.unlike(formula(atoms.numbers))]
         self.forces = ForceField(model.potential, self.system, judge=self.judge, compile=compile, **state)
         for text in filter(None, warned):

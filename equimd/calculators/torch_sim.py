@@ -136,7 +136,7 @@ class TorchSimModel(ModelInterface):
         self._known = given
 
     def _judge(self, system: System, limits: Limits | None) -> Judge:
-        return Judge.by(self.rule, self.potential, system, self.on_exceed, limits=limits, **self._charge_spin)
+        return Judge.of(self.potential, system, self.rule, self.on_exceed, limits=limits, **self._charge_spin)
 
     def _field(self, judge: Judge, system: System) -> ForceField:
         return ForceField(self.potential, system, judge=judge, compile=self.compiling, **self._charge_spin)

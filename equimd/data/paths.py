@@ -12,6 +12,7 @@ from pathlib import Path
 
 from equimd.data.memory import free_memory
 from equimd.errors import DataError
+from equimd.shown import counted
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -92,7 +93,7 @@ def selected(chosen: slice, count: int, where: str) -> range:
     """
     rows = range(count)[chosen]
     if not rows:
-        what = f"has {count} frame{'s' * (count != 1)}, and none of them is meant"
+        what = f"has {counted(count, 'frame')}, and none of them is meant"
         raise DataError(what, where=where, hint="frames are counted from 0; the last one is @-1")
     return rows
 

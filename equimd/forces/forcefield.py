@@ -33,6 +33,7 @@ from equimd.forces.skin import SkinList
 from equimd.guard.judge import Judge
 from equimd.model.interface import CompilableModel, Model
 from equimd.notices import doing
+from equimd.shown import counted
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +179,8 @@ class ForceField:
             wanted = self.model, self._batch(self.block), self.decision, self.limits
             self._compiled = load(*wanted)
             if self._compiled is None and (self.compile == "on" or self._pays(positions)):
-                what = "compiling the potential for blocks of %d x %d atoms: one to three minutes, once a molecule"
-                log.info(what, self.block, n)
+                what = "compiling the potential of %d atoms, %s at a time: one to three minutes, once a molecule"
+                log.info(what, n, counted(self.block, "replica"))
                 doing("compiling the potential")
                 self._compiled = build(*wanted)
         self.compiled = self._compiled is not None

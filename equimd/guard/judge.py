@@ -186,7 +186,6 @@ class Judge:
     ) -> None:
         self.limits, self.score, self.threshold, self.action = limits, score, threshold, action
         self.name, self.unit, self.flag = name, unit, flag
-        self._levels = 0.0, 0.0  # of the screen, below which a frame is not flagged, and nothing else is done to it
         #: The structure, where it is known.
         self.system: System | None = getattr(limits or score, "system", None)
         if threshold is not None and (math.isnan(threshold) or score is None):
@@ -201,11 +200,9 @@ class Judge:
         cls,
         model: Model,
         system: System,
-        decision: StepDecision | None = None,
-        threshold: float | None = None,
+        rule: Rule | None,
         action: Action = "halt",
         *,
-        flag: tuple[StepDecision, float] | None = None,
         limits: Limits | None = None,
         charge: int = 0,
         spin: int = 0,
@@ -214,37 +211,25 @@ class Judge:
 
         Args:
             model: eager; it computes the exact covariances, whatever computes the forces.
-            decision, threshold: as :meth:`equimd.guard.calibration.Calibration.decision` gives them.
-            flag: the same of a lower threshold, above which frames are flagged. Each threshold speaks of the frames
-                that its own decision does not clear, so that its rate is what it would be alone.
+            rule: as :meth:`equimd.guard.calibration.Calibration.choose` gives it; None: the physical checks alone. Of
+                two thresholds each speaks of the frames that its own decision does not clear, so that its rate is what
+                it would be alone.
             charge, spin: of the structure, for models that see them.
 
         Raises:
             UncertaintyError: a model trained on energies alone, or a threshold below the screen's level.
         """
-        if decision is None:
-            return cls(limits, None, threshold, action)
-        threshold = None if threshold is None else decision.check(threshold)
-        levels = (decision.level if flag is None else flag[0].level), decision.level
-        apart = None if flag is None else max(levels)
-        lowest = decision if flag is None or levels[1] <= levels[0] else flag[0]
-        score = StepScore(lowest, model, system, charge=charge, spin=spin, apart=apart)
-        above = None if flag is None else flag[0].check(flag[1])
-        judge = cls(limits, score, threshold, action, name=SCORE_NAME, unit=SCORE_UNIT, flag=above)
-        judge._levels = levels
-        return judge
+        if rule is None:
+            return cls(limits, action=action)
+        threshold = rule.decision.check(rule.threshold)
+        lower, flag = (None, None) if rule.flag is None else (rule.flag[0], rule.flag[0].check(rule.flag[1]))
+        score = StepScore(rule.decision, model, system, lower=lower, charge=charge, spin=spin)
+        return cls(limits, score, threshold, action, name=SCORE_NAME, unit=SCORE_UNIT, flag=flag)
 
     @property
     def decision(self) -> StepDecision | None:
         """Behind the force sigma; None of another score, or without one."""
         return self.score.decision if isinstance(self.score, StepScore) else None
-
-    @classmethod
-    def by(cls, rule: Rule | None, model: Model, system: System, action: Action = "halt", **more: Any) -> Judge:
-        """The judge of a rule of the calibration; further arguments as of :meth:`of`."""
-        if rule is None:
-            return cls.of(model, system, None, None, action, **more)
-        return cls.of(model, system, rule.decision, rule.threshold, action, flag=rule.flag, **more)
 
     def __call__(self, positions: Any, energy: Any, forces: Any, extras: Mapping[str, Any] = NO_EXTRAS) -> Decision:
         """The decision about A frames, NumPy arrays or torch tensors; or about one, without the first dimension.
@@ -308,9 +293,10 @@ class Judge:
         """Of frames above the lowest threshold."""
         if self.flag is None:
             return [self._event(row, threshold, self.action, scores, per_atom) for row in rows]
-        screen = self.score.screen(extras).tolist() if isinstance(self.score, StepScore) else None
-        both: list[tuple[float, Action, float]] = [(threshold, self.action, self._levels[1])]
-        both.append((self.flag, "flag", self._levels[0]))
+        screen, levels = None, (0.0, 0.0)
+        if isinstance(self.score, StepScore):
+            screen, levels = self.score.screen(extras).tolist(), self.score.levels
+        both: list[tuple[float, Action, float]] = [(threshold, self.action, levels[0]), (self.flag, "flag", levels[1])]
         found = []
         for row in rows:
             for limit, action, level in both:

@@ -146,10 +146,12 @@ class StepScore:
     disturb the others.
 
     Args:
-        apart: a higher level, above which exact scores are computed by themselves, so that no digit of theirs depends
-            on how many rows below it are looked at.
+        decision: of the threshold. lower: of a lower one as well, above which frames are flagged.
 
     Attributes:
+        decision: of the two the one that clears fewer frames. levels: of the screen, that of the threshold and of the
+            lower one; exact scores above both are computed by themselves, so that no digit of theirs depends on how
+            many rows below are looked at.
         exact_count: rows whose exact covariance was computed so far, of ``count`` in all.
     """
 
@@ -159,18 +161,21 @@ class StepScore:
         model: Model,
         system: System,
         *,
+        lower: StepDecision | None = None,
         charge: int = 0,
         spin: int = 0,
-        apart: float | None = None,
     ) -> None:
         if not model.has_forces:
             raise UncertaintyError("the model was trained on energies alone: its forces have no uncertainty")
         self.device = model.device
+        self.levels = decision.level, decision.level if lower is None else lower.level
+        if lower is not None and lower.level < decision.level:
+            decision = lower
         calibrated = decision.calibrated
         layer = calibrated.layer.to(self.device)
         self.decision = replace(decision, calibrated=replace(calibrated, layer=layer))
         self.model, self.system, self.charge, self.spin = model, system, charge, spin
-        self.apart, self.count, self.exact_count = apart, 0, 0
+        self.count = self.exact_count = 0
 
     def __call__(self, positions: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Scores of positions (A, n, 3), from extras["screen"] (A,) or extras["features"] (A, P).
@@ -182,7 +187,7 @@ class StepScore:
         if rows is None:
             return scores, None
         atoms = positions.new_full(positions.shape[:2], torch.nan, dtype=torch.float64)
-        above = scores[rows] >= (0.0 if self.apart is None else self.apart)
+        above = scores[rows] >= max(self.levels)
         for part in (rows[above], rows[~above]):
             if len(part):
                 atoms[part] = self.exact(positions[part])

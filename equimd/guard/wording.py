@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from equimd.errors import ConfigError
 from equimd.guard.calibration import Calibration, StatePoint
 from equimd.guard.certificate import load_certificate, words
@@ -20,6 +22,7 @@ from equimd.guard.sizes import counted_to_halve, frames_to_halve, runs_to_halve
 from equimd.guard.thresholds import CONFIDENCE, UNIT, ErrorBound, FlagThreshold, HaltThreshold, parse_threshold
 from equimd.uq.bounds import upper_bound
 
+EXPECTED_ERROR = "expected error of the force on some atom"  # what the force sigma is
 #: Plain steps of a small compiled molecule that an exact score takes the time of; from so much more time on it is said.
 EXACT_CALLS, DEAR = 20, 0.2
 
@@ -38,51 +41,67 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{low} and {high} %"
 
 
-def halt_meaning(halt: HaltThreshold, calibration: Calibration) -> str:
-    """What it means that a run halts."""
+def _runs(halt: HaltThreshold, calibration: Calibration, of: str = "") -> str:
+    """The runs that a threshold of halts was calibrated for."""
     point = calibration.state_point
     length = f"{halt.run_length} steps ({halt.run_length * point.dt_fs / 1000:.3g} ps)"
+    return f"a run of {length}{of} at {point.temperature_K:g} K"
+
+
+def _by_mistake(halt: HaltThreshold, this: str = "for this calibration ") -> str:
+    """How often such a run halts by mistake."""
     return (
-        f"A run halts before the first frame in which the expected error of the force on some atom exceeds "
-        f"{halt.value:.3g} eV/A; in a run of {length} of {_names(calibration)} at {point.temperature_K:g} K this "
-        f"happens by mistake with a probability of at most {percent(halt.alpha)} (for this calibration between "
-        f"{_range(halt.interval)}, from {halt.n_blocks} independent runs)."
+        f"by mistake with a probability of at most {percent(halt.alpha)} ({this}between {_range(halt.interval)}, "
+        f"from {halt.n_blocks} independent runs)."
+    )
+
+
+def _flags(flag: FlagThreshold, calibration: Calibration) -> str:
+    """How often frames are flagged that are like those it was calibrated on."""
+    return (
+        f"of frames like the calibration frames ({_names(calibration)}) this happens to {percent(flag.alpha)} (for "
+        f"this calibration between {_range(flag.interval)}, from {flag.n_frames} frames worth {flag.n_effective:.0f} "
+        "independent ones)."
+    )
+
+
+def halt_meaning(halt: HaltThreshold, calibration: Calibration) -> str:
+    """What it means that a run halts."""
+    return (
+        f"A run halts before the first frame in which the {EXPECTED_ERROR} exceeds {halt.value:.3g} eV/A; in "
+        f"{_runs(halt, calibration, f' of {_names(calibration)}')} this happens {_by_mistake(halt)}"
     )
 
 
 def flag_meaning(flag: FlagThreshold, calibration: Calibration) -> str:
     """What it means that a frame is flagged."""
-    return (
-        f"A frame is flagged when the expected error of the force on some atom exceeds {flag.value:.3g} eV/A; of "
-        f"frames like the calibration frames ({_names(calibration)}) this happens to {percent(flag.alpha)} (for this "
-        f"calibration between {_range(flag.interval)}, from {flag.n_frames} frames worth {flag.n_effective:.0f} "
-        "independent ones)."
-    )
+    return f"A frame is flagged when the {EXPECTED_ERROR} exceeds {flag.value:.3g} eV/A; {_flags(flag, calibration)}"
 
 
 def both_meaning(halt: HaltThreshold, calibration: Calibration) -> str:
     """What it means that frames are flagged on the way to a halt."""
-    flag, point = calibration.flag, calibration.state_point
-    length = f"{halt.run_length} steps ({halt.run_length * point.dt_fs / 1000:.3g} ps)"
+    flag = calibration.flag
     return (
-        f"A frame is flagged when the expected error of the force on some atom exceeds {flag.value:.3g} eV/A, which "
-        f"happens to {percent(flag.alpha)} of frames like the calibration frames ({_names(calibration)}; for this "
-        f"calibration between {_range(flag.interval)}), and a run halts before the first frame in which it exceeds "
-        f"{halt.value:.3g} eV/A: in a run of {length} at {point.temperature_K:g} K this happens by mistake with a "
-        f"probability of at most {percent(halt.alpha)} (between {_range(halt.interval)}, from {halt.n_blocks} "
-        "independent runs)."
+        f"A frame is flagged when the {EXPECTED_ERROR} exceeds {flag.value:.3g} eV/A, which happens to "
+        f"{percent(flag.alpha)} of frames like the calibration frames ({_names(calibration)}; for this calibration "
+        f"between {_range(flag.interval)}), and a run halts before the first frame in which it exceeds "
+        f"{halt.value:.3g} eV/A: in {_runs(halt, calibration)} this happens {_by_mistake(halt, this='')}"
     )
 
 
 def exact_note(calibration: Calibration) -> list[str]:
     """One line where flags make a run dear: frames near the flag threshold are looked at closer."""
-    found = (calibration.report.get("screen") or {}).get("flag") or {}
-    share = found.get("exact_share")
-    if not isinstance(share, float) or EXACT_CALLS * share < DEAR:
+    frames, levels = calibration.frames, calibration.levels
+    if frames is None or levels.halt is None:
+        return []
+    share, anyway = (float(np.mean(np.array(frames.screen) >= level)) for level in (levels.flag, levels.halt))
+    times = (1 + EXACT_CALLS * share) / (1 + EXACT_CALLS * anyway)
+    if times < 1 + DEAR:
         return []
     return [
-        f"{percent(share)} of frames are looked at closer to flag them, each for about {EXACT_CALLS} steps: in all the "
-        f"run takes about {1 + EXACT_CALLS * share:.1f} times as long as with `--uq-threshold halt`, which flags none"
+        f"{percent(share)} of frames like the calibration frames are looked at closer to flag them, each for about "
+        f"{EXACT_CALLS} steps of a small molecule: such a run takes about {times:.1f} times as long as with "
+        "`--uq-threshold halt`, where none is flagged below the threshold of halts"
     ]
 
 
@@ -322,17 +341,26 @@ def _described(
     if mode == "flag" or calibration.halt is None:
         rate = calibration.flag
         about |= _flagging(calibration)
-        return [head, flag_meaning(rate, calibration), *more_frames(calibration)], about
+        return [f"{head}, the {EXPECTED_ERROR}; {_flags(rate, calibration)}", *more_frames(calibration)], about
     halt = calibration.halt
     about |= {
         "alpha": halt.alpha, "run_length": halt.run_length, "n_blocks": halt.n_blocks, "interval": list(halt.interval)
     }  # fmt: skip
-    more, means = more_runs(calibration), (halt_meaning if rule.flag is None else both_meaning)(halt, calibration)
-    if rule.flag is not None:
-        head = f"thresholds: flags frames above a force sigma of {rule.flag[1]:.4g} eV/A, {does} above {threshold:.4g}"
-        about["flag"] = _flagging(calibration)
-        more += [*more_frames(calibration), *exact_note(calibration)]
-    return [head, means if action == "halt" else f"calibrated for the action halt: {means}", *more], about
+    told = "calibrated for the action halt: " * (action == "flag")
+    if rule.flag is None:
+        means = f"{told}{_runs(halt, calibration)} halts {_by_mistake(halt)}"
+        return [f"{head}, the {EXPECTED_ERROR}; {means}", *more_runs(calibration)], about
+    flag, about["flag"] = calibration.flag, _flagging(calibration)
+    return [
+        f"thresholds: flags frames above a force sigma of {rule.flag[1]:.4g} eV/A, {does} above {threshold:.4g} eV/A; "
+        f"sigma is the {EXPECTED_ERROR}",
+        f"flagged are {percent(flag.alpha)} of frames like the calibration frames ({_names(calibration)}; for this "
+        f"calibration between {_range(flag.interval)}); {told}{_runs(halt, calibration)} halts "
+        f"{_by_mistake(halt, this='')}",
+        *more_runs(calibration),
+        *more_frames(calibration),
+        *exact_note(calibration),
+    ], about
 
 
 def _flagging(calibration: Calibration) -> dict[str, Any]:

@@ -287,7 +287,7 @@ class Trainer:
         return {**head, **{f"train_{k}": v for k, v in found.items()}}
 
     def _record(self, row: dict[str, float]) -> None:
-        note = "  *" if "val_loss" in row and self.progress.best_epoch == self.progress.epoch else ""
+        note = " | best so far" if "val_loss" in row and self.progress.best_epoch == self.progress.epoch else ""
         self.progress.last_row = {k: v for k, v in row.items() if math.isfinite(v)}
         if self.metrics is None:
             return

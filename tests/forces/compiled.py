@@ -10,7 +10,7 @@ from equimd.data.system import System
 from equimd.forces.forcefield import ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepDecision
+from equimd.guard.score import StepDecision, StepScore
 from equimd.guard.screen import Screen
 from equimd.uq.posterior import FeatureDistance, LastLayer, Posterior
 from equimd.uq.predict import Calibrated
@@ -37,7 +37,7 @@ def decision(seed: int = 0, level: float = 0.1) -> StepDecision:
 def field(dtype: str = "float64", compile: str = "on", **more: object) -> ForceField:
     """Blocks of two replicas."""
     model = more.pop("model", None) or potential(dtype)
-    judge = Judge.of(model, SYSTEM, more.pop("decision", None) or decision(), limits=LIMITS)
+    judge = Judge(LIMITS, StepScore(more.pop("decision", None) or decision(), model, SYSTEM))
     return ForceField(model, SYSTEM, compile=compile, judge=judge, **{"features": True, "block": 2, **more})
 
 

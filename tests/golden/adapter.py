@@ -61,11 +61,8 @@ class Judge:
         system = System.build(start.numbers, cell=start.cell.array if any(pbc) else None, pbc=pbc)
         limits = Limits.from_reference(system, torch.from_numpy(start.positions.copy()))
         state = {"charge": int(start.info.get("charge", 0)), "spin": int(start.info.get("spin", 0))}
-        chosen = (None, None)
-        if threshold != "off":
-            rule = model.calibration.choose(parse_threshold(threshold))
-            chosen = rule.decision, rule.threshold
-        self.judge = judge.Judge.of(model.potential, system, *chosen, action, limits=limits, **state)
+        rule = None if threshold == "off" else model.calibration.choose(parse_threshold(threshold))
+        self.judge = judge.Judge.of(model.potential, system, rule, action, limits=limits, **state)
         self.forces = ForceField(model.potential, system, **state, judge=self.judge, compile="off")
 
     def __call__(self, positions: np.ndarray, spoiled: Sequence[tuple[int, str]] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from equimd.data.system import System
 from equimd.errors import ConfigError, UncertaintyError
 from equimd.forces.forcefield import ForceField
 from equimd.guard.judge import Judge
-from equimd.guard.score import StepDecision, StepScore
+from equimd.guard.score import Rule, StepDecision, StepScore
 from equimd.md.integrators import VelocityVerlet
 from equimd.md.simulation import Simulation
 from equimd.model.painn.potential import Potential
@@ -92,8 +92,8 @@ def test_of_two_thresholds_each_speaks_as_if_it_were_alone(model: Potential, dec
     for flag, halt in ((low, high), (high, low)):
         above = float(found.median().clamp(min=high.level))
         limits = above, 1.02 * above
-        both = Judge.of(model, SYSTEM, halt, limits[1], flag=(flag, limits[0]))
-        alone = Judge.of(model, SYSTEM, halt, limits[1])
+        both = Judge.of(model, SYSTEM, Rule("halt", halt, limits[1], (flag, limits[0])))
+        alone = Judge.of(model, SYSTEM, Rule("halt", halt, limits[1]))
         told, only = (judge(x, screen, torch.zeros_like(x), extras) for judge in (both, alone))
         assert told.halts == only.halts and 0 < len(told.halts) < 60, "to the last bit"
         halted = {e.row for e in told.halts}
@@ -159,7 +159,7 @@ def test_a_guard_halts_on_it_and_names_the_atom(model: Potential, decision: Step
     scores, atoms = function(x, extras)
     finite = atoms[torch.isfinite(atoms).all(1)].amax(1)
     threshold = max(float(finite.sort().values[-2]), decision.level)
-    judge = Judge.of(model, SYSTEM, decision, threshold, "halt")
+    judge = Judge.of(model, SYSTEM, Rule("halt", decision, threshold))
     over = (scores > threshold).nonzero().flatten().tolist()
     found = judge(x, torch.zeros(12), torch.zeros_like(x), extras)
     assert [e.row for e in found.halts] == over
@@ -177,7 +177,7 @@ def test_the_features_of_ones_own_model_are_judged(model: Potential, decision: S
     batch = Batch.from_frames(Frames.build(METHANOL, x), model.config.cutoff, dtype=model.dtype)
     out = {k: v.detach() for k, v in model(batch).items()}
     energy, forces, features = out["energy"], out["forces"].view(10, 6, 3), out["features"]
-    judge = Judge.of(model, SYSTEM, decision, 2.0 * decision.level, "flag")
+    judge = Judge.of(model, SYSTEM, Rule("flag", decision, 2.0 * decision.level), "flag")
     together = judge(x, energy, forces, {"features": features})
     assert together.scores is not None and 0 < judge.score.exact_count < judge.score.count == 10
     for k in range(10):
@@ -187,7 +187,7 @@ def test_the_features_of_ones_own_model_are_judged(model: Potential, decision: S
 
 
 def test_forces_and_their_judge_belong_together(model: Potential, decision: StepDecision) -> None:
-    judge = Judge.of(model, SYSTEM, decision, 2.0 * decision.level)
+    judge = Judge.of(model, SYSTEM, Rule("halt", decision, 2.0 * decision.level))
     field = ForceField(model, SYSTEM, judge=judge)
     x = torch.as_tensor(thermal(2, 0.02, 11))
     started = {"dof": 18, "positions": x, "velocities": torch.zeros_like(x)}
@@ -205,4 +205,4 @@ def test_forces_and_their_judge_belong_together(model: Potential, decision: Step
         with pytest.raises(ConfigError, match="than the forces"):
             ForceField(mine, system, judge=judge, **more)
     with pytest.raises(UncertaintyError, match="below the screen's level"):
-        Judge.of(model, SYSTEM, decision, 0.5 * decision.level)
+        Judge.of(model, SYSTEM, Rule("halt", decision, 0.5 * decision.level))

@@ -11,10 +11,9 @@ from equimd.data.dataset import ArrayDataset
 from equimd.data.frames import Frames
 from equimd.guard.calibration import Calibration
 from equimd.guard.saved import load_calibration
-from equimd.guard.score import exact_scores
+from equimd.guard.score import Rule, exact_scores
 from equimd.model.interface import Model
 from equimd.run import Run
-from equimd.tasks.audit.runs import Watch
 from equimd.uq.predict import Predictions, predict
 
 
@@ -37,17 +36,17 @@ class Calibrated:
         model, meta = run.load_model()
         return cls(model, load_calibration(run.path, meta["sha256"], name), meta["sha256"])
 
-    def watch(self, error: float, factor: float = 1.0) -> Watch:
+    def watch(self, error: float, factor: float = 1.0) -> Rule:
         """Halting above so many times the sigma at which the error bound equals an error."""
-        return Watch(*self.calibration.error_decision(factor * error))
+        return self.calibration.choose(float(factor * error))
 
-    def shipped(self) -> Watch:
+    def shipped(self) -> Rule:
         """Halting where the calibration says.
 
         Raises:
             UncertaintyError: it has no threshold to halt at.
         """
-        return Watch(*self.calibration.decision("halt"))
+        return self.calibration.choose("halt")
 
     def predictions(self, frames: Frames) -> Predictions:
         """Raw uncertainties of frames, and errors where they have labels."""

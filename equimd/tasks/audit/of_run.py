@@ -21,8 +21,9 @@ from equimd.labels.pool import Executor, LocalPool
 from equimd.machine import cores
 from equimd.methods import check_method
 from equimd.model.interface import check_data
-from equimd.notices import doing
+from equimd.notices import doing, note
 from equimd.run import Run
+from equimd.shown import counted
 from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.runs import Dynamics, evenly, guarded_runs
 from equimd.tasks.audit.settings import AskSettings, AuditSettings
@@ -113,6 +114,10 @@ def _audit_run(
     if begun is None:
         tries.begin(asked, _plan(claim, number, expected, settings.labels))
     plan = _planned(tries.made[-1]["plan"])
+    note(
+        f"try {number}: {plan.runs.trials} runs of {dynamics.steps} steps, {plan.draws.trials} labels; certified with "
+        f"at most {counted(plan.draws.allowed, 'bad frame')} and {counted(plan.runs.allowed, 'halt')}"
+    )
     store, theory = LabelStore(work / "labels", settings.calculator), ""
     used = executor or make_executor(settings, settings.calculator)
 
@@ -192,6 +197,7 @@ def _expected(
         folder=work / "survey",
         progress=told,
     )
+    doing("predicting the share of bad frames")
     return known.bad_share(starts.at(taken.positions), claim.error)
 
 

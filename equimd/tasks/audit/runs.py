@@ -21,7 +21,7 @@ from equimd.files import load_tensors, save_tensors, understood
 from equimd.forces.forcefield import Compile, ForceField
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepDecision
+from equimd.guard.score import Rule
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
@@ -49,14 +49,6 @@ class Dynamics:
     friction: float = 0.01
     seed: int = 0
     compile: bool = False
-
-
-@dataclass(frozen=True)
-class Watch:
-    """The score that halts a run, and where."""
-
-    decision: StepDecision
-    threshold: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def guarded_runs(
     dynamics: Dynamics,
     wanted: Mapping[int, Sequence[int]],
     *,
-    watch: Watch | None = None,
+    watch: Rule | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     checked: Callable[[], None] | None = None,
@@ -143,7 +135,7 @@ def _portion(
     replicas: Sequence[int],
     dynamics: Dynamics,
     wanted: Mapping[int, Sequence[int]],
-    watch: Watch | None,
+    watch: Rule | None,
     told: Callable[[int], None],
 ) -> Taken:
     began = time.monotonic()
@@ -179,7 +171,7 @@ def _portion(
 
 
 def _simulation(
-    model: Model, starts: Frames, replicas: Sequence[int], dynamics: Dynamics, watch: Watch | None
+    model: Model, starts: Frames, replicas: Sequence[int], dynamics: Dynamics, watch: Rule | None
 ) -> Simulation:
     """Ready for the first step."""
     charge, spin = int(starts.charge[0]), int(starts.spin[0])
@@ -187,8 +179,7 @@ def _simulation(
     positions = torch.from_numpy(starts.positions.copy()).to(system.masses.device)
     limits = Limits.from_reference(system, positions[0])
     state: Any = {"charge": charge, "spin": spin}
-    asked = (None, None) if watch is None else (watch.decision, watch.threshold)
-    judge = Judge.of(model, system, *asked, limits=limits, **state)
+    judge = Judge.of(model, system, watch, limits=limits, **state)
     compile: Compile = "on" if dynamics.compile else "off"
     forces = ForceField(  # portions of all sizes share a compiled potential
         model, system, judge=judge, compile=compile, steps=dynamics.steps, replicas=PORTION, **state

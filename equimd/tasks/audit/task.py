@@ -13,9 +13,10 @@ from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
 from equimd.guard.certificate import Claim, Finding
+from equimd.guard.score import Rule
 from equimd.labels.ledger import Labelled
 from equimd.model.interface import Model
-from equimd.tasks.audit.runs import Dynamics, Taken, Watch, draws, guarded_runs
+from equimd.tasks.audit.runs import Dynamics, Taken, draws, guarded_runs
 from equimd.uq.bounds import Trials, chance_to_pass, confidence_of, smallest_plan, trials_needed, upper_bound
 
 HALTS_EXPECTED = 0.2  # of the false-halt rate: what a model that is audited should halt at
@@ -93,7 +94,7 @@ class Audited:
 
 def audit(
     model: Model,
-    watch: Watch,
+    watch: Rule,
     starts: Frames,
     claim: Claim,
     plan: AuditPlan,
@@ -139,7 +140,7 @@ def audit(
 
 def _runs(
     model: Model,
-    watch: Watch,
+    watch: Rule,
     starts: Frames,
     dynamics: Dynamics,
     replicas: range,

@@ -124,7 +124,7 @@ class Molecule:
         judge = None
         if decision is not None:
             limits = Limits.from_reference(self.system, self.positions[0])
-            judge = Judge.of(self.model, self.system, decision, limits=limits, **state)
+            judge = Judge(limits, StepScore(decision, self.model, self.system, **state))
         return ForceField(self.model, self.system, judge=judge, compile=compile, steps=steps, **state)
 
     def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:

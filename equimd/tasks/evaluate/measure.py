@@ -253,7 +253,7 @@ def parts(summary: dict[str, Any], unit: str = "meV") -> list[Table | str]:
         where = f"{unit}/A, {of['n_atoms']:,} atoms"
         rows.append(row(f"  on {symbol}", of, (*forces, "forces_mse_meV2_per_A2"), where))
     found: list[Table | str] = [f"{summary['n_frames']:,} frames"]
-    found.append(Table(rows, ("", "MAE", "RMSE", "MSE", "unit"), left=(0, 4)))
+    found.append(Table(rows, ("", "MAE", "RMSE", "MSE (unit squared)", "unit"), left=(0, 4)))
     if worst := summary["worst_frames"]:
         head = ("worst frames", f"energy error ({unit})", f"largest force error on an atom ({unit}/A)")
         errors = [[show(of[key]) for key in ("energy_error_meV", "max_force_error_meV_per_A")] for of in worst]

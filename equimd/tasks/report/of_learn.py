@@ -10,7 +10,7 @@ import numpy as np
 
 from equimd.config import ReadingSettings, read_config
 from equimd.data.content import Hashes
-from equimd.data.dataset import Subset, hashes_of
+from equimd.data.dataset import ArrayDataset, hashes_of
 from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.progress import duration
@@ -53,13 +53,15 @@ def shipped(found: Learned, folder: Path, asked: LearnSettings, settings: Report
     for use in ("audit", "calibration"):
         files = sorted(str(path) for path in (found.folder / DATA_FOLDER).glob(f"{use}-*.h5"))
         try:
-            data = open_given(files, ReadingSettings()) if files else None
-            rows = np.flatnonzero(~hashes_of(data).within(known)) if data else np.zeros(0, np.int64)
+            frames = open_given(files, ReadingSettings()).frames() if files else None
         except EquimdError:
             continue  # damaged ones are no reason to show nothing of the run
-        if data is not None and len(rows):
+        if frames is None:
+            continue
+        rows = np.flatnonzero(~hashes_of(ArrayDataset(frames)).within(known))
+        if len(rows):
             told = f"A frame of each run of the {use}, labelled by {asked.calculator} and never trained on."
-            return ReportedRun(run, settings, Subset(data, rows), told)
+            return ReportedRun(run, settings, ArrayDataset(frames.take(rows)), told)
     return ReportedRun(run, settings)
 
 

@@ -23,7 +23,7 @@ from equimd.machine import choose_device
 from equimd.plots import read_metrics
 from equimd.progress import duration
 from equimd.run import CONFIG_FILE, Run
-from equimd.shown import digits
+from equimd.shown import counted, digits
 from equimd.tasks.evaluate.measure import Evaluation, measure
 from equimd.tasks.report import layers
 from equimd.tasks.report.of_calibration import calibration_sections
@@ -169,7 +169,7 @@ def _status(info: Mapping[str, Any]) -> str:
     found = str(info.get("status", "unknown"))
     if "epochs" in info:
         took = duration(info["training_seconds"])
-        found += f": {info['epochs']} epoch{'s' * (info['epochs'] != 1)}, {info['steps']:,} steps, {took}; "
+        found += f": {counted(info['epochs'], 'epoch')}, {info['steps']:,} steps, {took}; "
         found += f"best validation in epoch {info['best_epoch']}"
     return found
 

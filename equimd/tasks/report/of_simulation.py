@@ -21,8 +21,8 @@ from equimd.guard.saved import is_calibrated
 from equimd.machine import choose_device
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.md.trajectory import Columns, read_columns, trajectory_path
-from equimd.progress import counting
 from equimd.run import Run
+from equimd.shown import counted
 from equimd.tasks.generate.sampling import bonds as find_bonds
 from equimd.tasks.report import of_trajectory
 from equimd.tasks.report.page import Page, facts, folded, paragraph, text
@@ -229,9 +229,8 @@ def _coloured(s: ReportedSimulation, shots: list[Shot], told: Callable[[str], No
             return shots, "The run is not calibrated: atoms are coloured by element."
         lacking = sum(int((~np.isfinite(x.atom_sigma).all(1)).sum()) for x in shots)
         if lacking:
-            told(f"sigmas of {lacking:,} frames of {s.folder}")
-        with counting(None, "frames") as counted:
-            return with_sigmas(shots, s.start.atoms(), s.model, counted or _silent), ""
+            told(f"sigmas of {counted(lacking, 'frame')} of {s.folder}")
+        return with_sigmas(shots, s.start.atoms(), s.model, _silent), ""
     except EquimdError as error:
         return shots, f"No sigmas of atoms: {error.where or ''} {error.what}."
 

@@ -16,6 +16,7 @@ from equimd.guard.score import SCORE_NAME
 from equimd.guard.wording import percent
 from equimd.md.simulation import SUSPECTS_FILE
 from equimd.run import Run, free_name
+from equimd.shown import counted
 from equimd.tasks.simulate.session import Session
 from equimd.tasks.simulate.suspects import BEFORE_FILE
 
@@ -32,7 +33,7 @@ def last_words(session: Session, summary: Mapping[str, Any], folder: Path, run: 
         done = f"completed {summary['time_ps']:g} ps in {folder}"
         if not flagged:
             return done
-        events = f"{flagged} event{'s' * (flagged != 1)} flagged in {summary['n_flagged_steps']} steps"
+        events = f"{counted(flagged, 'event')} flagged in {counted(summary['n_flagged_steps'], 'step')}"
         rate = summary["uncertainty"].get("flag")
         if rate is not None and summary["flagged_share"] <= rate["interval"][1]:
             return f"{done}, {events}: no more than of ordinary frames"

@@ -185,7 +185,7 @@ def _assemble(
         hint = f"equimd calibrate {shown_run or settings.run} --data FRAMES, and a threshold (--uq-threshold)"
         raise UncertaintyError("--sigma-every: without a calibrated threshold there are no sigmas", hint=hint)
     state: Any = {"charge": start.charge, "spin": start.spin}
-    judge = Judge.by(watch.rule, potential, system, watch.action, limits=limits, **state)
+    judge = Judge.of(potential, system, watch.rule, watch.action, limits=limits, **state)
     forces = ForceField(potential, system, judge=judge, compile=settings.compile, steps=steps, **state)
     dof = degrees_of_freedom(system, reference, bath=ENSEMBLES[settings.ensemble].bath)
     identity = {"model_sha256": sha256, "calibration_sha256": _calibration_sha256(watch), "threads": threads}

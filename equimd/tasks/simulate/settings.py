@@ -57,8 +57,10 @@ class SimulationSettings(EnsembleSettings):
     dt: float = Field(0.5, gt=0, allow_inf_nan=False, description="time step, fs")
     friction: float = FRICTION.setting()
     tau: float = TAU.setting()
-    steps: int | None = Field(None, ge=0, description=f"length of the run ({DEFAULT_STEPS} where --time is not given)")
-    time: Picoseconds | None = Field(None, ge=0, allow_inf_nan=False, description="the same in ps, or 500fs, 1ns")
+    steps: int | None = Field(None, ge=0, description=f"steps of the run ({DEFAULT_STEPS} where --time is not given)")
+    time: Picoseconds | None = Field(
+        None, ge=0, allow_inf_nan=False, description="length of the run, ps, or 500fs, 1ns"
+    )
     replicas: int = Field(1, ge=1, le=100_000, description="copies that run at once, each with its own random numbers")
     first_replica: int = Field(0, ge=0, description="number of the first replica: 4 runs of 8 make the same 32 as one")
     seed: int = Field(0, ge=0, lt=2**63, description="of the start velocities and the noise")

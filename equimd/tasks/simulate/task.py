@@ -21,7 +21,7 @@ from equimd.md.summary import summarize
 from equimd.md.trajectory import trajectory_path
 from equimd.notices import doing
 from equimd.progress import Callback
-from equimd.shown import with_error
+from equimd.shown import counted, with_error
 from equimd.tables import Table, facts
 from equimd.tasks.simulate import plot
 from equimd.tasks.simulate.progress import SimulationProgress
@@ -143,7 +143,7 @@ def _halt(h: SuspectFrame, dt: float) -> dict[str, Any]:
 def flags_in_words(summary: Mapping[str, Any]) -> str:
     """How much was flagged, since when, and how much ordinarily is."""
     events, uq, first = summary["n_flagged"], summary["uncertainty"], summary.get("first_flagged")
-    text = f"{events} event{'s' * (events != 1)}, {summary['n_flagged_steps']} steps"
+    text = f"{counted(events, 'event')}, {counted(summary['n_flagged_steps'], 'step')}"
     rate = uq.get("flag") or (uq if uq["mode"] == "flag" else None)
     if summary.get("flagged_share") is not None and rate is not None:
         text += f" ({percent(summary['flagged_share'])} of frames; of ordinary ones {percent(rate['alpha'])} are)"
