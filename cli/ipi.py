@@ -92,9 +92,8 @@ def ipi(
     if json:
         echo_json(served.summary())
     else:
-        typer.echo(
-            f"{served.summary()['status']}: {counted(served.count, 'structure')}, {counted(served.n_flagged, 'flagged event')}"
-        )
+        status, flags = served.summary()["status"], counted(served.n_flagged, "flagged event")
+        typer.echo(f"{status}: {counted(served.count, 'structure')}, {flags}")
     if served.halt is not None:
         log(f"halted: {served.halt.what}; the frame is in {out}, i-PI's RESTART holds the last whole step")
         raise typer.Exit(EXIT_HALTED)

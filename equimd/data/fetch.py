@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import socket
 import tarfile
 import urllib.error
 import urllib.request
@@ -22,6 +23,15 @@ from equimd.files import file_digest, replacing_folder
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 1 << 18
+OFFLINE = ", or a machine with a network and its folder copied here (--to); frames of `bundled` need none"
+
+
+def said(error: object) -> str:
+    """Why there is no answer, in words."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, socket.gaierror):
+        return f"no network, or no such host ({reason.strerror})"
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 class _KeepTokenHome(urllib.request.HTTPRedirectHandler):
@@ -138,15 +148,13 @@ def _fill(
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.filename is not None:  # the disk, not the network
                 raise
-            reason = getattr(error, "reason", error)
+            reason = error
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures >= retries:
-            raise MachineError(
-                f"download failed: {reason}; {now:,} bytes are kept",
-                where=file.url,
-                hint="the same command later: it goes on where it stopped",
-            )
+            kept = f"; {now:,} bytes are kept" if now else ""
+            hint = "the same command later" + (": it goes on where it stopped" if now else OFFLINE)
+            raise MachineError(f"download failed: {said(reason)}{kept}", where=file.url, hint=hint)
 
 
 def _transfer(

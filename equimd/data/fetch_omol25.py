@@ -9,18 +9,20 @@ from pathlib import Path
 from urllib.parse import quote
 
 from equimd.data.catalogue import RemoteFile
-from equimd.data.fetch import Progress, fetch_files, open_url
+from equimd.data.fetch import Progress, fetch_files, open_url, said
 from equimd.errors import DataError, MachineError
 
 REPOSITORY = "facebook/OMol25"
-GATE = """OMol25 is licensed CC-BY-4.0 (cite arXiv:2505.08762) and gated: its publisher asks for your name and your
-agreement to its terms before a download.
+GATE = """\
+OMol25 is licensed CC-BY-4.0 (cite arXiv:2505.08762) and gated: its publisher asks for your name first.
 
-  1. log in at https://huggingface.co/facebook/OMol25 and accept the terms;
+  1. log in at https://huggingface.co/facebook/OMol25 and accept its terms;
   2. make a token with read access at https://huggingface.co/settings/tokens;
-  3. set it as HF_TOKEN and run this command again: it lists the files, and --file NAME downloads one.
+  3. set it as HF_TOKEN and run this command again: it lists the files;
+     --file NAME downloads one.
 
-A copy you have already is used as it is: equimd data fetch omol25 --from FOLDER (the folder of .aselmdb files)."""
+A copy that you have is used as it is, the folder of .aselmdb files:
+equimd data fetch omol25 --from FOLDER"""
 
 
 def user_token() -> str:
@@ -59,7 +61,8 @@ def list_files(token: str) -> list[RemoteFile]:
                 raise DataError(f"the hub refuses this token ({error.code}).\n{GATE}", where=url) from error
             raise MachineError(f"the hub answered {error.code} {error.reason}", where=url) from error
         except (OSError, ValueError) as error:
-            raise MachineError(f"the hub cannot be reached: {error}", where=url) from error
+            hint = "the same command with a network, or --from FOLDER, of files that you have"
+            raise MachineError(f"the hub cannot be reached: {said(error)}", where=url, hint=hint) from error
         base = f"{endpoint()}/{prefix}{REPOSITORY}/resolve/main/"
         return [_remote(base, entry) for entry in listed if entry.get("type") == "file"]
     raise DataError("no such repository", where=f"{endpoint()}/{REPOSITORY}")
