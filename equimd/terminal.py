@@ -25,8 +25,10 @@ REFRESHES = 4  # a second; each takes about two milliseconds
 BAR, NAME = 40, 28  # columns that the bar and the name of a stage take at most
 GAP = 1.0  # seconds between two lines about a stage, at least, where nothing is drawn
 PATIENCE = 1.0  # seconds without a word until it is said that work goes on
-#: The blank between a number and its unit, where no line ends.
+GLUE = "\N{NO-BREAK SPACE}"  # where no line ends: between a number and its unit
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|[munk]?eV\b|kcal\b|kJ\b|[A-Z]\b|[munpf]?s\b|[kMG]?B\b)")
+COMMAND = re.compile(r"`equimd [^`]*`")  # to be copied in one piece
+BRACKET = re.compile(r"\([^()]{1,20}\)")  # in a cell of a table
 
 
 def draws_on(stream: TextIO) -> bool:
@@ -83,13 +85,15 @@ def say(text: str, stream: TextIO) -> None:
 
 def _say_on(console: Console, text: str) -> None:
     for line in text.split("\n"):
-        console.print(line if "equimd " in line else _broken(line, console.width), soft_wrap=True)
+        whole = "equimd " in COMMAND.sub("", line)
+        console.print(line if whole else _broken(line, console.width, COMMAND), soft_wrap=True)
 
 
-def _broken(line: str, room: int) -> str:
-    """The line in several where it is long, between words, a number and its unit being one."""
-    joined = BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", line)
-    return "\n".join(textwrap.wrap(joined, room, break_on_hyphens=False)).replace("\N{NO-BREAK SPACE}", " ")
+def _broken(line: str, room: int, kept: re.Pattern[str]) -> str:
+    """The line in several where it is long, between words; a number and its unit are one, and so is what is kept."""
+    glued = kept.sub(lambda found: found[0].replace(" ", GLUE), BEFORE_UNIT.sub(GLUE, line))
+    broken = textwrap.wrap(glued, room, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(broken).replace(GLUE, " ")
 
 
 def _console(stream: TextIO) -> Console:
@@ -113,7 +117,7 @@ def _drawn(table: Table, room: int) -> rich.table.Table:
             head, justify="left" if k in table.left else "right", width=width, overflow="fold", style=style
         )
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(_broken(cell, width, BRACKET) for cell, width in zip(row, widths, strict=True)))
     return drawn
 
 
