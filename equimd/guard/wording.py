@@ -348,14 +348,14 @@ def _described(
     }  # fmt: skip
     told = "calibrated for the action halt: " * (action == "flag")
     if rule.flag is None:
-        means = f"{told}{_runs(halt, calibration)} halts {_by_mistake(halt)}"
+        means = f"{told}in {_runs(halt, calibration)} the guard halts {_by_mistake(halt)}"
         return [f"{head}, the {EXPECTED_ERROR}; {means}", *more_runs(calibration)], about
     flag, about["flag"] = calibration.flag, _flagging(calibration)
     return [
         f"thresholds: flags frames above a force sigma of {rule.flag[1]:.4g} eV/A, {does} above {threshold:.4g} eV/A; "
         f"sigma is the {EXPECTED_ERROR}",
         f"flagged are {percent(flag.alpha)} of frames like the calibration frames ({_names(calibration)}; for this "
-        f"calibration between {_range(flag.interval)}); {told}{_runs(halt, calibration)} halts "
+        f"calibration between {_range(flag.interval)}); {told}in {_runs(halt, calibration)} the guard halts "
         f"{_by_mistake(halt, this='')}",
         *more_runs(calibration),
         *more_frames(calibration),
