@@ -20,7 +20,7 @@ from equimd.tasks.learn.task import SETTINGS_FILE, Learned, standing
 from equimd.tasks.learn.work import DATA_FOLDER
 from equimd.tasks.report import layers
 from equimd.tasks.report.of_run import ReportedRun, run_part
-from equimd.tasks.report.page import Page, facts, figures, folded, paragraph, table, text
+from equimd.tasks.report.page import Page, facts, figures, folded, paragraph, prose, table
 from equimd.tasks.report.settings import ReportSettings
 
 LABELS = {"label": "labels for training", "from": 0}
@@ -68,9 +68,9 @@ def shipped(found: Learned, folder: Path, asked: LearnSettings, settings: Report
 def _reached(found: Learned, asked: LearnSettings) -> str:
     go_on = f"equimd learn --resume {found.folder} --max-time TIME"
     if found.status == "certified":
-        said = f'<p class="status">{text(found.words)}</p>\n'
+        said = f'<p class="status">{prose(found.words)}</p>\n'
     else:
-        said = f'<p class="warning status">No certificate: {text("; ".join(found.missing))}.</p>\n'
+        said = f'<p class="warning status">No certificate: {prose("; ".join(found.missing))}.</p>\n'
         said += paragraph(f"With more time or labels: {go_on}")
     uses = [(use, n) for use, n in found.labels.items() if use != "total" and n]
     rows: list[tuple[str, object]] = [

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from equimd.config import TrainConfig
 
+PARTS = {"train": "for training", "val": "for validation", "test": "to test"}
 METRICS_FILE, TEST_FILE, SPLIT_FILE = "metrics.csv", "test.json", "split.json"
 
 
@@ -142,7 +143,7 @@ def _told_of(r: ReportedRun) -> str:
 def _about(r: ReportedRun) -> str:
     info, config = r.info, r.run.config
     data, t = info.get("data", {}), config.training
-    parts = ", ".join(f"{n:,} {part}" for part, n in data.get("frames", {}).items() if n)
+    parts = ", ".join(f"{n:,} {PARTS.get(part, part)}" for part, n in data.get("frames", {}).items() if n)
     files = dict.fromkeys(name for names in data.get("files", {}).values() for name in names)
     rows: list[tuple[str, object]] = [("folder", r.run.path), ("status", _status(info))]
     potential = r.weights[0]
@@ -151,7 +152,7 @@ def _about(r: ReportedRun) -> str:
         ("forces", f"{kind}" if potential.has_forces else "none (energies alone)"),
         ("model", f"{potential.description}, cutoff {potential.cutoff:g} Å, {config.model.dtype}"),
         ("elements", symbols(potential.elements)),
-        ("labels", f"{parts} frames ({data.get('units', 'units not stated')})"),
+        ("frames", f"{parts}; {data.get('units', 'units not stated')}"),
         ("data", ", ".join(files)),
         ("training", f"batches of {_batches(t)}, learning rate {t.lr:g} ({t.lr_schedule}), loss {t.loss} with "
                      f"weights {t.energy_weight:g} energy, {t.forces_weight:g} forces, seed {t.seed}"),

@@ -25,7 +25,7 @@ from equimd.run import Run
 from equimd.shown import counted
 from equimd.tasks.generate.sampling import bonds as find_bonds
 from equimd.tasks.report import of_trajectory
-from equimd.tasks.report.page import Page, facts, folded, paragraph, text
+from equimd.tasks.report.page import Page, facts, folded, paragraph, prose, text
 from equimd.tasks.report.settings import ReportSettings
 from equimd.tasks.report.trajectories import Shot, packed, shot, with_sigmas
 from equimd.tasks.simulate.session import SETTINGS_FILE
@@ -161,9 +161,9 @@ def _about(s: ReportedSimulation) -> str:
         guard = f"{uq['action']}s above a force sigma of {uq['threshold']:.4g} eV/Å ({uq['mode']} threshold)"
         guard += f", flags above {uq['flag']['threshold']:.4g} eV/Å" if "flag" in uq else ""
     rows += [("guard", guard)]
-    warned = "".join(f'<p class="warning">{text(w)}</p>' for w in made["warnings"])
+    warned = "".join(f'<p class="warning">{prose(w)}</p>' for w in made["warnings"])
     certified = paragraph(words(uq["certificate"])) if "certificate" in uq else ""
-    status = f'<p class="status">{text(in_words(made))}</p>'
+    status = f'<p class="status">{prose(in_words(made))}</p>'
     settings = (s.folder / SETTINGS_FILE).read_text(encoding="utf-8")
     return status + warned + facts(rows) + certified + folded("All settings (simulation.yaml)", settings)
 

@@ -129,9 +129,19 @@ def _spoken(title: str, x: Mapping[str, Any], y: Mapping[str, Any], layers: Iter
     return f"{title}: {y['label']} against {x['label']}" + (f"; {', '.join(names)}" if names else "")
 
 
+def prose(words: str) -> str:
+    """Sentences as HTML: what stands between backticks as code, and no line that ends between a number and its unit."""
+    parts = re.split(r"`([^`]*)`", words)
+    return "".join(f"<code>{text(part)}</code>" if k % 2 else _with_units(part) for k, part in enumerate(parts))
+
+
+def _with_units(words: str) -> str:
+    return re.sub(r"(\d (?:%|m?eV\b))", r'<span class="unit">\1</span>', text(words))
+
+
 def paragraph(words: str) -> str:
     """Sentences."""
-    return f"<p>{text(words)}</p>\n"
+    return f"<p>{prose(words)}</p>\n"
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:
@@ -142,10 +152,13 @@ def facts(rows: Iterable[tuple[str, object]]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """A table whose first column names the rows."""
-    whole = [re.sub(r"(\([^)]*\))", r"<span>\1</span>", text(cell)) for cell in head]  # units are not broken in two
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in whole)
+
+    def whole(cell: object) -> str:
+        return re.sub(r"(\([^)]*\))", r"<span>\1</span>", _with_units(str(cell)))  # units are not broken in two
+
+    top = "".join(f'<th scope="col">{whole(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<tr><th scope="row">{whole(row[0])}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in rows
     )
     named = f"<caption>{text(caption)}</caption>" if caption else ""
