@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from equimd.config import ReadingSettings, read_config
-from equimd.data.content import Hashes
-from equimd.data.dataset import ArrayDataset, hashes_of
+from equimd.data.content import Hashes, content_hashes
+from equimd.data.dataset import ArrayDataset
 from equimd.data.given import open_given
 from equimd.errors import EquimdError
 from equimd.progress import duration
@@ -58,7 +58,7 @@ def shipped(found: Learned, folder: Path, asked: LearnSettings, settings: Report
             continue  # damaged ones are no reason to show nothing of the run
         if frames is None:
             continue
-        rows = np.flatnonzero(~hashes_of(ArrayDataset(frames)).within(known))
+        rows = np.flatnonzero(~content_hashes(frames).within(known))
         if len(rows):
             told = f"A frame of each run of the {use}, labelled by {asked.calculator} and never trained on."
             return ReportedRun(run, settings, ArrayDataset(frames.take(rows)), told)
