@@ -93,6 +93,8 @@ def _bonds(ax: Any, found: Measured) -> None:
 def _torsion(ax: Any, torsion: Torsion) -> None:
     ax.fill_between(torsion.angle, 100 * torsion.share, color=VAL, alpha=0.25, linewidth=0)
     ax.plot(torsion.angle, 100 * torsion.share, color=VAL, linewidth=1)
+    if torsion.share_model is not None:
+        _band(ax, torsion.angle, 100 * torsion.share, 100 * torsion.share_model)
     top = 100 * float(torsion.share.max())
     for w in torsion.wells:
         place = min(max(w.centre, -165), 165)
@@ -105,7 +107,15 @@ def _torsion(ax: Any, torsion: Torsion) -> None:
 
 def _distances(ax: Any, h: Curve) -> None:
     ax.plot(h.x, h.y, color=VAL, linewidth=1)
+    if h.model is not None:
+        _band(ax, h.x, h.y, h.model)
     ax.set(xlabel="distance of two atoms (Å)", ylabel="h(r) (1/Å)", ylim=(0, None))
+
+
+def _band(ax: Any, x: np.ndarray, y: np.ndarray, model: np.ndarray) -> None:
+    """What the error of the model makes of a curve, one standard deviation to both sides."""
+    ax.fill_between(x, np.clip(y - model, 0, None), y + model, color=TRAIN, alpha=0.4, linewidth=0, label="± model")
+    ax.legend(frameon=False, fontsize=8)
 
 
 def _vibrations(ax: Any, density: Curve) -> None:
