@@ -26,9 +26,9 @@ from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import degrees_of_freedom, maxwell_boltzmann
 from equimd.model.interface import Model
+from equimd.tasks.calibrate.dynamics import PORTION
 
 KIND = "guarded-runs"
-PORTION = 24  # replicas that run at once
 PHYSICAL = ("not-finite", "fused", "apart", "drift")  # codes of halts by the physical checks
 
 Progress = Callable[[int, int], None]

@@ -17,7 +17,7 @@ from equimd.guard.score import Rule
 from equimd.labels.ledger import Labelled
 from equimd.model.interface import Model
 from equimd.tasks.audit.runs import Dynamics, Taken, draws, guarded_runs
-from equimd.uq.bounds import Trials, chance_to_pass, confidence_of, smallest_plan, trials_needed, upper_bound
+from equimd.uq.bounds import PASSES, Trials, chance_to_pass, confidence_of, smallest_plan, trials_needed, upper_bound
 
 HALTS_EXPECTED = 0.2  # of the false-halt rate: what a model that is audited should halt at
 MORE_RUNS = 2  # times the planned ones, at most, to replace draws behind halts
@@ -54,8 +54,8 @@ def plan_audit(
 
 
 def best_plan(claim: Claim, attempt: int, expected_share: float, *, most: int) -> AuditPlan | None:
-    """The audit of at most so many labels that is likeliest to show the claim, however unlikely; None if they are too
-    few even without a bad frame."""
+    """The smallest audit of at most so many labels that shows the claim with a probability of 0.8, else the likeliest
+    to show it, however unlikely; None if they are too few even without a bad frame."""
     confidence, found = confidence_of(attempt), list[tuple[float, Trials]]()
     allowed = 0
     while (trials := trials_needed(allowed, claim.share, confidence)) <= most and allowed < 20:
@@ -64,7 +64,7 @@ def best_plan(claim: Claim, attempt: int, expected_share: float, *, most: int) -
         allowed += 1
     if not found:
         return None
-    shares = max(found, key=lambda pair: pair[0])[1]
+    shares = max(found, key=lambda pair: (min(pair[0], PASSES), -pair[1].trials))[1]
     expected = HALTS_EXPECTED * claim.false_halt_rate
     halts = smallest_plan(claim.false_halt_rate, expected, confidence, at_least=shares.trials)
     return None if halts is None else AuditPlan(attempt, shares, halts)

@@ -32,6 +32,7 @@ from equimd.tasks.calibrate.settings import CalibrationSettings
 
 Progress = Callable[[int, int], None]
 SEED_OFFSET = 1 << 40  # keeps the random numbers of these runs apart from those of a simulation with the same seed
+PORTION = 24  # runs at once in an audit; what compiled blocks are chosen for, so that one compilation does for all
 LATE = 64  # exact scores that are computed at a time
 MEDIAN_RATIO = 1.5  # own median score over reference median, and its inverse: beyond, the dynamics is elsewhere
 
@@ -125,7 +126,7 @@ class Molecule:
         if decision is not None:
             limits = Limits.from_reference(self.system, self.positions[0])
             judge = Judge(limits, StepScore(decision, self.model, self.system, **state))
-        return ForceField(self.model, self.system, judge=judge, compile=compile, steps=steps, **state)
+        return ForceField(self.model, self.system, judge=judge, compile=compile, steps=steps, replicas=PORTION, **state)
 
     def simulation(self, settings: CalibrationSettings, temperature_K: float, decision: StepDecision) -> Simulation:
         """Ready for the first step."""

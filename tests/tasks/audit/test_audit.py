@@ -60,6 +60,8 @@ def test_no_plan_where_too_much_is_expected_or_too_little_left() -> None:
     last = best_plan(CLAIM, 1, 0.02, most=150)
     assert last is not None and (last.draws.trials, last.draws.allowed) == (142, 2)
     assert best_plan(CLAIM, 1, 0.02, most=71) is None
+    small = best_plan(CLAIM, 1, 1e-6, most=400)  # more runs would be likelier to show it, by nothing, and take longer
+    assert small is not None and (small.draws.trials, small.draws.allowed) == (72, 0)
 
 
 def test_what_is_missing() -> None:
