@@ -2,8 +2,8 @@
 
 SETTINGS is a JSON object: ``data`` (folder), ``run``, ``log``, ``began`` (seconds since 1970, of the command),
 ``steps`` after which it stops, ``options`` of the training. Each step adds a line to ``log``, a JSON object: ``step``,
-``digest`` of the batch, ``frames`` and ``atoms`` in it, ``seconds`` since ``began``, ``rss_MiB`` in memory then and
-``peak_MiB`` at most until then.
+``digest`` of the batch, ``frames`` and ``atoms`` in it, ``seconds`` since ``began`` and those spent ``compiling``,
+``rss_MiB`` in memory then and ``peak_MiB`` at most until then.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def resident() -> float:
     return (pages[0] - pages[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def line(step: int, batch: Batch, began: float) -> str:
+def line(step: int, batch: Batch, began: float, compiling: float) -> str:
     """What is noted of a step."""
     digest = hashlib.sha256(batch.positions.cpu().numpy().tobytes()).hexdigest()[:16]
     told = {"step": step, "digest": digest, "frames": batch.num_structures, "atoms": int(batch.n_atoms.sum())}
     memory = {"rss_MiB": resident(), "peak_MiB": most_resident()}
-    return json.dumps(told | {"seconds": time.time() - began} | memory)
+    return json.dumps(told | {"seconds": time.time() - began, "compiling": compiling} | memory)
 
 
 def watched(settings: Mapping[str, Any]) -> None:
@@ -56,7 +56,8 @@ def watched(settings: Mapping[str, Any]) -> None:
     def noted(trainer: Trainer, batch: Batch) -> None:
         one_step(trainer, batch)
         with Path(settings["log"]).open("a") as log:
-            log.write(line(trainer.progress.step, batch, settings["began"]) + "\n")
+            p = trainer.progress
+            log.write(line(p.step, batch, settings["began"], p.compiling) + "\n")
         if trainer.progress.step >= settings["steps"]:
             trainer.stop()
 

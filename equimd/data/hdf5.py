@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: A global heap begins so; they are looked at in so many bytes of a file.
 HEAP, HEAPS_WITHIN = b"GCOL\x01\0\0\0", 256 << 20
+_LOOK = 8 << 20  # bytes at once
 DAMAGED = "the file is truncated or damaged: write or fetch it again"
 #: Deflate packs a thousandfold at most: an array that claims more than twice that of its whole file does not exist.
 MAX_RATIO, SMALL = 2000, 1 << 20
@@ -62,13 +63,24 @@ def _heaps_end(path: Path, inode: int, size: int, changed: int) -> bool:
         return True
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         of_lengths = 14 if data[8:9] in (b"\0", b"\1") else 10  # where the superblock says how many bytes one has
-        at = data.find(HEAP, 0, HEAPS_WITHIN) if data[of_lengths : of_lengths + 1] == b"\x08" else -1
+        at = _next_heap(data, 0) if data[of_lengths : of_lengths + 1] == b"\x08" else -1
         while at >= 0:
             end = at + int.from_bytes(data[at + 8 : at + 16], "little")
             if end <= len(data) and not _objects_end(data, at + 16, end):
                 return False
-            at = data.find(HEAP, at + 1, HEAPS_WITHIN)
+            at = _next_heap(data, at + 1)
     return True
+
+
+def _next_heap(data: mmap.mmap, at: int) -> int:
+    """Where the next heap begins, -1 if there is none; what was looked through does not count as memory."""
+    while at < min(len(data), HEAPS_WITHIN):
+        found = data.find(HEAP, at, min(at + _LOOK, HEAPS_WITHIN))
+        if found >= 0:
+            return found
+        data.madvise(mmap.MADV_DONTNEED)
+        at += _LOOK - len(HEAP) + 1
+    return -1
 
 
 def _objects_end(data: mmap.mmap, at: int, end: int) -> bool:

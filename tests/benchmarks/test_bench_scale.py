@@ -113,7 +113,7 @@ def test_frames_of_ethanol_are_trained_on_and_given_to_commands(
 def test_a_batch_that_differs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lines(settings: Mapping[str, Any], kill_at: int | None = None) -> None:
         other = kill_at is None and settings["run"].endswith("cut")
-        about = {"frames": 1, "atoms": 2, "rss_MiB": 1.0, "peak_MiB": 1.0}
+        about = {"frames": 1, "atoms": 2, "compiling": 0.0, "rss_MiB": 1.0, "peak_MiB": 1.0}
         text = [json.dumps({"step": k, "digest": str(k + other), "seconds": float(k), **about}) for k in range(1, 9)]
         Path(settings["log"]).write_text("\n".join(text) + "\n")
 

@@ -43,7 +43,7 @@ class CalibrationSettings(EnsembleSettings):
     )
     halt: bool = Field(True, description="whether to calibrate a halt threshold")
     posterior_frames: int = Field(
-        20_000, ge=1, description="training frames for the posterior: all up to so many, else so many at random"
+        5_000, ge=1, description="training frames for the posterior: all up to so many, else so many at random"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the parts, the starts, velocities and noise")
 
