@@ -8,6 +8,7 @@ the number of features, not of its square. The names are those of :mod:`equimd.m
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -24,9 +25,12 @@ def pairs_within(positions: np.ndarray, cutoff: float) -> float:
 
 @functools.cache
 def _terms(lmax: int) -> int:
-    from equimd.model.painn.network import Coupling
+    """Products of two components in all l1 x l2 -> l3 that keep parity."""
+    from e3nn import o3
 
-    return len(Coupling(lmax).terms)
+    degrees = range(1, lmax + 1)
+    triples = [t for t in itertools.product(degrees, repeat=3) if sum(t) % 2 == 0 and 2 * max(t) <= sum(t)]
+    return sum(int((o3.wigner_3j(*t).abs() > 1e-6).sum()) for t in triples)
 
 
 def products(config: ModelConfig, atoms: float, pairs: float) -> tuple[float, float]:
