@@ -48,6 +48,7 @@ COMMANDS: Registry[Command] = Registry(
         "traj": Command("analyse, draw and convert trajectories", "equimd.cli.traj:app"),
         "report": Command("one HTML page of runs, simulations and learn runs", "equimd.cli.report:report"),
         "ipi": Command("serve energies and forces to i-PI, with the same guard", "equimd.cli.ipi:ipi"),
+        "export": Command("a model for the engines of metatomic: ASE, LAMMPS and more", "equimd.cli.export:export"),
         "predict": Command("energy and forces of the structures in a file", "equimd.cli.predict:predict"),
         "doctor": Command("try what equimd needs of this machine: for reports of faults", "equimd.cli.doctor:doctor"),
         "bench": Command("benchmark suites: accuracy, speed and more, beside other packages", "equimd.cli.bench:app"),

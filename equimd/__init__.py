@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from equimd.tasks.compare.call import ComparisonResult, compare
     from equimd.tasks.evaluate.call import EvaluationResult, evaluate
     from equimd.tasks.evaluate.settings import EvaluationSettings
+    from equimd.tasks.export import ExportResult, export
     from equimd.tasks.generate.call import generate
     from equimd.tasks.generate.settings import GenerationSettings
     from equimd.tasks.generate.task import GenerationResult
@@ -56,6 +57,7 @@ _HOME = {
     "evaluate": "tasks.evaluate.call",
     "predict": "tasks.predict",
     "compare": "tasks.compare.call",
+    "export": "tasks.export",
     "generate": "tasks.generate.call",
     "label": "tasks.label.task",
     "report": "tasks.report.call",
@@ -73,6 +75,7 @@ _HOME = {
     "SimulationResult": "tasks.simulate.call",
     "EvaluationResult": "tasks.evaluate.call",
     "ComparisonResult": "tasks.compare.call",
+    "ExportResult": "tasks.export",
     "GenerationResult": "tasks.generate.task",
     "LabelResult": "tasks.label.task",
     "ReportResult": "tasks.report.call",
@@ -92,10 +95,11 @@ _MODULES = ("config", "data", "errors", "units")
 __all__ = [
     "AnalysisResult", "AnalysisSettings", "AuditResult", "AuditSettings", "CalibrationResult",
     "CalibrationSettings", "ComparisonResult", "EquimdCalculator", "EvaluationResult", "EvaluationSettings",
-    "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings", "LearnResult", "LearnSettings",
-    "LoadedModel", "Prediction", "Progress", "ProgressBar", "ReportResult", "ReportSettings", "SimulationResult",
-    "SimulationSettings", "TrainResult", "analyse", "audit", "calibrate", "compare", "config", "data", "errors",
-    "evaluate", "generate", "label", "learn", "load", "predict", "report", "simulate", "train", "units",
+    "ExportResult", "GenerationResult", "GenerationSettings", "LabelResult", "LabelSettings", "LearnResult",
+    "LearnSettings", "LoadedModel", "Prediction", "Progress", "ProgressBar", "ReportResult", "ReportSettings",
+    "SimulationResult", "SimulationSettings", "TrainResult", "analyse", "audit", "calibrate", "compare", "config",
+    "data", "errors", "evaluate", "export", "generate", "label", "learn", "load", "predict", "report", "simulate",
+    "train", "units",
 ]  # fmt: skip
 
 

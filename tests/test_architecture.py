@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("calculators", "methods", "plots"),
     ("labels",),
     ("tasks.keywords",),
-    ("tasks.doctor", "tasks.generate", "tasks.label", "tasks.predict"),
+    ("tasks.doctor", "tasks.export", "tasks.generate", "tasks.label", "tasks.predict"),
     ("tasks.calibrate", "tasks.evaluate", "tasks.pretrain", "tasks.simulate"),
     ("tasks.audit", "tasks.compare", "tasks.train", "tasks.trajectory"),
     ("tasks.learn",),
@@ -196,6 +196,7 @@ def test_third_party_imports_are_declared() -> None:
     declared = {re.split(r"[<>=!~;\[ ]", r, maxsplit=1)[0].lower().replace("-", "_") for r in every}
     declared |= {"yaml"} if "pyyaml" in declared else set()
     declared |= {"torch_sim"} if "torch_sim_atomistic" in declared else set()
+    declared |= {"metatomic", "metatensor"} if "metatomic_torch" in declared else set()  # metatensor: it brings that
     declared |= {"laplace"} if "laplace_torch" in declared else set()
     for name in MODULES:
         if name.startswith("equimd.benchmarks.peers."):  # run in the peers' own environments

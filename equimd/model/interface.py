@@ -234,7 +234,13 @@ class CompilableModel(Model, Protocol):
     """A model whose energy and forces can be compiled into one graph; others run eager, several times slower.
 
     :mod:`equimd.forces.compiled` adds what is asked for besides, such as the screen, which needs the features alone.
+    :mod:`equimd.calculators.metatomic` traces it for other programs, where the model is a ``torch.nn.Module``.
     """
+
+    @property
+    def interaction_range(self) -> float:
+        """Angstrom: how far atoms are that change an atom's part of the energy; more than the cutoff where messages are
+        passed on."""
 
     def graph_tensors(self) -> dict[str, Tensor]:
         """Weights and buffers by name: inputs of the graph, so that it serves every model of the same settings."""
@@ -242,10 +248,13 @@ class CompilableModel(Model, Protocol):
     def graph_outputs(
         self, tensors: Mapping[str, Tensor], positions: Tensor, batch: Batch, *, native: bool
     ) -> NetworkOutput:
-        """The network as a pure function of ``graph_tensors`` and positions (N, 3), for a batch in the dense layout.
+        """The network as a pure function of ``graph_tensors`` and positions (N, 3), for a batch in either layout.
 
-        It is traced: no branch may depend on values. With ``native`` the operators of :meth:`graph_kernels` may be in
-        it.
+        It is traced: no branch may depend on values. In the edge layout sizes are not constants either, and atoms of
+        different structures may be neighbours. With ``native`` the operators of :meth:`graph_kernels` may be in it.
+
+        Args:
+            tensors: none: the model's own.
         """
 
     def graph_key(self) -> Mapping[str, Any]:

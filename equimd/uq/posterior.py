@@ -112,7 +112,7 @@ class FeatureDistance(Shown):
 
     def __call__(self, features: Tensor, n_atoms: Tensor) -> Tensor:
         """u (B,) of features (B, p or more), the first p of them, of structures of ``n_atoms`` (B,)."""
-        x = features[:, : len(self.mean)].double() / n_atoms.to(features.device)[:, None] - self.mean
+        x = features[:, : len(self.mean)].double() / n_atoms.type_as(self.mean)[:, None] - self.mean
         return (x @ self.whiten).square().mean(-1)
 
 

@@ -95,11 +95,9 @@ class Recalibration:
     def factors(self, variance: Array, distance: Array, element: Array | None = None) -> tuple[Array, Array]:
         """m and the noise variance of each, from v (M,), u (M,) and atomic numbers (M,)."""
         v, u = variance.clip(_TINY), distance.clip(_TINY)
-        element = np.zeros(len(v), np.int64) if element is None else element
-        spread = u**self.distance_power
-        m = _by_element(self.scale, element) * v ** (self.power - 1) * spread
-        noise = _by_element(self.noise, element) ** 2
-        return m, noise * spread if FORMS[self.form].total else noise
+        m = _by_element(self.scale, element) * v ** (self.power - 1) * u**self.distance_power
+        noise_power = self.distance_power if FORMS[self.form].total else 0.0
+        return m, _by_element(self.noise, element) ** 2 * u**noise_power
 
     def sigma(self, variance: Array, distance: Array, element: Array) -> Array:
         """sqrt(trace C) of forces (M,), whatever the form: trace C = 3 (m v + noise); 0 for atomic number 0."""
@@ -172,7 +170,9 @@ class Comparison:
 _TINY = 1e-30
 
 
-def _by_element(values: Mapping[int, float], element: Array) -> Array:
+def _by_element(values: Mapping[int, float], element: Array | None) -> Array:
+    if element is None:
+        return values[0]
     table = np.full(256, values[0])
     for z, value in values.items():
         table[z] = value

@@ -22,6 +22,7 @@ COMMANDS = {
     "audit": ("audit run --starts water.xyz", "run/certificate.json"),
     "simulate": ("simulate run water.xyz --out out", "out/start.safetensors"),
     "predict": ("predict run water.xyz --out out.xyz", "out.xyz"),
+    "export": ("export run --out out.pt", "out.pt"),
     "evaluate": ("evaluate run --data water.xyz --out out.xyz", "out.xyz"),
     "evaluate --plot": ("evaluate run --data water.xyz --plot out.png", "out.png"),
     "compare": ("compare run run water.xyz --out out", "out/comparison.json"),

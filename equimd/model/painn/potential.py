@@ -124,6 +124,11 @@ class Potential(DifferentiableModel):
         return self.energy_weights if self.force_head is None else self.force_head.last_layer.weight.detach()[0]
 
     @property
+    def interaction_range(self) -> float:
+        """Angstrom: each layer hears of atoms one cutoff farther away."""
+        return self.config.num_layers * self.config.cutoff
+
+    @property
     def pair_channels(self) -> int:
         """The message of a pair: a scalar and two weights of tensors, F channels each."""
         return 3 * self.config.num_features
@@ -211,6 +216,8 @@ class Potential(DifferentiableModel):
     ) -> NetworkOutput:
         """:meth:`network` as a pure function; ``native``, with the kernels of :mod:`equimd.model.painn.pairs`."""
         arguments = {**batch_arguments(batch), "pair_kernels": native and batch.num_slots > 1}
+        if not tensors:
+            return self.network(positions, **arguments)
         weights = {f"model.{name}": tensor for name, tensor in tensors.items()}
         return cast("NetworkOutput", functional_call(Network(self), weights, (positions,), arguments))
 
