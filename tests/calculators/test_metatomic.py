@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from equimd.cli.main import app
 from equimd.errors import ModelError
 from tests.golden.saved import SAVED
 from tests.pairwise import PairwiseModel
+from tests.training.test_training import charged
+from tests.training.test_training import start as start_training
+from tests.training.toy import WATER, toy_config
 
 mta = pytest.importorskip("metatomic.torch", reason="metatomic is not installed (pip install metatomic-torch)")
 from metatensor.torch import Labels  # noqa: E402
@@ -162,7 +164,8 @@ def run(*words: str | Path) -> Result:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An uncalibrated run of several states: one of them, without uncertainties, in double precision."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(SAVED / "charged", "run")
+    data = charged(Path("two.xyz"), [(k % 2, 1 + k % 2) for k in range(40)])
+    start_training(toy_config(data, num_epochs=1), "run").fit()
     told = run("run")
     assert told.exit_code == 2 and "--charge and --spin: charge 0, spin 1; charge 1, spin 2" in told.stderr
     told = run("run", "--charge", "2", "--spin", "1")
@@ -176,7 +179,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "path": "model.pt", "bytes": Path("model.pt").stat().st_size, "outputs": ["energy"], "elements": ["H", "O"],
         "interaction_range_A": found["interaction_range_A"], "dtype": "float64",
     }  # fmt: skip
-    atoms = read(SAVED / "ion.start.xyz")
+    atoms = Atoms("OHH", WATER, info={"charge": 1, "spin": 2})
     atoms.calc = MetatomicCalculator("model.pt")
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     atoms.calc = equimd.load("run").calculator()
