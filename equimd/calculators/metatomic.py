@@ -275,13 +275,13 @@ def _alone(elements: Sequence[int], charge: int | None = None, spin: int | None 
     return Batch.from_frames(frames.with_state(charge, spin, where=WHERE), 1.0, neighbors="torch")
 
 
-def _state(model: Predictor, charge: int | None, spin: int | None) -> tuple[int, int]:
+def _state(loaded: Predictor, charge: int | None, spin: int | None) -> tuple[int, int]:
     """The charge and multiplicity that the model answers for.
 
     Raises:
         ModelError: none is told, and it knows several; or one that it never saw.
     """
-    potential, states = model.potential, tuple(getattr(model.config, "states", ()))
+    potential, states = loaded.potential, tuple(getattr(loaded.config, "states", ()))
     if charge is None and spin is None and potential.sees_charge_spin:
         if len(states) != 1:
             listed = "; ".join(in_words(*s) for s in states)
