@@ -39,7 +39,6 @@ class Engine:
 
     package: str  # that has to be installed
     glue: str
-    guarded = True  # whether a halt ends it
 
     def __init__(self, run: Path, atoms: Atoms, compile: str, folder: Path) -> None:
         self.start, self.folder, self.path = atoms, folder, run
@@ -122,27 +121,6 @@ class AseEngine(Engine):
         except GuardError as error:
             return self.names["atoms"].calc.guard.count - 1, error.what
         return None
-
-
-class MetatomicEngine(AseEngine):
-    """metatomic's calculator, in ASE's dynamics."""
-
-    package = "metatomic"
-    glue = """import equimd
-from metatomic_ase import MetatomicCalculator
-equimd.export("runs/ethanol", out="ethanol.pt")
-atoms.calc = MetatomicCalculator("ethanol.pt")"""
-    guarded = False
-
-    def set_up(self) -> None:
-        from metatomic_ase import MetatomicCalculator
-
-        from equimd.benchmarks.engines.metatomic import nothing
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.chdir(self.folder):
-            super().set_up()
-        self.free.atoms.calc = MetatomicCalculator(nothing(sorted({int(z) for z in self.start.numbers})))
 
 
 class OpenMMEngine(Engine):
@@ -375,7 +353,6 @@ class IpiEngine(Engine):
 ENGINES: dict[str, type[Engine]] = {
     "ase": AseEngine,
     "ipi": IpiEngine,
-    "metatomic": MetatomicEngine,
     "openmm": OpenMMEngine,
     "lammps": LammpsEngine,
     "torch_sim": TorchSimEngine,
