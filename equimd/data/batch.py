@@ -29,6 +29,8 @@ from equimd.errors import ConfigError
 from equimd.shown import Shown
 
 DENSE_MAX_ATOMS = 32  # beyond, pairs outside the cutoff cost more than gathering and scattering edges
+#: Up to here compiled dynamics, whose kernels pass over such pairs, and forward-mode rows still gain by all pairs.
+ALL_PAIRS_MAX_ATOMS = 64
 
 
 def _copy(array: np.ndarray) -> Tensor:
@@ -151,6 +153,27 @@ class Batch(Shown):
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    def padded(self) -> Batch:
+        """Open structures without labels in the dense layout: as it is, or from edges."""
+        if self.num_slots:
+            return self
+        n, count = int(self.n_atoms.max()), self.num_structures
+        first = self.n_atoms.cumsum(0) - self.n_atoms
+        slot = torch.arange(len(self.batch), device=self.batch.device) + (n * self.batch - first[self.batch])
+        return replace(
+            self,
+            positions=self.positions.new_zeros(count * n, 3).index_copy(0, slot, self.positions),
+            atomic_numbers=self.atomic_numbers.new_zeros(count * n).index_copy(0, slot, self.atomic_numbers),
+            batch=torch.arange(count, device=self.batch.device).repeat_interleave(n),
+            energy=None,
+            forces=None,
+            energy_weight=None,
+            force_weight=None,
+            edge_index=None,
+            edge_shifts=None,
+            num_slots=n,
+        )
 
     def unpad(self, x: Tensor) -> list[Tensor]:
         """Split a per-slot tensor (N, ...) into one (n_i, ...) tensor a structure, padding dropped."""

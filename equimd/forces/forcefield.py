@@ -5,9 +5,10 @@ they are rounded to it, so that a molecule that has drifted far away keeps its d
 energies in float64.
 
 Small open molecules: all pairs, replicas in blocks small enough for the edge tensors to stay in cache; eager, or as one
-compiled graph (:mod:`equimd.forces.compiled`). Larger and periodic systems: a neighbour list with a skin, made anew
-when an atom has moved half of it, and messages summed in blocks of edges (:mod:`equimd.model.painn.edges`), in time and
-memory proportional to the number of atoms; these always run eager, as do models on other devices than the CPU.
+compiled graph (:mod:`equimd.forces.compiled`), which takes all pairs of somewhat larger molecules, too, and passes over
+those beyond the cutoff. Larger and periodic systems: a neighbour list with a skin, made anew when an atom has moved
+half of it, and messages summed in blocks of edges (:mod:`equimd.model.painn.edges`), in time and memory proportional to
+the number of atoms; these always run eager, as do models on other devices than the CPU.
 
 Compiled and eager agree to rounding: relative to the largest force, 1e-5 in float32 and 1e-12 in float64. They are not
 the same bits, so a run keeps the one it began with.
@@ -25,7 +26,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from equimd.data.batch import DENSE_MAX_ATOMS, Batch
+from equimd.data.batch import ALL_PAIRS_MAX_ATOMS, DENSE_MAX_ATOMS, Batch
 from equimd.data.system import System
 from equimd.errors import ModelError
 from equimd.forces.compiled import CompiledForces, build, load
@@ -78,7 +79,8 @@ class ForceField:
         steps: how many calls are to be expected; None for not known, that is few.
 
     Attributes:
-        compiled: whether it runs compiled; None before the first call, which decides it.
+        compiled: whether it runs compiled; None before the first call, which decides it, and of large systems.
+        dense: whether all pairs are taken, and not a neighbour list.
 
     Raises:
         ModelError: the model was trained on energies alone, never saw an element, or the charge or multiplicity is out
@@ -111,6 +113,7 @@ class ForceField:
         self.device = model.device
         n = system.n_atoms
         self.dense = not system.periodic and n <= DENSE_MAX_ATOMS
+        self._may_compile = self.dense or (not system.periodic and n <= ALL_PAIRS_MAX_ATOMS)
         self.compile: Compile = compile
         self.steps, self.block, self.replicas = steps, block, replicas
         self._given_block = block
@@ -150,10 +153,10 @@ class ForceField:
 
         Replicas whose positions are not finite get NaN, and do not disturb the others.
         """
+        if self.compiled is None and self._may_compile:
+            self._begin(positions)
         if not self.dense:
             return self._with_list(positions)
-        if self.compiled is None:
-            self._begin(positions)
         blocks = positions.split(self.block or len(positions))
         parts = [self._compute(x) for x in blocks] if self._compiled is None else self._call(blocks)
         if len(parts) == 1:
@@ -166,7 +169,7 @@ class ForceField:
         self.compile = compile or self.compile
         self.block = self._given_block
         self._compiled = self.compiled = None
-        if self.dense:
+        if self._may_compile:
             self._begin(positions)
 
     def _begin(self, positions: Tensor) -> None:
@@ -174,6 +177,7 @@ class ForceField:
         n, width = self.system.n_atoms, self.model.pair_channels
         itemsize = torch.finfo(self.model.dtype).bits // 8
         given, count = self.block, self.replicas or len(positions)
+        self._lay_out(dense=True)
         self.block = given or compiled_block_size(count, n, width, itemsize, torch.get_num_threads())
         if self.compile != "off" and self.device.type == "cpu" and isinstance(self.model, CompilableModel):
             wanted = self.model, self._batch(self.block), self.decision, self.limits
@@ -186,6 +190,12 @@ class ForceField:
         self.compiled = self._compiled is not None
         if not self.compiled:
             self.block = given or block_size(n, width, itemsize)
+            self._lay_out(dense=n <= DENSE_MAX_ATOMS)
+
+    def _lay_out(self, *, dense: bool) -> None:
+        if self.dense != dense:
+            self.dense = dense
+            self._batches.clear()
 
     def _pays(self, positions: Tensor) -> bool:
         """Whether what compiling would save is worth twice what it takes."""
@@ -273,13 +283,17 @@ class ForceField:
     def load(self, arrays: dict[str, Tensor]) -> None:
         """Go on from :meth:`arrays`."""
         if "list_positions" in arrays:
+            self._compiled, self.compiled = None, False  # as it was, whatever could be compiled today
+            self._lay_out(dense=False)
             self._list = self._make_list(arrays["list_positions"].to(self.system.masses.device))
         if "mode" in arrays:
             compiled, self.block = (int(x) for x in arrays["mode"])
             self._compiled = None
             if compiled and isinstance(self.model, CompilableModel):
+                self._lay_out(dense=True)
                 wanted = self.model, self._batch(self.block), self.decision, self.limits
                 self._compiled = load(*wanted) or build(*wanted)
             self.compiled = self._compiled is not None
+            self._lay_out(dense=self.compiled or self.system.n_atoms <= DENSE_MAX_ATOMS)
             if self.compiled != bool(compiled):
                 log.warning("the run was compiled and goes on uncompiled: the same to rounding, not bit for bit")

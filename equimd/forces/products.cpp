@@ -3,10 +3,10 @@
 // A panel holds as many columns of the weights as fill WIDTH_BYTES, row after row, so that it streams through the
 // first-level cache once for each ROWS rows of x, whose partial sums stay in registers. General libraries pack the
 // weights in every call, which for the rows of one small molecule takes as long as the product itself. A panel's first
-// number is how many rows of zeros its weights begin with: they are passed over. Weights W may be stored in less
-// precision than is computed in, S.
+// number is how many rows of zeros its weights begin with: they are passed over, as are rows of x that are zero, those of
+// pairs beyond the cutoff. Weights W may be stored in less precision than is computed in, S.
 //
-// Included at namespace scope after <cstdint>: see equimd/md/native.py.
+// Included at namespace scope after <cstdint> and <vector>: see equimd/forces/native.py.
 namespace equimd_products {
 
 constexpr int WIDTH_BYTES = 256;  // of a panel's row; products.py packs to it
@@ -19,9 +19,9 @@ constexpr int VECTOR_BYTES = 16, VECTORS = 4;
 #endif
 constexpr int ROWS = 6;
 
-// M rows of x with C vectors of columns, of which the first `left` columns are there
+// M rows of x with C vectors of columns from column c on, of which the first `left` are there
 template <typename S, typename W, int M, int C>
-inline void tile(const S* x, int64_t stride, const W* panel, int64_t begin, int64_t k, S* out, int64_t n, int64_t left) {
+inline void tile(const S* const* x, const W* panel, int64_t begin, int64_t k, S* const* out, int64_t c0, int64_t left) {
     constexpr int LANES = VECTOR_BYTES / sizeof(S), WIDTH = WIDTH_BYTES / sizeof(W);
     typedef S V __attribute__((vector_size(VECTOR_BYTES)));
     typedef W Stored __attribute__((vector_size(LANES * sizeof(W))));
@@ -37,7 +37,7 @@ inline void tile(const S* x, int64_t stride, const W* panel, int64_t begin, int6
         }
 #pragma GCC unroll 6
         for (int r = 0; r < M; r++) {
-            const S scalar = x[r * stride + p];
+            const S scalar = x[r][p];
 #pragma GCC unroll 4
             for (int c = 0; c < C; c++) sum[r][c] += w[c] * scalar;
         }
@@ -46,42 +46,55 @@ inline void tile(const S* x, int64_t stride, const W* panel, int64_t begin, int6
     for (int r = 0; r < M; r++) {
         if (left >= C * LANES) {
 #pragma GCC unroll 4
-            for (int c = 0; c < C; c++) __builtin_memcpy(out + r * n + c * LANES, &sum[r][c], sizeof(V));
+            for (int c = 0; c < C; c++) __builtin_memcpy(out[r] + c0 + c * LANES, &sum[r][c], sizeof(V));
         } else {
-            __builtin_memcpy(out + r * n, &sum[r][0], left * sizeof(S));
+            __builtin_memcpy(out[r] + c0, &sum[r][0], left * sizeof(S));
         }
     }
 }
 
 template <typename S, typename W, int M>
-void rows(const S* x, int64_t stride, const W* panel, int64_t k, S* out, int64_t n, int64_t left) {
+void rows(const S* const* x, const W* panel, int64_t k, S* const* out, int64_t c0, int64_t left) {
     constexpr int LANES = VECTOR_BYTES / sizeof(S), WIDTH = WIDTH_BYTES / sizeof(W);
     const int64_t begin = int64_t(panel[0]);
     panel += WIDTH;
     for (int64_t c = 0; c < WIDTH && c < left; c += VECTORS * LANES) {
         const int64_t here = left - c;
-        if (here > 2 * LANES) tile<S, W, M, VECTORS>(x, stride, panel + c, begin, k, out + c, n, here);
-        else if (here > LANES) tile<S, W, M, 2>(x, stride, panel + c, begin, k, out + c, n, here);
-        else tile<S, W, M, 1>(x, stride, panel + c, begin, k, out + c, n, here);
+        if (here > 2 * LANES) tile<S, W, M, VECTORS>(x, panel + c, begin, k, out, c0 + c, here);
+        else if (here > LANES) tile<S, W, M, 2>(x, panel + c, begin, k, out, c0 + c, here);
+        else tile<S, W, M, 1>(x, panel + c, begin, k, out, c0 + c, here);
     }
 }
 
 template <typename S, typename W>
 void product(const S* x, int64_t stride, const W* packed, S* out, int64_t m, int64_t k, int64_t n) {
     constexpr int WIDTH = WIDTH_BYTES / sizeof(W);
-    const int64_t blocks = (m + ROWS - 1) / ROWS;
+    std::vector<const S*> from;
+    std::vector<S*> to;
+    for (int64_t r = 0; r < m; r++) {
+        const S* row = x + r * stride;
+        int64_t p = 0;
+        while (p < k && row[p] == 0) p++;
+        if (p < k) {
+            from.push_back(row);
+            to.push_back(out + r * n);
+        } else {
+            __builtin_memset(out + r * n, 0, n * sizeof(S));
+        }
+    }
+    const int64_t there = from.size(), blocks = (there + ROWS - 1) / ROWS;
     for (int64_t c = 0; c < n; c += WIDTH, packed += (1 + k) * WIDTH) {
         for (int64_t b = 0; b < blocks; b++) {  // rows shared out evenly
-            const int64_t begin = m * b / blocks, count = m * (b + 1) / blocks - begin;
-            const S* from = x + begin * stride;
-            S* to = out + begin * n + c;
+            const int64_t begin = there * b / blocks, count = there * (b + 1) / blocks - begin;
+            const S* const* given = from.data() + begin;
+            S* const* made = to.data() + begin;
             switch (count) {
-                case 6: rows<S, W, 6>(from, stride, packed, k, to, n, n - c); break;
-                case 5: rows<S, W, 5>(from, stride, packed, k, to, n, n - c); break;
-                case 4: rows<S, W, 4>(from, stride, packed, k, to, n, n - c); break;
-                case 3: rows<S, W, 3>(from, stride, packed, k, to, n, n - c); break;
-                case 2: rows<S, W, 2>(from, stride, packed, k, to, n, n - c); break;
-                default: rows<S, W, 1>(from, stride, packed, k, to, n, n - c);
+                case 6: rows<S, W, 6>(given, packed, k, made, c, n - c); break;
+                case 5: rows<S, W, 5>(given, packed, k, made, c, n - c); break;
+                case 4: rows<S, W, 4>(given, packed, k, made, c, n - c); break;
+                case 3: rows<S, W, 3>(given, packed, k, made, c, n - c); break;
+                case 2: rows<S, W, 2>(given, packed, k, made, c, n - c); break;
+                default: rows<S, W, 1>(given, packed, k, made, c, n - c);
             }
         }
     }

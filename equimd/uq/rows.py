@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equimd.data.batch import DENSE_MAX_ATOMS, Batch
+from equimd.data.batch import ALL_PAIRS_MAX_ATOMS, Batch
 from equimd.data.dataset import Dataset, iterate_blocks
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
@@ -23,8 +23,8 @@ Progress = Callable[[int, int], None]
 
 
 def rows_are_cheap(data: Dataset) -> bool:
-    """Whether every frame takes the dense layout, whose rows come from one forward pass for all features together."""
-    small = max(data.n_atoms, default=0) <= DENSE_MAX_ATOMS
+    """Whether the rows of every frame come from one forward pass for all features together."""
+    small = max(data.n_atoms, default=0) <= ALL_PAIRS_MAX_ATOMS
     return small and not any(block.pbc.any() for block in iterate_blocks(data))
 
 

@@ -89,6 +89,17 @@ def test_auto_takes_edges_for_large_or_periodic_structures() -> None:
     assert periodic.edge_shifts.dtype == torch.float32
 
 
+def test_edges_become_the_dense_layout() -> None:
+    frames = make_frames(*SIZES)
+    dense = Batch.from_frames(frames, CUTOFF, neighbors="dense")
+    padded = Batch.from_frames(frames, CUTOFF, neighbors="torch").padded()
+    assert dense.padded() is dense
+    assert torch.equal(padded.positions[dense.real], dense.positions[dense.real])
+    for name in ("atomic_numbers", "batch", "n_atoms", "charge"):
+        assert torch.equal(getattr(padded, name), getattr(dense, name)), name
+    assert padded.num_slots == dense.num_slots and padded.edge_index is None and padded.forces is None
+
+
 def test_edges_stay_within_their_structure() -> None:
     batch = Batch.from_frames(make_frames(20, 30, 10), CUTOFF, neighbors="torch")
     source, target = batch.edge_index

@@ -6,11 +6,14 @@ Compiling takes tens of seconds of a processor, so one artefact serves all tests
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from equimd.data.system import System
 from equimd.forces import compiled, forcefield, native
 from equimd.forces.force_graph import evaluate_once, force_function, graph_inputs, trace
 from equimd.forces.forcefield import ForceField, compiled_block_size
@@ -72,6 +75,24 @@ def test_the_graph_is_the_model(forces: str, lmax: int) -> None:
             close(actual, wanted, 1e-12)
             assert actual.dtype == wanted.dtype == torch.float64
         assert sound.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("forces", ["conservative", "direct"])
+def test_the_graph_of_a_larger_molecule_is_the_model(forces: str) -> None:
+    """All pairs, of which most are beyond the cutoff, against the neighbour list."""
+    rng = np.random.default_rng(0)
+    system = System.build(rng.choice([1, 6, 8], 45))
+    x = torch.tensor(rng.uniform(0.0, 9.0, (1, 45, 3)))
+    eager = ForceField(potential(forces=forces, lmax=2), system, features=True, compile="off")
+    energy, force, extras = eager(x)
+    assert not eager.dense
+    batch = replace(eager._batch(1), num_slots=45)
+    inputs = graph_inputs(eager.model, batch)
+    graph = trace(force_function(eager.model, batch), x, inputs)
+    found = graph.each(x, *evaluate_once(graph.once, graph.attributes, inputs))
+    close(found[0] - eager.reference, energy - eager.reference, TOLERANCE)
+    close(found[1], force, TOLERANCE)
+    close(found[2], extras["features"], TOLERANCE)
 
 
 @pytest.mark.slow

@@ -139,6 +139,22 @@ def test_a_restart_makes_the_same_list_again(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(a, b)
 
 
+def test_a_run_over_a_list_goes_on_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A molecule that could be compiled by now, of a run that was not: the same bits as before."""
+    monkeypatch.setattr("equimd.forces.forcefield.DENSE_MAX_ATOMS", 0)
+    model, system = potential("float32"), System.build(METHANOL)
+    x = replicas(2)
+    field, resumed = ForceField(model, system, compile="off"), ForceField(model, system, compile="on")
+    expected = field(x)
+    arrays = field.arrays()
+    assert field.compiled is False and not field.dense
+    for state in (arrays, {"list_positions": arrays["list_positions"]}):
+        resumed.load(state)
+        assert resumed.compiled is False
+        for a, b in zip(expected[:2], resumed(x)[:2], strict=True):
+            assert torch.equal(a, b)
+
+
 def test_dynamics_on_a_potential_conserves_energy() -> None:
     """Double precision: the error of the total energy is that of the integrator, falling as dt^2."""
     system = System.build(METHANOL)

@@ -31,7 +31,7 @@ def kernel(dtype: torch.dtype, stored: torch.dtype) -> Any:
     call = f"""extern "C" void run(const {scalar}* x, int64_t stride, const {SCALARS[stored]}* packed, {scalar}* out,
                                    int64_t m, int64_t k, int64_t n)
                {{ equimd_products::product(x, stride, packed, out, m, k, n); }}"""
-    function = CppCodeCache.load(f"#include <cstdint>\n{source}\n{call}").run
+    function = CppCodeCache.load(f"#include <cstdint>\n#include <vector>\n{source}\n{call}").run
     function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3
     return function
 
@@ -45,6 +45,7 @@ def test_the_kernel_multiplies(dtype: torch.dtype, stored: torch.dtype, triangul
     for m in (1, 2, 5, 6, 7, 9, 13, 21):
         for k, n in ((1, 1), (3, 31), (21, 128), (5, 65), (128, 20), (17, 200), (100, 100)):
             wide = torch.randn(m, k + 3, generator=generator, dtype=dtype)
+            wide[3:5] = 0.0  # rows that are passed over
             x, weight = wide[:, :k], torch.randn(k, n, generator=generator, dtype=stored)
             weight = weight.tril() if triangular else weight
             packed, out = products.pack(weight), torch.full((m + 1, n), torch.nan, dtype=dtype)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from equimd.data.batch import Batch
+from equimd.data.batch import ALL_PAIRS_MAX_ATOMS, DENSE_MAX_ATOMS, Batch
 from equimd.data.dataset import ArrayDataset, Subset
 from equimd.data.frames import Frames
 from equimd.errors import UncertaintyError
@@ -276,10 +276,11 @@ def test_the_force_covariance_is_laplace_torch_functional_variance(model, frames
 
 def test_costly_rows_leave_the_last_layer_alone(conservative, make_frames) -> None:
     """Periodic frames and large molecules pay a reverse pass a feature, so that only the readout's are taken."""
-    small = make_frames((4, 6, 5, 7))
+    small, every = make_frames((4, 6, 5, 7)), conservative.num_pooled
     periodic = Frames(**{**vars(small), "cell": 9.0 * np.eye(3)[None].repeat(4, 0), "pbc": np.ones((4, 3), bool)})
-    large = make_frames((33, 4))
-    for data, width in ((small, conservative.num_pooled), (periodic, READOUT), (large, READOUT)):
+    large = make_frames((ALL_PAIRS_MAX_ATOMS + 1, 4))
+    medium = make_frames((DENSE_MAX_ATOMS + 1, 4))
+    for data, width in ((small, every), (medium, every), (periodic, READOUT), (large, READOUT)):
         layer, _ = fit_last_layers(conservative, ArrayDataset(data))
         assert layer.energy.width == width
         assert layer.forces.scale.shape == (width, width)

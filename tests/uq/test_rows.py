@@ -10,6 +10,7 @@ import torch
 
 from equimd.config import ModelConfig
 from equimd.errors import UncertaintyError
+from equimd.model.differentiable import DifferentiableModel
 from equimd.model.painn import tangents
 from equimd.model.painn.potential import Potential
 
@@ -35,6 +36,15 @@ def test_rows_one_structure_and_one_feature_at_a_time(model, frames, to_batch, r
     np.testing.assert_allclose(rows.energy.numpy(), expected.energy, rtol=0, atol=1e-12)
     np.testing.assert_allclose(real, expected.force, rtol=0, atol=1e-12)
     assert not rows.forces[~batch.real].any()
+
+
+def test_rows_of_an_edge_list_are_those_of_reverse_passes(conservative, frames, to_batch) -> None:
+    """Forward mode takes all pairs of open molecules; its rows come back without padding."""
+    batch = to_batch(frames, "vesin")
+    rows, expected = conservative.rows(batch), DifferentiableModel.rows(conservative, batch)
+    assert len(rows.forces) == len(batch.positions)
+    torch.testing.assert_close(rows.energy, expected.energy, rtol=0, atol=1e-12)
+    torch.testing.assert_close(rows.forces, expected.forces, rtol=0, atol=1e-12)
 
 
 def test_jacobian_is_the_derivative_of_the_features(conservative, frames, to_batch) -> None:

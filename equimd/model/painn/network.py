@@ -290,6 +290,9 @@ class PaiNN(nn.Module):
             o3.spherical_harmonics(ell, graph.vectors, normalize=True, normalization="norm")
             for ell in range(1, self.lmax + 1)
         ]
+        if isinstance(graph, PairGraph):  # whose kernels pass over pairs without harmonics
+            near = (lengths < self.cutoff)[:, None]
+            harmonics = [torch.where(near, y, 0.0) for y in harmonics]
         s = self.embedding(atomic_numbers)
         if state is not None:
             s = s + state

@@ -5,7 +5,7 @@
 // equimd/md/native.cpp, which puts the kernels into compiled force graphs.
 //   X (B, n, CX, F)  sender: [a | b_l, l = 1..L | U_m]        U = V * phi_vv; not in the first layer
 //   W (B, P, CW, F)  filter: [W_s | W_vs of each l | W_vv of each l]   pairs p = (i < j), i outermost
-//   Y (B, P, M)      harmonics of r_j - r_i
+//   Y (B, P, M)      harmonics of r_j - r_i; 0 beyond the cutoff, where W is 0, too
 //   G (B, n, 1+M, F) message, or the derivative of a scalar with respect to it
 // DOT kernels are directional derivatives along (Xd, Wd, Yd) at fixed G.
 namespace equimd_pairs {
@@ -13,7 +13,11 @@ namespace {
 
 using S = SCALAR;
 constexpr int L = LMAX, M = (L + 1) * (L + 1) - 1;
+#ifdef __AVX512F__
 constexpr int WIDE = 64 / sizeof(S);
+#else
+constexpr int WIDE = 32 / sizeof(S);  // wider sums would leave the registers
+#endif
 
 template <int N>
 struct Lanes {
@@ -21,6 +25,9 @@ struct Lanes {
     static inline V load(const S* p) { V x; __builtin_memcpy(&x, p, sizeof x); return x; }
     static inline void store(S* p, V x) { __builtin_memcpy(p, &x, sizeof x); }
 };
+
+// harmonics of 0 say that a pair is beyond the cutoff and contributes nothing
+inline bool far(const S* y) { return y[0] == 0 && y[1] == 0 && y[2] == 0; }
 
 inline int64_t pair_of(int64_t i, int64_t j, int64_t n) {
     int64_t a = i < j ? i : j, b = i < j ? j : i;
@@ -39,6 +46,7 @@ void gather(const S* X, const S* Xd, const S* W, const S* Wd, const S* Y, const 
             if (j == i) continue;
             const int64_t p = pair_of(i, j, n);
             const S *x = X + j * CX * F + f, *w = W + p * CW * F + f, *y = Y + p * M;
+            if (far(y)) continue;
             const S *xd = DOT ? Xd + j * CX * F + f : x, *wd = DOT ? Wd + p * CW * F + f : w, *yd = DOT ? Yd + p * M : y;
             if (DOT) acc[0] += T::load(xd) * T::load(w) + T::load(x) * T::load(wd);
             else acc[0] += T::load(x) * T::load(w);
@@ -74,6 +82,7 @@ void sender(const S* G, const S* W, const S* Wd, const S* Y, const S* Yd, S* out
             if (j == i) continue;
             const int64_t p = pair_of(i, j, n);
             const S *g = G + i * (1 + M) * F + f, *w = W + p * CW * F + f, *y = Y + p * M;
+            if (far(y)) continue;
             const S *wd = DOT ? Wd + p * CW * F + f : w, *yd = DOT ? Yd + p * M : y;
             acc[0] += T::load(g) * T::load(wd);
 #pragma GCC unroll 4
@@ -199,6 +208,10 @@ void filter_all(const S* G, const S* X, const S* Xd, const S* Y, const S* Yd, S*
             for (int64_t j = i + 1; j < n; j++, w += z.CW * F, y += M, yd += M) {
                 const S *gi = g + i * z.CG * F, *gj = g + j * z.CG * F, *xi = x + i * z.CX * F, *xj = x + j * z.CX * F;
                 const S *di = xd + i * z.CX * F, *dj = xd + j * z.CX * F;
+                if (far(y)) {
+                    for (int64_t f = 0; f < z.CW * F; f++) w[f] = 0;
+                    continue;
+                }
                 int64_t f = 0;
                 for (; f + WIDE <= F; f += WIDE)
                     filter<WIDE, VV, DOT>(gi + f, gj + f, xi + f, xj + f, di + f, dj + f, y, yd, w + f, F);

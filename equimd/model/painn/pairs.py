@@ -1,9 +1,9 @@
 """The message of PaiNN over unordered pairs: native kernels, with the derivatives that training on forces needs.
 
-For small molecules, where nearly every pair is within the cutoff. The filter W_ij = W_ji is computed and stored once
-for i < j, and the sums of eqs. 7 and 8 (Schuett et al. 2021), their derivatives and the derivatives of those run as
-the loops of ``pairs.cpp``, which keep every partial sum in registers; a graph compiler left to itself writes and reads
-tensors of all (i, j, feature) instead.
+For molecules, of which many pairs are within the cutoff; the others are passed over. The filter W_ij = W_ji is computed
+and stored once for i < j, and the sums of eqs. 7 and 8 (Schuett et al. 2021), their derivatives and the derivatives of
+those run as the loops of ``pairs.cpp``, which keep every partial sum in registers; a graph compiler left to itself
+writes and reads tensors of all (i, j, feature) instead.
 
 The kernels are built by the C++ compiler that the graph compiler uses, once per precision and lmax, and cached with
 its other products. They can be differentiated twice, the second time with respect to features and filters only: what
@@ -13,7 +13,8 @@ Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i <
 
 - x (B, n, 1+lmax[+M], F) of the sender: its scalar, its weight for each Y_l, and (not in the first layer) its tensors;
 - w (B, P, 1+lmax[+lmax], F) the filter of a pair, for each of these;
-- y (B, P, M) harmonics of r_j - r_i;
+- y (B, P, M) harmonics of r_j - r_i; all 0: the pair is beyond the cutoff, its filter is 0, and so are the derivatives
+  with respect to both;
 - message, and g the derivative of a scalar with respect to it: (B, n, 1+M, F).
 
 ``xd, wd, yd`` are directions: with them a kernel returns its derivative along them.

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 from equimd.config import ModelConfig
-from equimd.data.batch import Batch
+from equimd.data.batch import ALL_PAIRS_MAX_ATOMS, Batch
 from equimd.data.state import refuse_unknown
 from equimd.errors import ModelError
 from equimd.files import file_digest
@@ -201,11 +201,13 @@ class Potential(DifferentiableModel):
     ) -> Rows:
         """Energy rows and force rows; those of small molecules from :mod:`equimd.model.painn.tangents`, all coordinates
         at once in forward mode, of others and in few directions from reverse passes."""
-        if not self.conservative or not batch.num_slots or directions is not None:
+        small = batch.num_slots or (int(batch.n_atoms.max()) <= ALL_PAIRS_MAX_ATOMS and not bool(batch.pbc.any()))
+        if not self.conservative or not small or directions is not None:
             return super().rows(batch, width=width, directions=directions, chunk=chunk)
         self.check(batch)
-        features, slopes = feature_slopes(self, batch)
-        return Rows(features, slopes.neg_())
+        dense = batch.padded()
+        features, slopes = feature_slopes(self, dense)
+        return Rows(features, slopes.neg_() if dense is batch else -slopes[dense.real][..., :width])
 
     def graph_tensors(self) -> dict[str, Tensor]:
         """Weights and buffers by name."""
