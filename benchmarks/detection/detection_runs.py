@@ -20,7 +20,7 @@ from equimd.forces.forcefield import ForceField
 from equimd.guard.calibration import Calibration
 from equimd.guard.judge import Judge
 from equimd.guard.limits import Limits
-from equimd.guard.score import StepDecision
+from equimd.guard.score import Rule
 from equimd.md.integrators import Langevin
 from equimd.md.simulation import Simulation
 from equimd.md.state import maxwell_boltzmann
@@ -58,18 +58,6 @@ QUICK = DetectionSize(runs=4, steps=300, label_every=20, blocks=9, real=2, repli
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Frames that score above the threshold, eV/Angstrom, of the decision."""
-
-    decision: StepDecision
-    threshold: float
-
-    @property
-    def level(self) -> float:
-        return self.decision.level
-
-
-@dataclass(frozen=True)
 class Bench:
     """A calibrated model, ready to be run."""
 
@@ -88,9 +76,9 @@ class Bench:
         """``halt`` and ``flag`` as calibrated; ``bound``: the error bound is tau, as ``--uq-threshold`` tau asks."""
         found = self.calibration
         return {
-            "halt": Rule(*found.decision("halt")),
-            "flag": Rule(*found.decision("flag")),
-            "bound": Rule(*found.error_decision(self.tau)),
+            "halt": Rule("halt", *found.decision("halt")),
+            "flag": Rule("flag", *found.decision("flag")),
+            "bound": Rule("error", *found.error_decision(self.tau)),
         }
 
 
@@ -124,8 +112,8 @@ def plan(bench: Bench, temperature: float, size: DetectionSize) -> own_runs.Plan
         temperature=temperature,
         steps=size.steps,
         seed=SEED + bench.seed,
-        floor=min(rules[name].level for name in ("halt", "flag")),
-        early=(rules["bound"].level, rules["bound"].threshold),
+        floor=min(rules[name].decision.level for name in ("halt", "flag")),
+        early=(rules["bound"].decision.level, rules["bound"].threshold),
         alarm=rules["halt"].threshold,
         mark=rules["flag"].threshold,
         dt=DT,
@@ -148,7 +136,7 @@ def measure(
 ) -> dict[str, Any]:
     """Label the frames of the runs and say what the rules made of them."""
     rules = bench.rules
-    first = {name: found.first_above(rule.level, rule.threshold) for name, rule in rules.items()}
+    first = {name: found.first_above(rule.decision.level, rule.threshold) for name, rule in rules.items()}
     tasks = [task(bench, found, run, alarm, size) for run, alarm in enumerate(first["halt"])]
     marks = [fingerprint({"x": t.positions[-1], "limit": t.limit, "steps": t.steps}) for t in tasks]
     names = [f"{temperature:g}K-{run:03d}-{mark}" for run, mark in enumerate(marks)]
@@ -217,7 +205,8 @@ def frame_rates(bench: Bench, tasks: Sequence[labels.Task], errors: Sequence[np.
         "bad_share": float(bad.mean()),
         "spearman": metrics.rank_correlation(sigma, true[rows]),
         "rules": {
-            name: _shares((sigma > rule.threshold) & ~(screened < rule.level), bad) for name, rule in rules.items()
+            name: _shares((sigma > rule.threshold) & ~(screened < rule.decision.level), bad)
+            for name, rule in rules.items()
         },
     }
 
@@ -250,5 +239,5 @@ def real(bench: Bench, temperature: float, found: own_runs.ScoredRuns, size: Det
     wanted = min(size.real, len(rows))
     simulation.run(size.steps, stop=lambda: not any(simulation.state.active[:wanted]))
     halted = {e.replica: e.step for e in simulation.suspects.halts}
-    alarms = found.first_above(halt.level, halt.threshold)
+    alarms = found.first_above(halt.decision.level, halt.threshold)
     return {"runs": [{"halted": halted.get(k), "alarm": alarms[k]} for k in range(wanted)]}

@@ -291,7 +291,7 @@ class PaiNN(nn.Module):
             for ell in range(1, self.lmax + 1)
         ]
         if isinstance(graph, PairGraph):  # whose kernels pass over pairs without harmonics
-            near = (lengths < self.cutoff)[:, None]
+            near = ~(lengths >= self.cutoff)[:, None]  # a length that is no number is not passed over, and shows
             harmonics = [torch.where(near, y, 0.0) for y in harmonics]
         s = self.embedding(atomic_numbers)
         if state is not None:

@@ -2,7 +2,7 @@
 // derivatives that training on forces needs. W_ij = W_ji is stored once a pair, Y_l(-r) = (-1)^l Y_l(r).
 //
 // Included after <cstdint> with SCALAR (float or double) and LMAX defined, by pairs_library.cpp and by
-// equimd/md/native.cpp, which puts the kernels into compiled force graphs.
+// equimd/forces/native.cpp, which puts the kernels into compiled force graphs.
 //   X (B, n, CX, F)  sender: [a | b_l, l = 1..L | U_m]        U = V * phi_vv; not in the first layer
 //   W (B, P, CW, F)  filter: [W_s | W_vs of each l | W_vv of each l]   pairs p = (i < j), i outermost
 //   Y (B, P, M)      harmonics of r_j - r_i; 0 beyond the cutoff, where W is 0, too
