@@ -15,8 +15,6 @@ from scipy.spatial.distance import pdist
 
 from equimd.config import ModelConfig
 
-TRAINING = 3.0  # of the work of energies and forces: the gradient by the weights takes each product twice more
-
 
 def pairs_within(positions: np.ndarray, cutoff: float) -> float:
     """Mean number of pairs of structures (B, n, 3) of one molecule that see each other."""

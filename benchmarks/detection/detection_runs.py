@@ -74,12 +74,8 @@ class Bench:
     @property
     def rules(self) -> dict[str, Rule]:
         """``halt`` and ``flag`` as calibrated; ``bound``: the error bound is tau, as ``--uq-threshold`` tau asks."""
-        found = self.calibration
-        return {
-            "halt": Rule("halt", *found.decision("halt")),
-            "flag": Rule("flag", *found.decision("flag")),
-            "bound": Rule("error", *found.error_decision(self.tau)),
-        }
+        choose = self.calibration.choose
+        return {"halt": choose("halt"), "flag": choose("flag"), "bound": choose(self.tau)}
 
 
 def prepare(case: models.Case, options: Options, seed: int, size: DetectionSize) -> Bench:

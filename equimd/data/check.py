@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from equimd.data.check_frames import CLASH_RATIO, FORCE_LIMIT, energy_outliers, uniform
+from equimd.data.check_frames import CLASH_RATIO, FORCE_LIMIT, energy_outliers, same_as_next, uniform
 from equimd.data.check_pairs import Consistency, Correlation, consistency, correlation, nearest_frames
 from equimd.data.check_tally import NET_FORCE, NET_TORQUE, SHOWN, Rows, Tally, frames_with, half
 from equimd.data.dataset import ConcatDataset, Dataset, notes
@@ -202,7 +202,7 @@ def _check_forces(report: Report, tally: Tally) -> None:
 
 
 def _check_duplicates(report: Report, data: Dataset, tally: Tally) -> None:
-    again = tally.keys[1:][_same(tally.keys)]
+    again = tally.keys[1:][same_as_next(tally.keys)]
     if not len(again):
         return
     rows, hashes = frames_with(data, np.unique(again))
@@ -221,10 +221,6 @@ def _check_duplicates(report: Report, data: Dataset, tally: Tally) -> None:
             f"{spread[conflicting].max():.3g} eV apart"
         )
         report.add("conflicting_labels", "error", message, np.sort(rows[conflicting[np.cumsum(first) - 1]]))
-
-
-def _same(ordered: np.ndarray) -> np.ndarray:
-    return np.asarray(ordered[1:] == ordered[:-1])
 
 
 def _check_state(report: Report, tally: Tally) -> None:

@@ -62,6 +62,11 @@ def uniform(values: np.ndarray) -> bool:
     return bool((values == values[:1]).all())
 
 
+def same_as_next(values: np.ndarray) -> np.ndarray:
+    """(N-1,) bool, which values are followed by the same one."""
+    return np.asarray(values[:-1] == values[1:])
+
+
 def labels_of(blocks: Iterable[Frames]) -> Labels:
     """Of all frames of ``blocks``, in order."""
     parts = [block_statistics(block, geometry=False) for block in blocks]

@@ -9,7 +9,7 @@ import numpy as np
 
 from equimd.data.alignment import align, rmsd
 from equimd.data.cells import frame_differences, nearest_images
-from equimd.data.check_frames import Labels, groups, labels_of, uniform
+from equimd.data.check_frames import Labels, groups, labels_of, same_as_next, uniform
 from equimd.data.dataset import ArrayDataset, Dataset, Subset, iterate_blocks
 from equimd.data.frames import Frames
 
@@ -146,7 +146,7 @@ def _near_candidates(data: Dataset, stats: Labels) -> np.ndarray:
     """(P, 2) rows that may be near: neighbours in the file, and nearest frames of a sample where those are not."""
     usable = stats.has_forces & stats.has_energy & (stats.n_atoms > 1)
     surface = stats.surface
-    row = np.flatnonzero(_same_as_next(data.trajectory) & _same_as_next(surface) & usable[:-1] & usable[1:])
+    row = np.flatnonzero(same_as_next(data.trajectory) & same_as_next(surface) & usable[:-1] & usable[1:])
     if len(row) > _SAMPLE:
         row = row[np.linspace(0, len(row) - 1, _SAMPLE).astype(np.int64)]
     pairs = np.stack([row, row + 1], 1)
@@ -161,10 +161,6 @@ def _near_candidates(data: Dataset, stats: Labels) -> np.ndarray:
         chosen = np.linspace(0, len(like) - 1, min(len(like), _SAMPLE)).astype(np.int64)
         nearest.append(_nearest_within(data, like[chosen]))
     return np.unique(np.concatenate(nearest), axis=0)
-
-
-def _same_as_next(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values[:-1] == values[1:])
 
 
 def _nearest_within(data: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -247,7 +243,7 @@ def correlation(data: Dataset, stats: Labels) -> Correlation | None:
     n = len(data)
     if n < 50 or not uniform(stats.composition) or stats.n_atoms[0] < 2:
         return None
-    starts = np.flatnonzero(np.r_[True, ~_same_as_next(data.trajectory)])
+    starts = np.flatnonzero(np.r_[True, ~same_as_next(data.trajectory)])
     series: list[np.ndarray] = []
     for start, end in zip(starts, np.r_[starts[1:], n], strict=True):
         if end - start >= 10 and len(series) < 20:

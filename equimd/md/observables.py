@@ -8,6 +8,7 @@ import numpy as np
 
 from equimd.data.lattice import Lattice
 from equimd.errors import DataError
+from equimd.shown import with_errors
 from equimd.uq.resampling import correlation_time
 
 BOND_TOLERANCE = 0.5  # Angstrom; Fu et al. 2022, "Forces are not Enough"
@@ -33,6 +34,11 @@ class Estimate(NamedTuple):
     std: float
     n_effective: float
     model: float | None = None
+
+    def told(self, least: int, times: float = 1.0) -> str:
+        """``value ± model ± sampling``, times a factor (100 for %); ``least`` decimals if there is no error."""
+        model = None if self.model is None else times * self.model
+        return with_errors(times * self.mean, model, times * self.error, least)
 
 
 def estimate(values: np.ndarray, trajectory: np.ndarray | None = None) -> Estimate:

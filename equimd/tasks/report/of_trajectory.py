@@ -12,7 +12,7 @@ from equimd.md.ensembles import ENSEMBLES
 from equimd.md.observables import LIGHT_CM_PER_FS, vibrational_spectrum
 from equimd.md.recorded import Recorded
 from equimd.md.trajectory import Columns, trajectory_path
-from equimd.shown import with_error, with_errors
+from equimd.shown import with_error
 from equimd.tasks.report import layers
 from equimd.tasks.report.page import Page, figures, paragraph, table, text
 from equimd.tasks.trajectory.measure import MEANS, means, measured, torsion_profiles
@@ -143,12 +143,10 @@ def _with_errors_of_the_model(s: ReportedSimulation) -> str:
         {"mean potential energy (eV)": found.means["potential_energy"]} if "potential_energy" in found.means else {}
     )
     known = energy | {f"bond {b.name} (Å)": b.length for b in found.bonds[:MOST_BONDS]}
-    rows = [[name, with_errors(of.mean, of.model, of.error, 3)] for name, of in known.items()]
+    rows = [[name, of.told(3)] for name, of in known.items()]
     for torsion in found.torsions[:MOST_TORSIONS]:
         for w in torsion.wells:
-            of = w.population
-            told = with_errors(100 * of.mean, None if of.model is None else 100 * of.model, 100 * of.error, 0)
-            rows.append([f"{torsion.name} near {w.centre:.0f}° (%)", told])
+            rows.append([f"{torsion.name} near {w.centre:.0f}° (%)", w.population.told(0, times=100)])
     about = ". ".join(line[:1].upper() + line[1:] for line in found.model.words())
     return table(["", "value ± model ± sampling"], rows) + paragraph(f"{about}.")
 

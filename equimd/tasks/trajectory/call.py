@@ -11,7 +11,6 @@ from equimd.errors import ConfigError
 from equimd.files import check_output
 from equimd.notices import note
 from equimd.progress import Callback
-from equimd.shown import with_errors
 from equimd.tables import Parts, Tabled
 from equimd.tasks.keywords import settings_of, takes
 from equimd.tasks.trajectory import files, plot
@@ -59,7 +58,7 @@ class AnalysisResult(Tabled):
 
     def _shown(self) -> Mapping[str, str]:
         shown = {"source": self.source.name, "frames": f"{self.found.n_frames:,}"}
-        return shown | {name: with_errors(of.mean, of.model, of.error, 3) for name, of in self.found.means.items()}
+        return shown | {name: of.told(3) for name, of in self.found.means.items()}
 
 
 @takes(AnalysisSettings.model_fields)

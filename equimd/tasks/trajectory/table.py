@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from equimd.md.observables import Estimate, Well
-from equimd.shown import digits, with_error, with_errors
+from equimd.md.observables import Well
+from equimd.shown import digits, with_error
 from equimd.tables import Table
 from equimd.tasks.trajectory.measure import MEANS, Measured
 
@@ -17,7 +17,7 @@ def parts(name: str, replicas: int, found: Measured) -> list[Table | str]:
     """Means with their errors, bonds, torsions, what the guard said, and what could not be had."""
     told = [_head(name, replicas, found), *_means(found)]
     if found.bonds:
-        rows = [[b.name, _mean(b.length, 4), f"{b.length.std:.3f}"] for b in found.bonds]
+        rows = [[b.name, b.length.told(4), f"{b.length.std:.3f}"] for b in found.bonds]
         told += _some(Table(rows, ("bond (A)", "mean", "std"), left=(0, 1)), "bonds")
     if found.torsions:
         rows = [[t.name, ", ".join(map(_well, t.wells))] for t in found.torsions]
@@ -40,7 +40,7 @@ def _means(found: Measured) -> list[Table | str]:
     if not found.means and found.drift is None:
         return []
     rows = [
-        [f"{key.replace('_', ' ')} ({MEANS[key]})", _mean(of, 3), digits(of.std), f"{of.n_effective:,.0f}"]
+        [f"{key.replace('_', ' ')} ({MEANS[key]})", of.told(3), digits(of.std), f"{of.n_effective:,.0f}"]
         for key, of in found.means.items()
     ]
     if found.drift is not None:
@@ -51,14 +51,8 @@ def _means(found: Measured) -> list[Table | str]:
     return lines
 
 
-def _mean(of: Estimate, least: int) -> str:
-    return with_errors(of.mean, of.model, of.error, least)
-
-
 def _well(w: Well) -> str:
-    of = w.population
-    share = with_errors(100 * of.mean, None if of.model is None else 100 * of.model, 100 * of.error, 0)
-    return f"{w.centre:.0f} ({share} %)"
+    return f"{w.centre:.0f} ({w.population.told(0, times=100)} %)"
 
 
 def _guard(found: Measured) -> list[Table | str]:
