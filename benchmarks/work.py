@@ -37,25 +37,26 @@ def products(config: ModelConfig, atoms: float, pairs: float) -> tuple[float, fl
     Args:
         atoms, pairs: of a structure, the pairs unordered and within the cutoff.
     """
-    f, lmax, direct = config.num_features, config.lmax, config.forces == "direct"
+    f, t, lmax, direct = config.num_features, config.tensor_channels, config.lmax, config.forces == "direct"
     m = (lmax + 1) ** 2 - 1
     coupled = config.tensor_products and lmax > 1
     weights = features = 0.0
     for k in range(config.num_layers):
         last = k == config.num_layers - 1 and not direct
-        width = 1 + lmax * (1 if k == 0 else 2)
-        weights += atoms * f * f * (1 + width) + pairs * (config.num_rbf + 1) * width * f  # Message
-        features += 2 * pairs * f * (width + (1 + m * (1 if k == 0 else 2)))  # both ways: phi W, and their sums
-        gates = lmax * (1 if last else 2) * (2 if coupled else 1)
-        weights += atoms * f * f * (2 * m + (1 + lmax) + (1 + gates))  # Update
-        features += atoms * f * m * (2 + (1 if coupled else 0))  # norms, inner products
+        width = f + t * lmax * (1 if k == 0 else 2)
+        weights += atoms * f * (f + width) + pairs * (config.num_rbf + 1) * width  # Message
+        features += 2 * pairs * (width + f + t * m * (1 if k == 0 else 2))  # both ways: phi W, and their sums
+        inner = lmax * (2 if coupled else 1)
+        weights += atoms * (t * t * 2 * m + (f + t * lmax) * f + f * (f + t * inner * (1 if last else 2)))  # Update
+        weights += 0.0 if t == f else atoms * t * inner * f
+        features += atoms * t * m * (2 + (1 if coupled else 0))  # norms, inner products
         if coupled:
-            weights += atoms * f * f * m * (1 if last else 2)
-            features += atoms * f * (1.5 * _terms(lmax))  # c x y, and the sum
-        features += 0.0 if last else atoms * f * m * (2 if coupled else 1)
+            weights += atoms * t * t * m * (1 if last else 2)
+            features += atoms * t * (1.5 * _terms(lmax))  # c x y, and the sum
+        features += 0.0 if last else atoms * t * m * (2 if coupled else 1)
     weights += atoms * f * config.num_readout
     if direct:
-        weights += atoms * f * (f + (1 + 3) * config.num_readout)
+        weights += atoms * (f * f + (f + 3 * t) * config.num_readout)
     return 2 * weights, 2 * features
 
 

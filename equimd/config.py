@@ -98,17 +98,47 @@ class ModelConfig(Settings):
     states: tuple[tuple[int | None, int], ...] = Field(
         (), description="charge and multiplicity of training frames, null and 0 if not stated; none: not recorded"
     )
-    num_features: int = Field(128, ge=1, le=1024, description="channels per irrep")
+    num_features: int = Field(128, ge=1, le=1024, description="channels of the scalars")
+    num_tensors: int | None = Field(
+        None, ge=1, le=1024,
+        description="channels of the tensors of each l; by default half as many as scalars, as many where lmax is 1",
+    )  # fmt: skip
     num_layers: int = Field(3, ge=1, le=32, description="message passing layers")
     num_rbf: int = Field(20, ge=1, le=1024, description="radial basis functions")
     num_readout: int = Field(64, ge=1, le=4096, description="width p of the pooled features under the last layer")
     cutoff: float = Field(5.0, gt=0, description="radius within which an atom sees others, Angstrom")
-    lmax: int = Field(2, ge=1, le=3, description="highest rotation order of the features")
+    lmax: int = Field(3, ge=1, le=3, description="highest rotation order of the features")
     tensor_products: bool = Field(True, description="products of tensors in each layer, where lmax is 2 or more")
     radial_basis: Annotated[str, AfterValidator(RADIAL_BASES.check)] = Field("expnorm", description="radial functions")
     charge_spin: bool = Field(False, description="embed total charge and spin multiplicity")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of weights and activations")
     energy_only: bool = Field(False, description="trained without forces; MD and forces are refused")
+
+    @model_validator(mode="after")
+    def _no_more_tensors(self) -> Self:
+        if self.num_tensors is not None and self.num_tensors > self.num_features:
+            raise ValueError(f"num_tensors = {self.num_tensors} is more than num_features = {self.num_features}")
+        return self
+
+    @property
+    def tensor_channels(self) -> int:
+        """T, stated or by default."""
+        if self.num_tensors is not None:
+            return self.num_tensors
+        return self.num_features if self.lmax == 1 else max(1, self.num_features // 2)
+
+    @property
+    def size_in_words(self) -> str:
+        """``128 scalars, 64 tensors of each l up to 3, 3 layers``."""
+        up_to = "l = 1" if self.lmax == 1 else f"each l up to {self.lmax}"
+        return f"{self.num_features} scalars, {self.tensor_channels} tensors of {up_to}, {self.num_layers} layers"
+
+
+def saved_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model as saved, with those that there were not yet: tensors had the channels of scalars."""
+    if "num_features" in values and "num_tensors" not in values:
+        return {**values, "num_tensors": values["num_features"]}
+    return dict(values)
 
 
 CHARGE: Any = Field(None, ge=-1000, le=1000, description="total charge of structures that state none, e")
@@ -273,7 +303,7 @@ class RunConfig(Settings):
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"lmax": 1, "lr": 1e-3},
     "default": {},
-    "accurate": {"lmax": 3, "lr": 1e-3},
+    "accurate": {"num_tensors": 128, "lr": 1e-3},
 }
 
 # what the training finds out for itself, and no user states

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config
+from equimd.config import ModelConfig, RunConfig, config_text, parse_config, read_config, saved_model
 from equimd.data.content import Hashes
 from equimd.errors import ConfigError, RunError
 from equimd.files import (
@@ -64,7 +64,7 @@ def load_model(path: str | Path) -> tuple[Potential, dict[str, Any]]:
     tensors, meta = load_tensors(path, "model")
     try:
         with ordinary_mode():
-            model = build_model(ModelConfig.parse(meta["config"]))
+            model = build_model(ModelConfig.parse(saved_model(meta["config"])))
             model.load_state_dict(tensors)
     except (ConfigError, RuntimeError, *STRANGE) as error:
         reason = error.what if isinstance(error, ConfigError) else str(error).strip() or type(error).__name__
@@ -132,7 +132,7 @@ class Run(Shown):
         """The settings the run was trained with."""
         path = self.path / CONFIG_FILE
         try:
-            return parse_config(read_config(path), where=str(path))
+            return parse_config(saved_model(read_config(path)), where=str(path))
         except ConfigError as error:
             raise RunError(error.what, where=str(path), hint=error.hint) from None
 

@@ -25,7 +25,7 @@ def plan(trainer: Trainer) -> str:
     if trainer.processes.size > 1:
         how += f", {trainer.processes.size} processes"
     return (
-        f"model: PaiNN, {m.forces} forces, {m.num_features} features, {m.num_layers} layers, lmax {m.lmax}, "
+        f"model: PaiNN, {m.forces} forces, {m.size_in_words}, "
         f"{m.cutoff:g} A, {weights:,} weights, {m.dtype}\n"
         f"training: {' or '.join(budget)}, {steps}, {how}, on {trainer.device}, "
         f"validated every {every}; energies in {trainer.told.unit.name}, forces in {trainer.told.unit.forces}"

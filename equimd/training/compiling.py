@@ -35,7 +35,7 @@ def pays_to_compile(config: RunConfig, sizes: np.ndarray, periodic: bool = False
     shapes = len(np.unique(padded_slots(sizes)))
     expected = math.inf if t.max_time is None else t.max_time
     if (epochs := epoch_budget(t)) is not None:
-        width = (m.num_features / 128) * (m.num_layers / 3) * m.lmax**2
+        width = (m.num_features / 128) * (m.num_layers / 3) * max(1.0, m.lmax**2 * m.tensor_channels / m.num_features)
         expected = min(expected, epochs * float(np.square(sizes.astype(float)).sum()) * SECONDS_PER_PAIR * width)
     return expected > shapes * COMPILE_SECONDS * COMPILE_PAYS
 

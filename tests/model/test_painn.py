@@ -40,8 +40,8 @@ def batch_of(n: int = 7, **settings: object) -> Batch:
 def test_irreps() -> None:
     assert scalars(4) == o3.Irreps("4x0e")
     assert tensors(4, 3) == o3.Irreps("4x1o + 4x2e + 4x3o")
-    assert small(lmax=2).backbone.irreps_out == o3.Irreps("8x0e + 8x1o + 8x2e")
-    assert "8x0e+8x1o" in repr(small().backbone)
+    assert small(lmax=2).backbone.irreps_out == o3.Irreps("8x0e + 4x1o + 4x2e")
+    assert "8x0e+4x1o" in repr(small().backbone)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -100,7 +100,7 @@ def linears(model: torch.nn.Module) -> dict[str, o3.Linear]:
 def test_applied_weights_start_as_xavier_and_biases_at_zero(forces) -> None:
     model = small(num_features=32, lmax=2, forces=forces)
     found = linears(model)
-    assert len(found) == 2 * 7 + 1 + (3 if forces == "direct" else 0)
+    assert len(found) == 2 * 8 + 1 + (3 if forces == "direct" else 0)
     for name, linear in found.items():
         assert torch.count_nonzero(linear.bias) == 0
         offset = 0
@@ -187,15 +187,21 @@ def test_size_of_the_default_model(lmax) -> None:
     """Counted by hand from the equations: embedding, messages, updates, readout, last layer."""
     config = ModelConfig(lmax=lmax)
     f, r, p, layers = config.num_features, config.num_rbf, config.num_readout, config.num_layers
-    message = [(f + 1) * f + (f + 1) * w + (r + 1) * w for w in (f * (1 + lmax), *[f * (1 + 2 * lmax)] * (layers - 1))]
+    t = config.tensor_channels
+    assert t == (128 if lmax == 1 else 64)
+    message = [(f + 1) * f + (f + 1 + r + 1) * w for w in (f + t * lmax, *[f + 2 * t * lmax] * (layers - 1))]
     products = 0 if lmax == 1 else lmax  # of each l, products that become scalars, and as many that become tensors
-    gates = [*[f * (1 + 2 * (lmax + products))] * (layers - 1), f * (1 + lmax + products)]
-    update = [lmax * 2 * f * f + (f * (1 + lmax) + 1) * f + (f + 1) * w for w in gates]
-    update += [*[products * 2 * f * f] * (layers - 1), products * f * f]
+    gates = [*[f + 2 * t * (lmax + products)] * (layers - 1), f + t * (lmax + products)]
+    update = [lmax * 2 * t * t + (f + t * lmax + 1) * f + (f + 1) * w for w in gates]
+    update += [*[products * 2 * t * t] * (layers - 1), products * t * t]
+    update += [0 if t == f else t * (lmax + products) * f] * layers  # inner products to scalars
     expected = 119 * f + sum(message) + sum(update) + (f + 1) * p + p
     model = Potential(config)
     assert sum(q.numel() for q in model.parameters()) == expected
     if lmax == 1:
         assert expected == 555_776
     if lmax == 2:
-        assert sum(q.numel() for q in Potential(ModelConfig(tensor_products=False)).parameters()) == 881_792
+        plain = ModelConfig(lmax=2, num_tensors=128, tensor_products=False)
+        assert sum(q.numel() for q in Potential(plain).parameters()) == 881_792
+    if lmax == 3:
+        assert expected == 977_792

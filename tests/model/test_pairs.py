@@ -20,57 +20,60 @@ from tests.model.test_reference import CASES, assert_same, build, compare, loss_
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 
 SHAPES = [
-    # structures, atoms, features (vectors of 8 and a rest), lmax, first layer
-    (2, 2, 1, 1, True),
-    (1, 4, 9, 1, False),
-    (3, 5, 16, 1, False),
-    (2, 4, 17, 2, True),
-    (2, 5, 8, 2, False),
-    (1, 4, 11, 3, False),
+    # structures, atoms, scalar and tensor channels (vectors of 8 and a rest), lmax, first layer
+    (2, 2, 1, 1, 1, True),
+    (1, 4, 9, 9, 1, False),
+    (3, 5, 16, 8, 1, False),
+    (2, 4, 17, 17, 2, True),
+    (2, 4, 21, 10, 2, True),
+    (2, 5, 8, 8, 2, False),
+    (1, 4, 11, 11, 3, False),
+    (2, 5, 25, 11, 3, False),
 ]
 
 
-def plain(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def plain(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, f: int, t: int) -> torch.Tensor:
     """The sums as they are documented, over ordered pairs."""
-    b, n, _, f = x.shape
+    n = x.shape[1]
     lmax = int((y.shape[2] + 1) ** 0.5) - 1
     i, j = torch.triu_indices(n, n, 1)
-    out = x.new_zeros(b, n, (lmax + 1) ** 2, f)
+    out = x.new_zeros(x.shape[0], n, f + y.shape[2] * t)
+    filters = w[:, :, f:].unflatten(2, (-1, t))
     for target, source, odd in ((i, j, 1.0), (j, i, -1.0)):
-        xs = x[:, source]
-        parts = [xs[:, :, 0] * w[:, :, 0]]
+        xs = x[:, source, f:].unflatten(2, (-1, t))
+        parts = [x[:, source, :f] * w[:, :, :f]]
         for m in range(y.shape[2]):
             ell = int((m + 1) ** 0.5)
-            part = y[:, :, m, None] * odd**ell * xs[:, :, ell] * w[:, :, ell]
-            if x.shape[2] > 1 + lmax:
-                part = part + xs[:, :, 1 + lmax + m] * w[:, :, lmax + ell]
+            part = y[:, :, m, None] * odd**ell * xs[:, :, ell - 1] * filters[:, :, ell - 1]
+            if xs.shape[2] > lmax:
+                part = part + xs[:, :, lmax + m] * filters[:, :, lmax + ell - 1]
             parts.append(part)
-        out = out.index_add(1, target, torch.stack(parts, 2))
+        out = out.index_add(1, target, torch.cat(parts, 2))
     return out
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_message_and_its_derivatives_equal_the_plain_sums(shape: tuple[int, int, int, int, bool]) -> None:
-    b, n, f, lmax, first = shape
+def test_message_and_its_derivatives_equal_the_plain_sums(shape: tuple[int, int, int, int, int, bool]) -> None:
+    b, n, f, t, lmax, first = shape
     generator = torch.Generator().manual_seed(n)
     m, p = (lmax + 1) ** 2 - 1, n * (n - 1) // 2
 
     def random(*size: int) -> torch.Tensor:
-        return torch.randn(*size, f, generator=generator, dtype=torch.float64)
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
 
-    x = random(b, n, 1 + lmax + (0 if first else m)).requires_grad_()
-    w = random(b, p, 1 + lmax + (0 if first else lmax)).requires_grad_()
-    y = random(b, p, m)[..., 0].contiguous().requires_grad_()
-    weight = random(b, n, 1 + m)
+    x = random(b, n, f + (lmax + (0 if first else m)) * t).requires_grad_()
+    w = random(b, p, f + (lmax + (0 if first else lmax)) * t).requires_grad_()
+    y = random(b, p, m).requires_grad_()
+    weight = random(b, n, f + m * t)
     far = torch.rand(b, p, generator=generator) < (0.4 if p > 5 else 0.0)  # beyond the cutoff: all of it is zero
     with torch.no_grad():
         w[far], y[far] = 0.0, 0.0
-    directions = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, w, y)]
+    directions = [torch.randn(z.shape, generator=generator, dtype=torch.float64) for z in (x, w, y)]
     for direction in directions[1:]:
         direction[far] = 0.0
     found, expected = [], []
     for function, results in ((message, found), (plain, expected)):
-        out = function(x, w, y)
+        out = function(x, w, y, f, t)
         # g depends on out, so that the derivative of the derivative with respect to g counts
         slopes = torch.autograd.grad((weight * out.square()).sum(), (x, w, y), create_graph=True)
         along = sum((d * s).sum() for d, s in zip(directions, slopes, strict=True))
@@ -78,7 +81,7 @@ def test_message_and_its_derivatives_equal_the_plain_sums(shape: tuple[int, int,
     for k, (a, e) in enumerate(zip(found, expected, strict=True)):
         if k in (2, 5):  # of filters, which have no slope there
             assert not a[far].any()
-            e = e.masked_fill(far[..., None, None], 0.0)
+            e = e.masked_fill(far[..., None], 0.0)
         assert_same(a.detach(), e.detach(), str(k))
 
 

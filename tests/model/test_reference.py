@@ -32,6 +32,7 @@ CASES = [
     (6, 2, 2, 4, "bessel", 4, "conservative", False, False),
     (5, 3, 2, 3, "gaussian", 3, "direct", False, False),
 ]
+AS_MANY = (3, 6, 7, 17)  # features of cases with as many tensors; the others have half as many where lmax is above 1
 
 
 def build(case: tuple) -> Potential:
@@ -39,6 +40,7 @@ def build(case: tuple) -> Potential:
     f, lmax, layers, num_rbf, basis, readout, forces, state, *products = case
     config = ModelConfig(
         num_features=f,
+        num_tensors=f if f in AS_MANY else None,
         lmax=lmax,
         num_layers=layers,
         num_rbf=num_rbf,

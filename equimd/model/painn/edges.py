@@ -21,6 +21,11 @@ CACHE_BYTES = 1 << 20
 DEVICE_BYTES = 1 << 28  # on other devices than the CPU, where a small block leaves most of it idle
 
 
+def _parts(x: Tensor, f: int, t: int) -> list[Tensor]:
+    """Columns (.., F + C T) as those of the scalars and C of T channels."""
+    return [x[:, :f], *x[:, f:].split(t, dim=1)]
+
+
 def _blocks(source: Tensor, matrix: Tensor) -> Iterator[slice]:
     limit = CACHE_BYTES if source.device.type == "cpu" else DEVICE_BYTES
     size = max(1, limit // (matrix.shape[1] * matrix.element_size()))
@@ -30,18 +35,19 @@ def _blocks(source: Tensor, matrix: Tensor) -> Iterator[slice]:
 
 class _Message(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, lmax: int, source: Tensor, target: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.lmax = lmax
+    def forward(
+        ctx: Any, lmax: int, f: int, t: int, source: Tensor, target: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.sizes = lmax, f, t
         ctx.save_for_backward(source, target, *inputs)
         phi, matrix, basis, *rest = inputs
         harmonics, v = rest[:lmax], rest[lmax:]
-        width = phi.shape[1] // (1 + lmax + len(v))
-        ds = phi.new_zeros(len(phi), width)
-        dv = [phi.new_zeros(len(phi), y.shape[1], width) for y in harmonics]
+        ds = phi.new_zeros(len(phi), f)
+        dv = [phi.new_zeros(len(phi), y.shape[1], t) for y in harmonics]
         for block in _blocks(source, matrix):
             j, i = source[block], target[block]
             message = (basis[block] @ matrix).mul_(phi.index_select(0, j))
-            parts = message.split(width, dim=1)
+            parts = _parts(message, f, t)
             ds.index_add_(0, i, parts[0])
             for k, y in enumerate(harmonics):
                 m = y[block].unsqueeze(2) * parts[1 + k].unsqueeze(1)
@@ -54,17 +60,16 @@ class _Message(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_ds: Tensor, *g_dv: Tensor) -> Any:
         source, target, phi, matrix, basis, *rest = ctx.saved_tensors
-        lmax = ctx.lmax
+        lmax, f, t = ctx.sizes
         harmonics, v = rest[:lmax], rest[lmax:]
-        width = g_ds.shape[1]
         g_phi, g_matrix, g_basis = torch.zeros_like(phi), torch.zeros_like(matrix), torch.empty_like(basis)
         g_y, g_v = [torch.empty_like(y) for y in harmonics], [torch.zeros_like(x) for x in v]
         for block in _blocks(source, matrix):
             j, i = source[block], target[block]
             sent, w = phi.index_select(0, j), basis[block] @ matrix
-            parts = (sent * w).split(width, dim=1)
+            parts = _parts(sent * w, f, t)
             g_message = torch.empty_like(w)
-            g_parts = g_message.split(width, dim=1)
+            g_parts = _parts(g_message, f, t)
             g_parts[0].copy_(g_ds.index_select(0, i))
             for k, y in enumerate(harmonics):
                 g = g_dv[k].index_select(0, i)
@@ -76,9 +81,10 @@ class _Message(torch.autograd.Function):
             g_w = sent.mul_(g_message)
             g_phi.index_add_(0, j, g_message.mul_(w))
             torch.mm(g_w, matrix.T, out=g_basis[block])
-            if ctx.needs_input_grad[4]:
+            if ctx.needs_input_grad[6]:
                 g_matrix.addmm_(basis[block].T, g_w)
-        return None, None, None, g_phi, g_matrix if ctx.needs_input_grad[4] else None, g_basis, *g_y, *g_v
+        matrix_too = g_matrix if ctx.needs_input_grad[6] else None
+        return None, None, None, None, None, g_phi, matrix_too, g_basis, *g_y, *g_v
 
 
 def _contract(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -89,20 +95,30 @@ def _contract(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def message(
-    phi: Tensor, matrix: Tensor, basis: Tensor, harmonics: list[Tensor], v: list[Tensor], source: Tensor, target: Tensor
+    phi: Tensor,
+    matrix: Tensor,
+    basis: Tensor,
+    harmonics: list[Tensor],
+    v: list[Tensor],
+    source: Tensor,
+    target: Tensor,
+    f: int,
+    t: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """ds_i = sum_j phi_s W_s;  dV_i = sum_j V_j phi_vv W_vv + Y(r_ij) phi_vs W_vs,  W = basis @ matrix.
 
     Args:
-        phi: (N, C F) of the sender, C F columns as [s | vs of each l | vv of each l].
-        matrix: (R+1, C F) of the filter.
+        phi: (N, F + C T) of the sender, columns as [s | vs of each l | vv of each l].
+        matrix: (R+1, F + C T) of the filter.
         basis: (E, R+1).
         harmonics: for l = 1..lmax (E, 2l+1).
-        v: for l = 1..lmax (N, 2l+1, F); empty in the first layer.
+        v: for l = 1..lmax (N, 2l+1, T); empty in the first layer.
         source, target: (E,) atoms j and i of each edge.
+        f, t: F and T.
 
     Returns:
-        ds (N, F), and for l = 1..lmax dV (N, 2l+1, F).
+        ds (N, F), and for l = 1..lmax dV (N, 2l+1, T).
     """
-    ds, *dv = _Message.apply(len(harmonics), source, target, phi, matrix, basis, *harmonics, *v)  # type: ignore[no-untyped-call]
+    inputs = (phi, matrix, basis, *harmonics, *v)
+    ds, *dv = _Message.apply(len(harmonics), f, t, source, target, *inputs)  # type: ignore[no-untyped-call]
     return ds, dv

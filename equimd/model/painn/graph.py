@@ -41,12 +41,12 @@ class DenseGraph:
         """(B, n, n, ...) messages -> (B*n, ...), summed over senders."""
         return x.sum(2).flatten(0, 1)
 
-    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, width: int) -> list[Tensor]:
+    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, sizes: list[int]) -> list[Tensor]:
         """Values (B*n, C) of the sender times basis (B*n*n, R) @ matrix (R, C): (B, n, n, width) each.
 
         Split before the products: gradients of slices of all pairs would have to be copied together.
         """
-        columns = zip(phi.split(width, dim=1), matrix.split(width, dim=1), strict=True)
+        columns = zip(phi.split(sizes, dim=1), matrix.split(sizes, dim=1), strict=True)
         return [self.send(x) * self.pairs(basis @ column) for x, column in columns]
 
     def collect_tensors(self, y: Tensor, x: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -79,9 +79,9 @@ class EdgeGraph:
         """(E, ...) messages -> (N, ...), summed over senders."""
         return x.new_zeros(self.num_atoms, *x.shape[1:]).index_add(0, self.target, x)
 
-    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, width: int) -> list[Tensor]:
+    def filtered(self, phi: Tensor, basis: Tensor, matrix: Tensor, sizes: list[int]) -> list[Tensor]:
         """Values (N, C) of the sender times basis (E, R) @ matrix (R, C): (E, width) each."""
-        return list((self.send(phi) * (basis @ matrix)).split(width, dim=1))
+        return list((self.send(phi) * (basis @ matrix)).split(sizes, dim=1))
 
     def collect_tensors(self, y: Tensor, x: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
         """``collect`` of y (E, m) x (E, F), and of the sender's own tensors (N, m, F) z (E, F)."""

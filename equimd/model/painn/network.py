@@ -1,11 +1,11 @@
 """PaiNN in e3nn irreps: the page to read to know the model.
 
 Schuett, Unke and Gastegger, "Equivariant message passing for the prediction of tensorial properties and molecular
-spectra", ICML 2021. Features are ``F x 0e + F x 1o (+ F x 2e ...)``: scalars s and, for each l = 1..lmax, tensors V_l.
+spectra", ICML 2021. Features are ``F x 0e + T x 1o (+ T x 2e ...)``: scalars s and, for each l = 1..lmax, tensors V_l.
 lmax = 1 is PaiNN as published; l > 1 repeats the published vector equations for each l, and adds to each update the
 tensor products that couple them (:class:`Coupling`), as Batatia et al., "MACE", NeurIPS 2022, multiply the features of
 an atom: in one layer an atom then sees angles among three and more neighbours, and not pairs of directions alone.
- e3nn modules hold every weight. What runs works on channels-last tensors (atoms, 2l+1, F), so that each o3.Linear is
+ e3nn modules hold every weight. What runs works on channels-last tensors (atoms, 2l+1, T), so that each o3.Linear is
 one matrix product and everything between two products can be fused by a compiler. :mod:`equimd.model.painn.reference`
 spells the same function with e3nn's own forward passes; tests hold the two equal to rounding.
 
@@ -105,11 +105,12 @@ class Message(nn.Module):
     phi = MLP(s_j); W = linear(radial(r_ij)) fcut(r_ij), one product since the basis carries fcut.
     """
 
-    def __init__(self, num_features: int, num_rbf: int, lmax: int, *, first: bool) -> None:
+    def __init__(self, num_features: int, num_tensors: int, num_rbf: int, lmax: int, *, first: bool) -> None:
         super().__init__()
         f = num_features
         self.first, self.lmax = first, lmax
-        width = f * (1 + lmax + (0 if first else lmax))  # [s | vs of each l | vv of each l]
+        self.sizes = [f] + [num_tensors] * (lmax + (0 if first else lmax))  # [s | vs of each l | vv of each l]
+        width = sum(self.sizes)
         self.hidden = o3.Linear(scalars(f), scalars(f), biases=True)
         self.phi = o3.Linear(scalars(f), scalars(width), biases=True)
         self.filter = o3.Linear(scalars(num_rbf), scalars(width), biases=True)
@@ -117,16 +118,16 @@ class Message(nn.Module):
     def forward(
         self, s: Tensor, v: list[Tensor], basis: Tensor, harmonics: list[Tensor], graph: Graph
     ) -> tuple[Tensor, list[Tensor]]:
-        """s (N, F), v[l-1] (N, 2l+1, F), basis (E, R+1), harmonics[l-1] (E, 2l+1) -> ds, dv."""
+        """s (N, F), v[l-1] (N, 2l+1, T), basis (E, R+1), harmonics[l-1] (E, 2l+1) -> ds, dv."""
         phi = scalar_linear(self.phi, F.silu(scalar_linear(self.hidden, s)))
         linear = self.filter
         weight = linear.weight.view(-1, phi.shape[1]) * linear.instructions[0].path_weight
         matrix = torch.cat([weight, linear.bias[None]])
         if isinstance(graph, EdgeGraph) and graph.blocks:
-            return edges.message(phi, matrix, basis, harmonics, v, graph.source, graph.target)
+            return edges.message(phi, matrix, basis, harmonics, v, graph.source, graph.target, *self.sizes[:2])
         if isinstance(graph, PairGraph):
             return self._over_pairs(phi, basis @ matrix, v, harmonics, graph)
-        parts = graph.filtered(phi, basis, matrix, self.hidden.irreps_in.dim)
+        parts = graph.filtered(phi, basis, matrix, self.sizes)
         ds = graph.collect(parts[0])
         dv = []
         for k in range(self.lmax):
@@ -138,15 +139,16 @@ class Message(nn.Module):
         self, phi: Tensor, w: Tensor, v: list[Tensor], harmonics: list[Tensor], graph: PairGraph
     ) -> tuple[Tensor, list[Tensor]]:
         """The same sums, each unordered pair held once."""
-        b, n, f = graph.num_structures, graph.num_slots, self.hidden.irreps_in.dim
-        sent = phi.view(b * n, -1, f)
+        b, n, f, t = graph.num_structures, graph.num_slots, self.sizes[0], self.sizes[1]
+        sent = phi
         if not self.first:
-            tensors_ = [v[k] * sent[:, 1 + self.lmax + k, None] for k in range(self.lmax)]
-            sent = torch.cat([sent[:, : 1 + self.lmax], *tensors_], dim=1)
+            own = phi[:, f + self.lmax * t :].unflatten(1, (self.lmax, t))
+            tensors_ = [(v[k] * own[:, k, None]).flatten(1) for k in range(self.lmax)]
+            sent = torch.cat([phi[:, : f + self.lmax * t], *tensors_], dim=1)
         y = torch.cat(harmonics, dim=1).view(b, graph.num_pairs, -1)
-        out = pairs.message(sent.view(b, n, -1, f), w.view(b, graph.num_pairs, -1, f), y).flatten(0, 1)
-        ds, *dv = out.split([2 * ell + 1 for ell in range(self.lmax + 1)], dim=1)
-        return ds.squeeze(1), dv
+        out = pairs.message(sent.view(b, n, -1), w.view(b, graph.num_pairs, -1), y, f, t).flatten(0, 1)
+        ds, dv = out[:, :f], out[:, f:].unflatten(1, (-1, t))
+        return ds, list(dv.split([2 * ell + 1 for ell in range(1, self.lmax + 1)], dim=1))
 
 
 def couplings(lmax: int) -> list[tuple[int, int, int]]:
@@ -203,35 +205,38 @@ class Coupling(nn.Module):
 class Update(nn.Module):
     """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10).
 
-    With products p = U v x V v (:class:`Coupling`), further ds = a_sp <U v, W_s p> and dv = a_vp W_v p.
+    With products p = U v x V v (:class:`Coupling`), further ds = a_sp <U v, W_s p> and dv = a_vp W_v p. Where tensors
+    have as many channels as scalars, each inner product is added to the scalar of its channel, as published; where they
+    have fewer, all of them go through one linear map S.
     """
 
-    def __init__(self, num_features: int, lmax: int, *, last: bool, products: bool = False) -> None:
+    def __init__(self, num_features: int, num_tensors: int, lmax: int, *, last: bool, products: bool = False) -> None:
         super().__init__()
-        f = num_features
+        f, t = num_features, num_tensors
         self.lmax, self.last, self.products = lmax, last, products and lmax > 1
-        self.uv = o3.Linear(tensors(f, lmax), tensors(2 * f, lmax))
-        self.hidden = o3.Linear(scalars(f * (1 + lmax)), scalars(f), biases=True)
-        gates = lmax * (1 if last else 2) * (2 if self.products else 1)  # [sv | sp | vv | vp], each for all l
-        self.gates = o3.Linear(scalars(f), scalars(f * (1 + gates)), biases=True)
+        self.uv = o3.Linear(tensors(t, lmax), tensors(2 * t, lmax))
+        self.hidden = o3.Linear(scalars(f + t * lmax), scalars(f), biases=True)
+        inner = lmax * (2 if self.products else 1)
+        self.sizes = [f] + [t] * (inner * (1 if last else 2))  # [ss | sv | sp | vv | vp], each for all l
+        self.gates = o3.Linear(scalars(f), scalars(sum(self.sizes)), biases=True)
+        self.spread = None if t == f else o3.Linear(scalars(t * inner), scalars(f))
         if self.products:
             self.coupling = Coupling(lmax)
-            self.mix = o3.Linear(tensors(f, lmax), tensors((1 if last else 2) * f, lmax))
+            self.mix = o3.Linear(tensors(t, lmax), tensors((1 if last else 2) * t, lmax))
 
     def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """s (N, F), v[l-1] (N, 2l+1, F) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
+        """s (N, F), v[l-1] (N, 2l+1, T) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
         u, b = zip(*(x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)), strict=True)
         norms = [(x.square().sum(1) + NORM_EPS).sqrt() for x in b]
         gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
         inner, outer = list(b), list(u)  # what is multiplied with U v to scalars; what is gated to tensors
         if self.products:
             mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1)))
-            inner += [x[..., : s.shape[-1]] for x in mixed]
-            outer += [x[..., s.shape[-1] :] for x in mixed]
-        a = gates.split(s.shape[-1], dim=-1)
-        ds = a[0]
-        for k, x in enumerate(inner):
-            ds = ds + a[1 + k] * (u[k % self.lmax] * x).sum(1)
+            inner += [x[..., : self.sizes[-1]] for x in mixed]
+            outer += [x[..., self.sizes[-1] :] for x in mixed]
+        a = gates.split(self.sizes, dim=-1)
+        dots = [a[1 + k] * (u[k % self.lmax] * x).sum(1) for k, x in enumerate(inner)]
+        ds = a[0] + (sum(dots) if self.spread is None else scalar_linear(self.spread, torch.cat(dots, -1)))
         if self.last:
             return ds, []
         gated = [g.unsqueeze(1) * x for g, x in zip(a[1 + len(inner) :], outer, strict=True)]
@@ -242,7 +247,8 @@ class PaiNN(nn.Module):
     """Atoms and pair vectors in, invariant and equivariant features out.
 
     Args:
-        num_features: F, channels of each irrep.
+        num_features: F, channels of the scalars.
+        num_tensors: T <= F, channels of the tensors of each l.
         tensor_products: whether updates couple tensors of different l, for lmax > 1.
         keep_tensors: whether V is read after the last layer (the direct force head does).
     """
@@ -250,6 +256,7 @@ class PaiNN(nn.Module):
     def __init__(
         self,
         num_features: int,
+        num_tensors: int,
         num_layers: int,
         num_rbf: int,
         cutoff: float,
@@ -261,12 +268,15 @@ class PaiNN(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features, self.cutoff, self.lmax = num_features, cutoff, lmax
-        self.irreps_out = (scalars(num_features) + tensors(num_features, lmax)).simplify()
+        self.irreps_out = (scalars(num_features) + tensors(num_tensors, lmax)).simplify()
         self.embedding = nn.Embedding(119, num_features, padding_idx=0)
         self.radial = RADIAL_BASES[radial_basis](num_rbf, cutoff)
         last = [k == num_layers - 1 and not keep_tensors for k in range(num_layers)]
-        self.messages = nn.ModuleList(Message(num_features, num_rbf, lmax, first=k == 0) for k in range(num_layers))
-        self.updates = nn.ModuleList(Update(num_features, lmax, last=flag, products=tensor_products) for flag in last)
+        t = num_tensors
+        self.messages = nn.ModuleList(Message(num_features, t, num_rbf, lmax, first=k == 0) for k in range(num_layers))
+        self.updates = nn.ModuleList(
+            Update(num_features, t, lmax, last=flag, products=tensor_products) for flag in last
+        )
 
     def extra_repr(self) -> str:
         return f"{self.irreps_out}, cutoff={self.cutoff}"
@@ -281,7 +291,7 @@ class PaiNN(nn.Module):
             graph: pairs with vectors r_j - r_i.
             state: (N, F) embedding of charge and spin, or None.
         Returns:
-            s (N, F) after each layer, and v after the last, (N, 2l+1, F) for l = 1..lmax.
+            s (N, F) after each layer, and v after the last, (N, 2l+1, T) for l = 1..lmax.
         """
         lengths = graph.vectors.norm(dim=-1)
         envelope = polynomial_cutoff(lengths, self.cutoff)[:, None]

@@ -11,11 +11,13 @@ the gradient of a loss on forces takes.
 
 Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i < j, i outermost:
 
-- x (B, n, 1+lmax[+M], F) of the sender: its scalar, its weight for each Y_l, and (not in the first layer) its tensors;
-- w (B, P, 1+lmax[+lmax], F) the filter of a pair, for each of these;
+- x (B, n, F + (lmax[+M]) T) of the sender: its scalars, its weights for each Y_l, and (not in the first layer) its
+  tensors;
+- w (B, P, F + (lmax[+lmax]) T) the filter of a pair, for each of these;
 - y (B, P, M) harmonics of r_j - r_i; all 0: the pair is beyond the cutoff, its filter is 0, and so are the derivatives
   with respect to both;
-- message, and g the derivative of a scalar with respect to it: (B, n, 1+M, F).
+- message, and g the derivative of a scalar with respect to it: (B, n, F + M T);
+- F channels of scalars, T <= F of tensors.
 
 ``xd, wd, yd`` are directions: with them a kernel returns its derivative along them.
 """
@@ -39,7 +41,7 @@ _LIBRARY = torch.library.Library("equimd", "FRAGMENT")
 
 
 def kernel_source(dtype: torch.dtype, lmax: int) -> str:
-    """C++ of the kernels for one precision and lmax; wants ``<cstdint>`` before it."""
+    """C++ of the kernels for one precision and lmax; wants ``<cstdint>`` and ``<type_traits>`` before it."""
     return f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{(_FOLDER / 'pairs.cpp').read_text()}"
 
 
@@ -54,9 +56,9 @@ def _kernels(dtype: torch.dtype, lmax: int) -> Any:
     from torch._inductor.codecache import CppCodeCache
 
     exported = (_FOLDER / "pairs_library.cpp").read_text()
-    library = CppCodeCache.load(f"#include <cstdint>\n{kernel_source(dtype, lmax)}\n{exported}")
+    library = CppCodeCache.load(f"#include <cstdint>\n#include <type_traits>\n{kernel_source(dtype, lmax)}\n{exported}")
     for name, tensors in (("gather", 7), ("sender", 6), ("filter", 6), ("harmonic", 4)):
-        getattr(library, name).argtypes = [ctypes.c_void_p] * tensors + [ctypes.c_int64] * 5
+        getattr(library, name).argtypes = [ctypes.c_void_p] * tensors + [ctypes.c_int64] * 6
     return library
 
 
@@ -65,56 +67,59 @@ def _degree(m: int) -> int:
     return math.isqrt(m + 1) - 1
 
 
-def _run(name: str, out: Tensor, lmax: int, features: Tensor, vv: bool, *inputs: Tensor | None) -> Tensor:
+def _run(name: str, out: Tensor, lmax: int, atoms: Tensor, f: int, t: int, vv: bool, *inputs: Tensor | None) -> Tensor:
     held = [None if x is None else x.contiguous() for x in inputs]
     pointers = [None if x is None else x.data_ptr() for x in held]
-    b, n, _, f = features.shape
+    b, n, _ = atoms.shape
     kernel = getattr(_kernels(out.dtype, lmax), name)
-    kernel(*pointers, out.data_ptr(), b, n, f, vv, torch.get_num_threads())
+    kernel(*pointers, out.data_ptr(), b, n, f, t, vv, torch.get_num_threads())
     return out
 
 
-def _gather_out(x: Tensor, xd: Tensor | None, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[1], 1 + y.shape[2], x.shape[3])
+_Maybe = Tensor | None
 
 
-def _gather(x: Tensor, xd: Tensor | None, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
+def _gather_out(x: Tensor, xd: _Maybe, w: Tensor, wd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], f + y.shape[2] * t)
+
+
+def _gather(x: Tensor, xd: _Maybe, w: Tensor, wd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
+    lmax, out = _degree(y.shape[2]), _gather_out(x, xd, w, wd, y, yd, f, t)
+    return _run("gather", out, lmax, x, f, t, x.shape[2] > f + lmax * t, x, xd, w, wd, y, yd)
+
+
+def _sender_out(g: Tensor, w: Tensor, wd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
+    lmax, m = _degree(y.shape[2]), y.shape[2]
+    return g.new_empty(*g.shape[:2], f + (lmax + (m if w.shape[2] > f + lmax * t else 0)) * t)
+
+
+def _sender(g: Tensor, w: Tensor, wd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
+    lmax, out = _degree(y.shape[2]), _sender_out(g, w, wd, y, yd, f, t)
+    return _run("sender", out, lmax, g, f, t, w.shape[2] > f + lmax * t, g, w, wd, y, yd)
+
+
+def _filter_out(g: Tensor, x: Tensor, xd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
     lmax = _degree(y.shape[2])
-    out = _gather_out(x, xd, w, wd, y, yd)
-    return _run("gather", out, lmax, x, x.shape[2] > 1 + lmax, x, xd, w, wd, y, yd)
+    return g.new_empty(*y.shape[:2], f + (lmax + (lmax if x.shape[2] > f + lmax * t else 0)) * t)
 
 
-def _sender_out(g: Tensor, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
-    lmax = _degree(y.shape[2])
-    return g.new_empty(*g.shape[:2], 1 + lmax + (y.shape[2] if w.shape[2] > 1 + lmax else 0), g.shape[3])
+def _filter(g: Tensor, x: Tensor, xd: _Maybe, y: Tensor, yd: _Maybe, f: int, t: int) -> Tensor:
+    lmax, out = _degree(y.shape[2]), _filter_out(g, x, xd, y, yd, f, t)
+    return _run("filter", out, lmax, g, f, t, x.shape[2] > f + lmax * t, g, x, xd, y, yd)
 
 
-def _sender(g: Tensor, w: Tensor, wd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
-    lmax = _degree(y.shape[2])
-    return _run("sender", _sender_out(g, w, wd, y, yd), lmax, g, w.shape[2] > 1 + lmax, g, w, wd, y, yd)
+def _harmonic_out(g: Tensor, x: Tensor, w: Tensor, f: int, t: int) -> Tensor:
+    return g.new_empty(*w.shape[:2], (g.shape[2] - f) // t)
 
 
-def _filter_out(g: Tensor, x: Tensor, xd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
-    lmax = _degree(y.shape[2])
-    return g.new_empty(*y.shape[:2], 1 + lmax + (lmax if x.shape[2] > 1 + lmax else 0), g.shape[3])
-
-
-def _filter(g: Tensor, x: Tensor, xd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
-    lmax = _degree(y.shape[2])
-    return _run("filter", _filter_out(g, x, xd, y, yd), lmax, g, x.shape[2] > 1 + lmax, g, x, xd, y, yd)
-
-
-def _harmonic_out(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    return g.new_empty(*w.shape[:2], g.shape[2] - 1)
-
-
-def _harmonic(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    lmax = _degree(g.shape[2] - 1)
-    return _run("harmonic", _harmonic_out(g, x, w), lmax, g, x.shape[2] > 1 + lmax, g, x, w)
+def _harmonic(g: Tensor, x: Tensor, w: Tensor, f: int, t: int) -> Tensor:
+    out = _harmonic_out(g, x, w, f, t)
+    lmax = _degree(out.shape[2])
+    return _run("harmonic", out, lmax, g, f, t, x.shape[2] > f + lmax * t, g, x, w)
 
 
 def _register(name: str, arguments: str, function: Any, shape: Any) -> Any:
-    _LIBRARY.define(f"{name}({arguments}) -> Tensor")
+    _LIBRARY.define(f"{name}({arguments}, int f, int t) -> Tensor")
     _LIBRARY.impl(name, function, "CPU")
     torch.library.register_fake(f"equimd::{name}", shape, lib=_LIBRARY)
     return getattr(torch.ops.equimd, name)
@@ -128,34 +133,37 @@ harmonic = _register("harmonic", "Tensor g, Tensor x, Tensor w", _harmonic, _har
 
 class _Message(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, y: Tensor, f: int, t: int) -> Tensor:
         # here and not in the operators: those of a compiled force graph take tensors as they come
         x, w, y = x.contiguous(), w.contiguous(), y.contiguous()
+        ctx.sizes = f, t
         ctx.save_for_backward(x, w, y)
-        return gather(x, None, w, None, y, None)
+        return gather(x, None, w, None, y, None, f, t)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _MessageBackward.apply(g, *ctx.saved_tensors)
+        return (*_MessageBackward.apply(g, *ctx.saved_tensors, *ctx.sizes), None, None)
 
 
 class _MessageBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, y: Tensor, f: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
         g = g.contiguous()
+        ctx.sizes = f, t
         ctx.save_for_backward(g, x, w, y)
-        return sender(g, w, None, y, None), filter_(g, x, None, y, None), harmonic(g, x, w)
+        return sender(g, w, None, y, None, f, t), filter_(g, x, None, y, None, f, t), harmonic(g, x, w, f, t)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, xd: Tensor, wd: Tensor, yd: Tensor) -> Any:
-        g, x, w, y = ctx.saved_tensors
-        return gather(x, xd, w, wd, y, yd), sender(g, w, wd, y, yd), filter_(g, x, xd, y, yd), None
+        (g, x, w, y), (f, t) = ctx.saved_tensors, ctx.sizes
+        by_g, by_x = gather(x, xd, w, wd, y, yd, f, t), sender(g, w, wd, y, yd, f, t)
+        return by_g, by_x, filter_(g, x, xd, y, yd, f, t), None, None, None
 
 
-def message(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
-    """sum_j of w_ij, x_j and y_ij: (B, n, 1+M, F) = [ds | dV_m]; see the module docstring for shapes.
+def message(x: Tensor, w: Tensor, y: Tensor, f: int, t: int) -> Tensor:
+    """sum_j of w_ij, x_j and y_ij: (B, n, F + M T) = [ds | dV_m]; see the module docstring for shapes.
 
-    ds_i = sum_j x0_j w0_ij;  dV_im = sum_j Y_ijm xl_j wl_ij + x(1+lmax+m)_j w(lmax+l)_ij, l the degree of m.
+    ds_i = sum_j x0_j w0_ij;  dV_im = sum_j Y_ijm xl_j wl_ij + x(lmax+m)_j w(lmax+l)_ij, l the degree of m.
     """
-    return _Message.apply(x, w, y)  # type: ignore[no-untyped-call]
+    return _Message.apply(x, w, y, f, t)  # type: ignore[no-untyped-call]

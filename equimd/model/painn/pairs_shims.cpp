@@ -18,13 +18,13 @@ bool dense(AtenTensorHandle tensor, S*& data, int64_t*& sizes) {
     return true;
 }
 
-// a new tensor (a, b, c, d), or (a, b, c) if d is 0, of the precision of another
-S* made(AtenTensorHandle like, int64_t a, int64_t b, int64_t c, int64_t d, AtenTensorHandle* out) {
-    const int64_t sizes[4] = {a, b, c, d}, strides[4] = {b * c * d, c * d, d, 1}, three[3] = {b * c, c, 1};
+// a new tensor (a, b, c) of the precision of another
+S* made(AtenTensorHandle like, int64_t a, int64_t b, int64_t c, AtenTensorHandle* out) {
+    const int64_t sizes[3] = {a, b, c}, strides[3] = {b * c, c, 1};
     int32_t dtype;
     void* place;
     if (aoti_torch_get_dtype(like, &dtype) ||
-        aoti_torch_empty_strided(d ? 4 : 3, sizes, d ? strides : three, dtype, aoti_torch_device_type_cpu(), 0, out) ||
+        aoti_torch_empty_strided(3, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, out) ||
         aoti_torch_get_data_ptr(*out, &place)) return nullptr;
     return (S*)place;
 }
@@ -32,51 +32,51 @@ S* made(AtenTensorHandle like, int64_t a, int64_t b, int64_t c, int64_t d, AtenT
 }  // namespace
 
 AOTITorchError aoti_torch_cpu_gather(AtenTensorHandle x, AtenTensorHandle* xd, AtenTensorHandle w, AtenTensorHandle* wd,
-                                     AtenTensorHandle y, AtenTensorHandle* yd, AtenTensorHandle* out) {
+                                     AtenTensorHandle y, AtenTensorHandle* yd, int64_t F, int64_t T, AtenTensorHandle* out) {
     S *xs, *ws, *ys;
     int64_t *xn, *wn, *yn;
     if (xd || wd || yd || !dense(x, xs, xn) || !dense(w, ws, wn) || !dense(y, ys, yn)) return 1;
-    S* to = made(x, xn[0], xn[1], 1 + M, xn[3], out);
+    S* to = made(x, xn[0], xn[1], F + M * T, out);
     if (!to) return 1;
-    auto run = xn[2] > 1 + L ? equimd_pairs::gather_all<true, false> : equimd_pairs::gather_all<false, false>;
-    run(xs, nullptr, ws, nullptr, ys, nullptr, to, xn[0], xn[1], xn[3], 1);
+    auto run = xn[2] > F + L * T ? equimd_pairs::gather_all<true, false> : equimd_pairs::gather_all<false, false>;
+    run(xs, nullptr, ws, nullptr, ys, nullptr, to, xn[0], xn[1], F, T, 1);
     return 0;
 }
 
 AOTITorchError aoti_torch_cpu_sender(AtenTensorHandle g, AtenTensorHandle w, AtenTensorHandle* wd, AtenTensorHandle y,
-                                     AtenTensorHandle* yd, AtenTensorHandle* out) {
+                                     AtenTensorHandle* yd, int64_t F, int64_t T, AtenTensorHandle* out) {
     S *gs, *ws, *ys;
     int64_t *gn, *wn, *yn;
     if (wd || yd || !dense(g, gs, gn) || !dense(w, ws, wn) || !dense(y, ys, yn)) return 1;
-    const bool vv = wn[2] > 1 + L;
-    S* to = made(g, gn[0], gn[1], 1 + L + (vv ? M : 0), gn[3], out);
+    const bool vv = wn[2] > F + L * T;
+    S* to = made(g, gn[0], gn[1], F + (L + (vv ? M : 0)) * T, out);
     if (!to) return 1;
     auto run = vv ? equimd_pairs::sender_all<true, false> : equimd_pairs::sender_all<false, false>;
-    run(gs, ws, nullptr, ys, nullptr, to, gn[0], gn[1], gn[3], 1);
+    run(gs, ws, nullptr, ys, nullptr, to, gn[0], gn[1], F, T, 1);
     return 0;
 }
 
 AOTITorchError aoti_torch_cpu_filter(AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle* xd, AtenTensorHandle y,
-                                     AtenTensorHandle* yd, AtenTensorHandle* out) {
+                                     AtenTensorHandle* yd, int64_t F, int64_t T, AtenTensorHandle* out) {
     S *gs, *xs, *ys;
     int64_t *gn, *xn, *yn;
     if (xd || yd || !dense(g, gs, gn) || !dense(x, xs, xn) || !dense(y, ys, yn)) return 1;
-    const bool vv = xn[2] > 1 + L;
-    S* to = made(g, yn[0], yn[1], 1 + L + (vv ? L : 0), gn[3], out);
+    const bool vv = xn[2] > F + L * T;
+    S* to = made(g, yn[0], yn[1], F + (L + (vv ? L : 0)) * T, out);
     if (!to) return 1;
     auto run = vv ? equimd_pairs::filter_all<true, false> : equimd_pairs::filter_all<false, false>;
-    run(gs, xs, nullptr, ys, nullptr, to, gn[0], gn[1], gn[3], 1);
+    run(gs, xs, nullptr, ys, nullptr, to, gn[0], gn[1], F, T, 1);
     return 0;
 }
 
 AOTITorchError aoti_torch_cpu_harmonic(
-    AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* out) {
+    AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle w, int64_t F, int64_t T, AtenTensorHandle* out) {
     S *gs, *xs, *ws;
     int64_t *gn, *xn, *wn;
     if (!dense(g, gs, gn) || !dense(x, xs, xn) || !dense(w, ws, wn)) return 1;
-    S* to = made(g, wn[0], wn[1], M, 0, out);
+    S* to = made(g, wn[0], wn[1], M, out);
     if (!to) return 1;
-    (xn[2] > 1 + L ? equimd_pairs::harmonic_all<true> : equimd_pairs::harmonic_all<false>)(
-        gs, xs, ws, to, gn[0], gn[1], gn[3], 1);
+    (xn[2] > F + L * T ? equimd_pairs::harmonic_all<true> : equimd_pairs::harmonic_all<false>)(
+        gs, xs, ws, to, gn[0], gn[1], F, T, 1);
     return 0;
 }

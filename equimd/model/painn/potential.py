@@ -49,15 +49,15 @@ class DirectForceHead(nn.Module):
     without bias on the C channels, so that a last-layer posterior is exact.
     """
 
-    def __init__(self, num_features: int, num_channels: int) -> None:
+    def __init__(self, num_features: int, num_tensors: int, num_channels: int) -> None:
         super().__init__()
-        self.mix = o3.Linear(tensors(num_features, 1), tensors(num_channels, 1))
+        self.mix = o3.Linear(tensors(num_tensors, 1), tensors(num_channels, 1))
         self.hidden = o3.Linear(scalars(num_features), scalars(num_features), biases=True)
         self.gate = o3.Linear(scalars(num_features), scalars(num_channels), biases=True)
         self.last_layer = nn.Linear(num_channels, 1, bias=False)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """s (N, F), v (N, 3, F) -> channels (N, 3, C), forces (N, 3) in units of the energy scale per Angstrom."""
+        """s (N, F), v (N, 3, T) -> channels (N, 3, C), forces (N, 3) in units of the energy scale per Angstrom."""
         gate = scalar_linear(self.gate, F.silu(scalar_linear(self.hidden, s)))
         channels = gate.unsqueeze(1) * tensor_linear(self.mix, [v])[0]
         return channels, self.last_layer(channels).squeeze(-1)
@@ -75,9 +75,10 @@ class Potential(DifferentiableModel):
         super().__init__(config.elements, config.cutoff)
         self.config = config
         direct = config.forces == "direct"
-        f, p = config.num_features, config.num_readout
+        f, t, p = config.num_features, config.tensor_channels, config.num_readout
         self.backbone = PaiNN(
             f,
+            t,
             config.num_layers,
             config.num_rbf,
             config.cutoff,
@@ -89,7 +90,7 @@ class Potential(DifferentiableModel):
         self.state_embedding = nn.Embedding((2 * MAX_CHARGE + 1) + (MAX_SPIN + 1), f) if config.charge_spin else None
         self.readout = o3.Linear(scalars(f), scalars(p), biases=True)
         self.last_layer = nn.Linear(p, 1, bias=False)
-        self.force_head = DirectForceHead(f, p) if direct else None
+        self.force_head = DirectForceHead(f, t, p) if direct else None
         initialize(self)
         self.to(getattr(torch, config.dtype))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -97,9 +98,8 @@ class Potential(DifferentiableModel):
 
     @property
     def description(self) -> str:
-        """``PaiNN, 128 features, 3 layers, lmax 2``."""
-        c = self.config
-        return f"PaiNN, {c.num_features} features, {c.num_layers} layers, lmax {c.lmax}"
+        """``PaiNN, 128 scalars, 64 tensors of each l up to 3, 3 layers``."""
+        return f"PaiNN, {self.config.size_in_words}"
 
     @property
     def num_pooled(self) -> int:
@@ -130,8 +130,8 @@ class Potential(DifferentiableModel):
 
     @property
     def pair_channels(self) -> int:
-        """The message of a pair: a scalar and two weights of tensors, F channels each."""
-        return 3 * self.config.num_features
+        """The message of a pair: a scalar and two weights of tensors."""
+        return self.config.num_features + 2 * self.config.tensor_channels
 
     def network(
         self,

@@ -31,11 +31,11 @@ class ReferencePotential(nn.Module):
     def __init__(self, potential: Potential) -> None:
         super().__init__()
         self.potential = potential
-        f, self.lmax = potential.config.num_features, potential.config.lmax
-        self.num_features = f
+        f, t, self.lmax = potential.config.num_features, potential.config.tensor_channels, potential.config.lmax
+        self.num_features, self.num_tensors = f, t
         # without weights, so that e3nn takes the exact product; its "uvu" would carry a 3j symbol in float32
-        self.scale_tensors = o3.ElementwiseTensorProduct(tensors(f, self.lmax), scalars(f * self.lmax))
-        self.inner = o3.Norm(tensors(f, self.lmax), squared=True)
+        self.scale_tensors = o3.ElementwiseTensorProduct(tensors(t, self.lmax), scalars(t * self.lmax))
+        self.inner = o3.Norm(tensors(t, self.lmax), squared=True)
         channels = potential.config.num_readout
         self.scale_channels = o3.ElementwiseTensorProduct(tensors(channels, 1), scalars(channels))
         self.to(potential.dtype)
@@ -87,7 +87,7 @@ class ReferencePotential(nn.Module):
             state = model.state_embedding(batch.charge + MAX_CHARGE)
             state = state + model.state_embedding(batch.spin + 2 * MAX_CHARGE + 1)
             s = s + state[structure]
-        v = s.new_zeros(len(s), tensors(self.num_features, self.lmax).dim)
+        v = s.new_zeros(len(s), tensors(self.num_tensors, self.lmax).dim)
         layers = []
         for message, update in zip(painn.messages, painn.updates, strict=True):
             ds, dv = self.message(cast(Message, message), s, v, radial, envelope, y, source, target)
@@ -109,16 +109,16 @@ class ReferencePotential(nn.Module):
         return source, target, vectors if shifts is None else vectors + shifts.to(vectors.dtype)
 
     def harmonics(self, vectors: Tensor) -> Tensor:
-        """(E, irreps.dim): Y_1 + Y_2 + ... of each edge, the same in all F channels, |Y_l| = 1."""
+        """(E, irreps.dim): Y_1 + Y_2 + ... of each edge, the same in all T channels, |Y_l| = 1."""
         y = o3.spherical_harmonics(tensors(1, self.lmax), vectors, normalize=True, normalization="norm")
         parts = y.split([2 * ell + 1 for ell in range(1, self.lmax + 1)], dim=1)
-        return torch.cat([part.repeat(1, self.num_features) for part in parts], dim=1)
+        return torch.cat([part.repeat(1, self.num_tensors) for part in parts], dim=1)
 
     def message(
         self, module: Message, s: Tensor, v: Tensor, radial: Tensor, envelope: Tensor, y: Tensor, j: Tensor, i: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Eqs. 7 and 8, the products of each edge summed over the senders j of i."""
-        width = self.num_features * self.lmax
+        width = self.num_tensors * self.lmax
         phi = module.phi(nn.functional.silu(module.hidden(s)))
         product = phi[j] * module.filter(radial) * envelope
         split = [self.num_features, width] + ([] if module.first else [width])
@@ -130,7 +130,7 @@ class ReferencePotential(nn.Module):
 
     def update(self, module: Update, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Eqs. 9 and 10."""
-        width = self.num_features * self.lmax
+        width = self.num_tensors * self.lmax
         u, b = self.halves(module.uv(v))
         norm = (self.inner(b) + 1e-8).sqrt()
         gates = module.gates(nn.functional.silu(module.hidden(torch.cat([s, norm], dim=-1))))
@@ -142,7 +142,10 @@ class ReferencePotential(nn.Module):
             outer.append(to_tensors)
         a, *parts = gates.split([self.num_features] + len(inner) * (1 if module.last else 2) * [width], dim=-1)
         products = [part * self.inner.tp(u, x) for part, x in zip(parts, inner, strict=False)]
-        ds = a + torch.stack(products).sum(0).unflatten(-1, (self.lmax, self.num_features)).sum(1)
+        if module.spread is None:
+            ds = a + torch.stack(products).sum(0).unflatten(-1, (self.lmax, self.num_features)).sum(1)
+        else:
+            ds = a + module.spread(torch.cat(products, -1))
         if module.last:
             return ds, torch.zeros_like(v)
         gated = [self.scale_tensors(x, part) for x, part in zip(outer, parts[len(inner) :], strict=True)]
@@ -153,9 +156,9 @@ class ReferencePotential(nn.Module):
 
         That one has 3j symbols in float32, unless the default dtype of torch is another while it is made.
         """
-        irreps = tensors(self.num_features, self.lmax)
+        irreps = tensors(self.num_tensors, self.lmax)
         parts_x, parts_y = (
-            [t[:, part].unflatten(1, (self.num_features, -1)) for part in irreps.slices()] for t in (x, y)
+            [t[:, part].unflatten(1, (self.num_tensors, -1)) for part in irreps.slices()] for t in (x, y)
         )
         out = [torch.zeros_like(part) for part in parts_x]
         for a, b, c in couplings(self.lmax):
@@ -164,10 +167,10 @@ class ReferencePotential(nn.Module):
         return torch.cat([part.flatten(1) for part in out], 1)
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """2F x 1o + 2F x 2e + ... -> the first and the last F channels of every l."""
+        """2T x 1o + 2T x 2e + ... -> the first and the last T channels of every l."""
         first, last, offset = [], [], 0
         for ell in range(1, self.lmax + 1):
-            dim = self.num_features * (2 * ell + 1)
+            dim = self.num_tensors * (2 * ell + 1)
             first.append(x[:, offset : offset + dim])
             last.append(x[:, offset + dim : offset + 2 * dim])
             offset += 2 * dim
@@ -176,6 +179,6 @@ class ReferencePotential(nn.Module):
     def direct_forces(self, head: DirectForceHead, s: Tensor, v: Tensor) -> Tensor:
         """(n, 3): gated 1o channels under the last layer, x, y and z alike."""
         gate = head.gate(nn.functional.silu(head.hidden(s)))
-        mixed = head.mix(v[:, : 3 * self.num_features])
+        mixed = head.mix(v[:, : 3 * self.num_tensors])
         channels = self.scale_channels(mixed, gate).unflatten(-1, (-1, 3))  # (n, C, 3)
         return head.last_layer(channels.transpose(1, 2)).squeeze(-1) * self.potential.scale.to(s.dtype)

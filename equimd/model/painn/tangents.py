@@ -144,16 +144,15 @@ class _MessageTangent:
     """One message layer around given features: its values, and the map from tangents of s, v to those of ds, dv."""
 
     def __init__(self, layer: Message, s: Tensor, v: list[Tensor], pairs: _Pairs) -> None:
-        (b, n, f), lmax = s.shape, layer.lmax
-        self.v, self.first = v, layer.first
+        (b, n, _), lmax = s.shape, layer.lmax
+        self.v, self.first, self.sizes = v, layer.first, layer.sizes
         hidden, self.slope = _silu(scalar_linear(layer.hidden, s))
         self.hidden_weight, self.phi_weight = _weights(layer.hidden)[0], _weights(layer.phi)[0]
         phi = scalar_linear(layer.phi, hidden)
         filters = torch.cat([_weights(layer.filter)[0], layer.filter.bias[None]])
-        count = 1 + lmax * (1 if layer.first else 2)
-        w = (pairs.basis @ filters).view(b, n, n, count, f).unbind(3)
-        w_slope = (pairs.basis_slope @ filters).view(b, n, n, count, f).unbind(3)
-        self.phi = phi.view(b, n, count, f).unbind(2)
+        w = (pairs.basis @ filters).view(b, n, n, -1).split(self.sizes, -1)
+        w_slope = (pairs.basis_slope @ filters).view(b, n, n, -1).split(self.sizes, -1)
+        self.phi = phi.view(b, n, -1).split(self.sizes, -1)
         sent = [x[:, None] for x in self.phi]
         # (B, i, j, 3, F): the slope of a filter by the pair's vector
         by_vector = [pairs.unit.unsqueeze(-1) * (x * y).unsqueeze(-2) for x, y in zip(sent, w_slope, strict=True)]
@@ -179,7 +178,7 @@ class _MessageTangent:
         ds, dv = self.ds_direct[chunk].clone(), [x[chunk].clone() for x in self.dv_direct]
         if s is None:
             return ds, dv
-        phi = (((s @ self.hidden_weight) * self.slope) @ self.phi_weight).chunk(len(self.phi), -1)
+        phi = (((s @ self.hidden_weight) * self.slope) @ self.phi_weight).split(self.sizes, -1)
         lmax = len(dv)
         from_v = []
         for k in range(0 if self.first else lmax):
@@ -198,11 +197,11 @@ class _UpdateTangent:
     """One update layer, likewise."""
 
     def __init__(self, layer: Update, s: Tensor, v: list[Tensor]) -> None:
-        self.lmax, self.last, width = layer.lmax, layer.last, s.shape[-1]
+        self.lmax, self.last, self.sizes = layer.lmax, layer.last, layer.sizes
         self.u, self.b = zip(*(x.chunk(2, -1) for x in tensor_linear(layer.uv, v)), strict=True)
         self.norms = [(b.square().sum(-2) + NORM_EPS).sqrt() for b in self.b]
         hidden, self.slope = _silu(scalar_linear(layer.hidden, torch.cat([s, *self.norms], -1)))
-        self.a = scalar_linear(layer.gates, hidden).split(width, -1)
+        self.a = scalar_linear(layer.gates, hidden).split(self.sizes, -1)
         self.weights = _weights(layer.uv), _weights(layer.hidden)[0], _weights(layer.gates)[0]
         self.coupling = layer.coupling if layer.products else None
         self.mix = _weights(layer.mix) if layer.products else []
@@ -211,7 +210,8 @@ class _UpdateTangent:
             self.sides = torch.cat(self.u, -2), torch.cat(self.b, -2)
             self._append(self.coupling(*self.sides), self.inner, self.outer)
         self.dots = [(self.u[k % self.lmax] * x).sum(-2) for k, x in enumerate(self.inner)]
-        self.ds = self.a[0] + sum(a * dot for a, dot in zip(self.a[1:], self.dots, strict=False))
+        self.spread = None if layer.spread is None else _weights(layer.spread)[0]
+        self.ds = self.a[0] + self._spread([a * dot for a, dot in zip(self.a[1:], self.dots, strict=False)])
         # without the gates of a last layer there are no dv
         gated = [a.unsqueeze(-2) * x for a, x in zip(self.a[1 + len(self.inner) :], self.outer, strict=False)]
         self.dv = [sum(gated[k + self.lmax :: self.lmax], x) for k, x in enumerate(gated[: self.lmax])]
@@ -223,20 +223,25 @@ class _UpdateTangent:
         inner += [x[..., :width] for x in mixed]
         outer += [x[..., width:] for x in mixed]
 
+    def _spread(self, parts: list[Tensor]) -> Tensor:
+        """Of gated inner products, what they add to the scalars."""
+        return sum(parts[1:], parts[0]) if self.spread is None else torch.cat(parts, -1) @ self.spread
+
     def __call__(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         uv_weights, hidden_weight, gates_weight = self.weights
         du, db = zip(*((x @ w).chunk(2, -1) for x, w in zip(v, uv_weights, strict=True)), strict=True)
         norms = [(b * x).sum(-2) / norm for b, x, norm in zip(self.b, db, self.norms, strict=True)]
         hidden = (torch.cat([s, *norms], -1) @ hidden_weight).mul_(self.slope)
-        a = (hidden @ gates_weight).chunk(len(self.a), -1)
+        a = (hidden @ gates_weight).split(self.sizes, -1)
         inner, outer = list(db), list(du)
         if self.coupling is not None:
             self._append(self.coupling.tangents(*self.sides, torch.cat(du, -2), torch.cat(db, -2)), inner, outer)
-        ds, dv = a[0].clone(), cast("list[Tensor]", [])
+        parts, dv = list[Tensor](), list[Tensor]()
         for k, (x, dx) in enumerate(zip(self.inner, inner, strict=True)):
             ell = k % self.lmax
-            ds.addcmul_(a[1 + k], self.dots[k])
-            ds.addcmul_(self.a[1 + k], (du[ell] * x).sum(-2).add_((self.u[ell] * dx).sum(-2)))
+            part = (du[ell] * x).sum(-2).add_((self.u[ell] * dx).sum(-2)).mul_(self.a[1 + k])
+            parts.append(part.addcmul_(a[1 + k], self.dots[k]))
+        ds = self._spread(parts).add_(a[0])
         for k in range(0 if self.last else len(outer)):
             gate = 1 + len(inner) + k
             dx = (outer[k] * self.a[gate].unsqueeze(-2)).addcmul_(a[gate].unsqueeze(-2), self.outer[k])
