@@ -16,7 +16,9 @@ def label(variant: str) -> str:
     """The variant's name in tables and plots."""
     if variant == "schnetpack-painn":
         return "SchNetPack PaiNN, rerun"
-    return f"equimd, {variant.replace('-seed', ', seed ').replace('-', ', ')}"
+    for key in ("seed", "lmax"):
+        variant = variant.replace(f"-{key}", f", {key} ")
+    return f"equimd, {variant.replace('-', ', ')}"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equimd.config import PRESETS, DataConfig, ReadingSettings, RunConfig
+from equimd.config import PRESETS, DataConfig, ModelConfig, ReadingSettings, RunConfig
 from equimd.data.given import open_given
 from equimd.errors import ConfigError, DataError, Interrupted
 from equimd.files import understood, write_json
@@ -190,10 +191,15 @@ def _pretrain(
     return setup, info
 
 
+def _has(model: ModelConfig, preset: Mapping[str, Any]) -> bool:
+    """Whether a model is of the size of a preset."""
+    return all(value == getattr(model, key) for key, value in preset.items() if key != "lr")
+
+
 def _of_pretraining(config: RunConfig, data: str, seconds: float) -> RunConfig:
     """The settings of the run that learns the cheap labels: those of the training, at a fresh model's rate."""
     c, t = config.dataset, config.training
-    rate = next((v["lr"] for v in PRESETS.values() if v.get("lmax") == config.model.lmax and "lr" in v), None)
+    rate = next((v["lr"] for v in PRESETS.values() if "lr" in v and _has(config.model, v)), None)
     changed = {
         "pretrain": None, "pretrain_time": None, "num_epochs": None, "max_time": seconds,
         "early_stopping_patience": None, "lr": rate or type(t).model_fields["lr"].default,
