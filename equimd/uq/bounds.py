@@ -46,6 +46,19 @@ def two_sided(events: float, trials: float, confidence: float) -> tuple[float, f
     return low, float(beta.ppf(1 - tail, events + 1, others)) if others else 1.0
 
 
+def likely_probability(events: int, trials: int) -> float:
+    """A probability that is as likely below as above what so many trials show: the median of Jeffreys' posterior.
+
+    Raises:
+        UncertaintyError: more events than trials.
+    """
+    from scipy.stats import beta
+
+    if not 0 <= events <= trials:
+        raise UncertaintyError(f"{events} events in {trials} trials")
+    return float(beta.median(events + 0.5, trials - events + 0.5))
+
+
 def confidence_of(attempt: int) -> float:
     """The confidence of the k-th attempt, k from 1: 0.975, 0.9875, ...
 

@@ -11,6 +11,7 @@ from equimd.uq.bounds import (
     chance_to_pass,
     confidence_of,
     largest_expected,
+    likely_probability,
     smallest_plan,
     trials_needed,
     upper_bound,
@@ -50,6 +51,21 @@ def test_plans_pass_where_few_are_bad(allowed: int, percent: float) -> None:
             assert plan.trials == trials
             assert 100 * largest_expected(plan) == pytest.approx(percent, abs=0.005)
             assert chance_to_pass(trials, allowed, largest_expected(plan)) == pytest.approx(0.8)
+
+
+def test_what_some_trials_make_likely() -> None:
+    """As likely below as above: where probabilities are drawn by Jeffreys' prior, half of those that gave so many
+    events are below it."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.5, 0.5, 400_000)
+    events = rng.binomial(20, p)
+    for seen in (0, 2, 20):
+        assert (p[events == seen] < likely_probability(seen, 20)).mean() == pytest.approx(0.5, abs=0.02)
+    # of 65 frames without a bad one, an audit of a claim of 5 % leaves room for one
+    plan = smallest_plan(0.05, likely_probability(0, 65), confidence_of(1))
+    assert plan is not None and (plan.trials, plan.allowed) == (110, 1)
+    with pytest.raises(UncertaintyError):
+        likely_probability(3, 2)
 
 
 def test_plans_within_what_can_be_paid() -> None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equimd.config import ReadingSettings
 from equimd.data.batch import Batch
 from equimd.data.dataset import ArrayDataset, DatasetInfo
 from equimd.data.frames import Frames
+from equimd.data.given import open_given
 from equimd.data.store import StoreDataset
 from equimd.errors import ConfigError, DataError
 from equimd.guard.certificate import Certificate, Claim, Finding
@@ -24,13 +26,13 @@ from equimd.tasks.audit.expected import Calibrated
 from equimd.tasks.audit.of_run import certificate_of
 from equimd.tasks.audit.task import AuditPlan, audit, best_plan, plan_audit
 from equimd.tasks.calibrate.task import FEW
-from equimd.tasks.learn.calibrating import FRAMES, dynamics
+from equimd.tasks.learn.calibrating import FRAMES, calibration_files, dynamics
 from equimd.tasks.learn.cheap import cheap_frames
 from equimd.tasks.learn.exploring import Explored, whitened
 from equimd.tasks.learn.settings import LearnSettings
 from equimd.tasks.learn.training import changes, in_words, train_model
 from equimd.tasks.learn.work import Work
-from equimd.uq.bounds import Trials, confidence_of, trials_needed
+from equimd.uq.bounds import Trials, confidence_of, likely_probability, trials_needed
 from equimd.uq.rows import RowModel
 from equimd.uq.selection import choose
 
@@ -90,9 +92,7 @@ def given_labels(work: Work) -> None:
 
 
 def _given(work: Work) -> dict[str, Any]:
-    from equimd.config import ReadingSettings
     from equimd.data.convert import write_frames
-    from equimd.data.given import open_given
 
     names, theory = work.settings.data, str((work.journal.result("conformers") or {})["theory"])
     data = open_given(names, ReadingSettings())
@@ -263,6 +263,18 @@ def attempts(work: Work) -> int:
     return sum(name.startswith("audit-") for name in work.journal.results)
 
 
+def expected_bad(work: Work, known: Calibrated, explored: Explored) -> float:
+    """The share of bad frames at the target temperature to plan an audit for: what the sigmas predict of the frames
+    that the exploration saw there, and no less than what the errors of the calibration's frames make likely: of few
+    frames the sigmas of a tail are not known."""
+    s = work.settings
+    target = np.flatnonzero(np.isclose(explored.kelvin, s.temperature))
+    calibration = open_given(calibration_files(work), ReadingSettings()).frames()
+    errors = known.predictions(calibration).max_force_error
+    seen = likely_probability(int((errors > s.error).sum()), len(errors))
+    return max(known.bad_share(explored.frames.take(target), s.error), seen)
+
+
 def what_next(work: Work, number: int, known: Calibrated, explored: Explored, cost: float) -> dict[str, Any]:
     """After the exploration of a model: an audit, another round, or the end; decided once.
 
@@ -270,8 +282,7 @@ def what_next(work: Work, number: int, known: Calibrated, explored: Explored, co
     audit; an audit all the same where they do not; else the end.
     """
     s = work.settings
-    target = np.isclose(explored.kelvin, s.temperature)
-    expected = known.bad_share(explored.frames.take(np.flatnonzero(target)), s.error)
+    expected = expected_bad(work, known, explored)
 
     def decide() -> dict[str, Any]:
         attempt, left, time_for_audit = attempts(work) + 1, work.labels_left, audit_seconds(work, cost)
