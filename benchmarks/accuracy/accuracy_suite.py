@@ -164,10 +164,9 @@ def errors(problem: LearningProblem, run: Path) -> dict[str, dict[str, float]]:
 
 def settings(run: Path) -> dict[str, Any]:
     """The settings of a run that are not those of today's presets: what its command line must say."""
-    from equimd.config import PRESETS, flat_config, parse_config
-    from equimd.run import Run
+    from equimd.config import PRESETS, flat_config, parse_config, read_config, saved_model
 
-    found = flat_config(Run.open(run).config)
+    found = flat_config(parse_config(saved_model(read_config(run / "config.yaml")), where=str(run)))
     stated = []
     for name in PRESETS:
         preset = flat_config(parse_config({"preset": name}))

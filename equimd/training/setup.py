@@ -66,6 +66,8 @@ class Setup:
         settings = {k: v for k, v in flat_config(self.config).items() if k not in (*RESUMABLE, *DATA_KEYS)}
         settings = {k: v for k, v in settings.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
         model = self.model.config.model_dump(mode="json", exclude={"states"})  # those of the frames, which are hashed
+        if self.model.config.tensor_channels == self.model.config.num_features:  # as before there was a choice
+            settings.pop("num_tensors"), model.pop("num_tensors")
         return sha256_of([json.dumps([settings, model], sort_keys=True)[:-1], ", ", *as_json(self.hashes), "]"])
 
     def say(self) -> None:

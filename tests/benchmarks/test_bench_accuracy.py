@@ -206,7 +206,7 @@ def test_a_command_that_fails_is_named() -> None:
     [
         ({}, {}),
         ({"preset": "small", "lr": 0.002}, {"preset": "small", "lr": 0.002}),
-        ({"lmax": 3, "lr": 1e-3}, {"preset": "accurate"}),
+        ({"num_tensors": 128, "lr": 1e-3}, {"preset": "accurate"}),
         ({"preset": "accurate", "num_layers": 4}, {"preset": "accurate", "num_layers": 4}),
         ({"num_layers": 4}, {"num_layers": 4}),
         ({"radial_basis": "gaussian"}, {"radial_basis": "gaussian"}),
@@ -231,7 +231,7 @@ def test_each_try_is_trained_once_and_the_best_comes_first(ethanol: Options, mon
 
     def train(data: Path, settings: dict, folder: Path) -> dict:
         asked.append(settings)
-        error = 20.0 if settings.get("lmax") == 1 else 15.0
+        error = {1: 20.0, 2: 15.0}.get(settings.get("lmax"), 12.0)
         return {**dict.fromkeys(search.METRICS, error), "command": "equimd train"}
 
     monkeypatch.setattr(search, "_train", train)
@@ -245,7 +245,7 @@ def test_each_try_is_trained_once_and_the_best_comes_first(ethanol: Options, mon
     trained = {row["name"].split("/")[3] for row in rows if row["unit"] != "MFLOP"}
     assert trained == {"default", "Gaussians-lmax-1", "energy-weight-0_01"}
     work = [float(line.split(" | ")[-1].strip(" |")) for line in lines if line.startswith("| ethanol")]
-    assert work[0] == work[1] > 2 * work[2] > 0  # of a step, by count
+    assert work[1] > work[0] > 2 * work[2] > 0  # of a step, by count
 
 
 def test_an_interrupted_try_is_resumed(ethanol: Options, monkeypatch: pytest.MonkeyPatch) -> None:
