@@ -340,7 +340,10 @@ def parse_config(values: Mapping[str, Any], *, where: str | None = None, base: R
     if (preset := values.get("preset")) is not None:
         if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"unknown preset '{preset}'", where=where, hint=", ".join(PRESETS))
-        values = {**PRESETS[preset], **{key: value for key, value in values.items() if key != "preset"}}
+        stated = {str(key).replace("-", "_"): value for key, value in values.items() if key != "preset"}
+        values = {**PRESETS[preset], **stated}
+        if "num_tensors" in PRESETS[preset] and "num_features" in stated and "num_tensors" not in stated:
+            values["num_tensors"] = stated["num_features"]  # as many as scalars, whatever their number
     merged: dict[str, dict[str, Any]] = {
         name: getattr(base, name).model_dump() if base else {} for name in ("dataset", "model", "training")
     }

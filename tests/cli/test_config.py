@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from equimd.cli.main import app
-from equimd.config import PRESETS, RunConfig, config_keys, config_text, flat_config, parse_config
+from equimd.config import PRESETS, RunConfig, config_keys, config_text, flat_config, parse_config, saved_model
 from equimd.errors import ConfigError
 
 runner = CliRunner()
@@ -33,11 +33,19 @@ def test_settings_survive_a_round_trip() -> None:
     assert flat_config(config)["max_time"] == 5400.0
 
 
+def test_models_of_before_had_as_many_tensors_as_scalars() -> None:
+    before = {"num_features": 64, "lmax": 2}
+    assert parse_config(saved_model(before)).model.tensor_channels == 64
+    assert parse_config(before).model.tensor_channels == 32, "of today"
+    assert saved_model({**before, "num_tensors": None})["num_tensors"] is None, "saved today, by default"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_beneath_what_is_stated(name: str) -> None:
     plain = flat_config(parse_config({"preset": name, "num_rbf": 8}))
     assert plain == {**flat_config(RunConfig()), **PRESETS[name], "num_rbf": 8}
     assert parse_config({"preset": name, "lmax": 3}).model.lmax == 3
+    assert parse_config({"preset": name, "num-features": 32}).model.tensor_channels == (16 if name == "default" else 32)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,7 @@ def test_presets_lie_beneath_what_is_stated(name: str) -> None:
         ({"forces": "both"}, "'conservative' or 'direct'"),
         ({"energy_weight": 0, "forces_weight": 0}, "nothing would be learned"),
         ({"seed": 1.5}, "seed = 1.5"),
+        ({"num_features": 16, "num_tensors": 32}, "num_tensors = 32 is more than num_features = 16"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(values: dict[str, object], message: str) -> None:
