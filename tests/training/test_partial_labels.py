@@ -148,8 +148,9 @@ def test_earlier_runs_can_go_on(tmp_path: Path) -> None:
     from equimd.training.setup import DATA_KEYS, LATER_KEYS, RESUMABLE
 
     setup = _setup(tmp_path, toy_frames(40))
-    settings = {k: v for k, v in flat_config(setup.config).items() if k not in (*RESUMABLE, *DATA_KEYS, *LATER_KEYS)}
-    model = setup.model.config.model_dump(mode="json", exclude={"states"})
+    later = (*RESUMABLE, *DATA_KEYS, *LATER_KEYS, "num_tensors")
+    settings = {k: v for k, v in flat_config(setup.config).items() if k not in later}
+    model = setup.model.config.model_dump(mode="json", exclude={"states", "num_tensors"})
     hashes = {part: list(found) for part, found in setup.hashes.items()}
     text = json.dumps([settings, model, hashes], sort_keys=True)
     assert setup.identity == hashlib.sha256(text.encode()).hexdigest()
