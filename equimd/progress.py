@@ -157,14 +157,19 @@ def counting(callback: Callback | None, unit: str, stage: str = "") -> Iterator[
 def counted_stages(callback: Callback | None, unit: str | None = None) -> Iterator[Callable[[str, int, int], None]]:
     """The same for several stages in a row, named in each call; without a unit it is that of their names."""
     now: CountedProgress | None = None
+    ended = ""
 
     def told(stage: str, done: int, total: int) -> None:
-        nonlocal now
+        nonlocal now, ended
+        complete = done >= total > 0
+        if complete and stage == ended:  # said before
+            return
         if now is None or stage != now.stage:
             named = next((u for words, u in STAGE_UNITS.items() if words in stage), "")
             now = CountedProgress(callback, stage, named if unit is None else unit, known=None)
         now(done, total)
-        if done >= total > 0:
+        ended = stage if complete else ""
+        if complete:
             now.end()
             now = None
 

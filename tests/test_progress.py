@@ -185,6 +185,17 @@ def test_a_callback_is_told_what_stage_and_how_much_of_it(clock: list[float]) ->
     assert str(steps[-1]) == "own dynamics 1,000 of 1,000 frames"
 
 
+def test_the_end_of_a_stage_is_told_once(clock: list[float]) -> None:
+    told: list[Progress] = []
+    with counted_stages(told.append, "%") as counted:
+        for done in (500, 1000, 1000, 1000):
+            counted("training", done, 1000)
+            clock[0] += 10.0
+        counted("training", 500, 1000)  # a second one
+    assert [p.share for p in told if p.kind == "step"] == [0.5, 1.0, 0.5]
+    assert len([p for p in told if p.kind == "end"]) == 2
+
+
 def test_nobody_is_told_anything_for_free() -> None:
     silent = Teller(None, "work")
     assert not silent.due(1.0)
