@@ -12,9 +12,9 @@ from e3nn import o3
 from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
+from equimd.model.painn.coupling import Coupling
+from equimd.model.painn.couplings import couplings
 from equimd.model.painn.network import (
-    Coupling,
-    couplings,
     learning_rate_factors,
     scalar_linear,
     scalars,

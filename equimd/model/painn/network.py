@@ -15,19 +15,19 @@ term); a layer whose V is not read any more has no V update (eq. 9).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from equimd.config import RADIAL_BASES
+from equimd.machine import has_compiler
 from equimd.model.painn import edges, pairs
+from equimd.model.painn.coupling import Coupling
 from equimd.model.painn.graph import EdgeGraph, Graph, PairGraph
 from equimd.model.painn.radial import polynomial_cutoff
 
+LARGE = 256  # atoms over edges, from which products of tensors are worth the building of their kernels
 NORM_EPS = 1e-8  # under the root of |V|, so that its derivative stays finite at V = 0
 
 
@@ -151,57 +151,6 @@ class Message(nn.Module):
         return ds, list(dv.split([2 * ell + 1 for ell in range(1, self.lmax + 1)], dim=1))
 
 
-def couplings(lmax: int) -> list[tuple[int, int, int]]:
-    """(l1, l2, l3) of all products l1 x l2 -> l3 that keep the parity of spherical harmonics; none for lmax = 1."""
-    degrees = range(1, lmax + 1)
-    triples = [(a, b, c) for c in degrees for a in degrees for b in degrees]
-    return [(a, b, c) for a, b, c in triples if abs(a - b) <= c <= a + b and (a + b + c) % 2 == 0]
-
-
-class Coupling(nn.Module):
-    """The tensor product of two sets of tensors, channel by channel: l1 x l2 -> l3 for all :func:`couplings`, summed.
-
-    e3nn's ``o3.TensorProduct`` ("uuu", component normalization, no path normalization), all components as one matrix.
-    """
-
-    def __init__(self, lmax: int) -> None:
-        super().__init__()
-        self.sizes = [2 * ell + 1 for ell in range(1, lmax + 1)]
-        part = [slice(ell**2 - 1, (ell + 1) ** 2 - 1) for ell in range(lmax + 1)]
-        cube = torch.zeros(3 * (sum(self.sizes),), dtype=torch.float64)
-        for a, b, c in couplings(lmax):
-            product = o3.wigner_3j(a, b, c, dtype=torch.float64) * (2 * c + 1) ** 0.5
-            cube[part[c], part[a], part[b]] = product.permute(2, 0, 1)
-        #: (k, i, j, c): component k of the product has c times component i of x times component j of y
-        self.terms = [(k, i, j, float(cube[k, i, j])) for k, i, j in (cube.abs() > 1e-12).nonzero().tolist()]
-        self._exact = cube.flatten(1)
-        self.register_buffer("matrix", self._exact.clone(), persistent=False)
-        self.matrix: Tensor
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Rounded afresh to each precision: a float32 model that becomes float64 is equivariant to that, too."""
-        super()._apply(fn, recurse)
-        self.matrix = self._exact.to(self.matrix)
-        return self
-
-    def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """All components (..., sum of 2l+1, F) of either -> for each l (..., 2l+1, F)."""
-        product = (x.unsqueeze(-2) * y.unsqueeze(-3)).flatten(-3, -2)
-        return list((self.matrix @ product).split(self.sizes, -2))
-
-    def tangents(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> list[Tensor]:
-        """Changes of the product for many changes (T, ...) of both sides at once, term by term.
-
-        :meth:`forward` makes every product of two components, most of which no term needs: one call for a few atoms,
-        and much to write for all their tangents.
-        """
-        out = torch.zeros_like(dx)
-        of_x, of_y, of_dx, of_dy, to = (z.unbind(-2) for z in (x, y, dx, dy, out))
-        for k, i, j, c in self.terms:
-            to[k].addcmul_(of_dx[i], of_y[j], value=c).addcmul_(of_x[i], of_dy[j], value=c)
-        return list(out.split(self.sizes, -2))
-
-
 class Update(nn.Module):
     """ds = a_ss + a_sv <U v, V v>;  dv = a_vv U v,  a = MLP(s, |V v|)  (eqs. 9 and 10).
 
@@ -224,14 +173,17 @@ class Update(nn.Module):
             self.coupling = Coupling(lmax)
             self.mix = o3.Linear(tensors(t, lmax), tensors((1 if last else 2) * t, lmax))
 
-    def forward(self, s: Tensor, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """s (N, F), v[l-1] (N, 2l+1, T) -> ds, dv (no dv from a layer whose tensors are not read any more)."""
+    def forward(self, s: Tensor, v: list[Tensor], *, native: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """s (N, F), v[l-1] (N, 2l+1, T) -> ds, dv (no dv from a layer whose tensors are not read any more).
+
+        ``native``: couple tensors by the native kernels.
+        """
         u, b = zip(*(x.chunk(2, dim=-1) for x in tensor_linear(self.uv, v)), strict=True)
         norms = [(x.square().sum(1) + NORM_EPS).sqrt() for x in b]
         gates = scalar_linear(self.gates, F.silu(scalar_linear(self.hidden, torch.cat([s, *norms], dim=-1))))
         inner, outer = list(b), list(u)  # what is multiplied with U v to scalars; what is gated to tensors
         if self.products:
-            mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1)))
+            mixed = tensor_linear(self.mix, self.coupling(torch.cat(u, 1), torch.cat(b, 1), native=native))
             inner += [x[..., : self.sizes[-1]] for x in mixed]
             outer += [x[..., self.sizes[-1] :] for x in mixed]
         a = gates.split(self.sizes, dim=-1)
@@ -303,6 +255,9 @@ class PaiNN(nn.Module):
         if isinstance(graph, PairGraph):  # whose kernels pass over pairs without harmonics
             near = ~(lengths >= self.cutoff)[:, None]  # a length that is no number is not passed over, and shows
             harmonics = [torch.where(near, y, 0.0) for y in harmonics]
+        native = isinstance(graph, PairGraph)
+        if isinstance(graph, EdgeGraph) and graph.blocks:
+            native = graph.num_atoms >= LARGE and graph.vectors.device.type == "cpu" and has_compiler()
         s = self.embedding(atomic_numbers)
         if state is not None:
             s = s + state
@@ -312,7 +267,7 @@ class PaiNN(nn.Module):
             ds, dv = message(s, v, basis, harmonics, graph)
             s = s + ds
             v = dv if k == 0 else [a + b for a, b in zip(v, dv, strict=True)]
-            ds, dv = update(s, v)
+            ds, dv = update(s, v, native=native)
             s = s + ds
             if dv:
                 v = [a + b for a, b in zip(v, dv, strict=True)]

@@ -1,8 +1,7 @@
 // The message of PaiNN (Schuett et al. 2021, eqs. 7 and 8) summed over the unordered pairs of each structure, with the
 // derivatives that training on forces needs. W_ij = W_ji is stored once a pair, Y_l(-r) = (-1)^l Y_l(r).
 //
-// Included after <cstdint> and <type_traits> with SCALAR (float or double) and LMAX defined, by pairs_library.cpp and by
-// equimd/forces/native.cpp, which puts the kernels into compiled force graphs.
+// Included after <cstdint> and <type_traits> with SCALAR (float or double) and LMAX defined, by equimd/model/painn/kernels.py.
 //   X (B, n, F + CX T)  sender: [a | b_l, l = 1..L | U_m]        U = V * phi_vv; not in the first layer
 //   W (B, P, F + CW T)  filter: [W_s | W_vs of each l | W_vv of each l]   pairs p = (i < j), i outermost
 //   Y (B, P, M)         harmonics of r_j - r_i; 0 beyond the cutoff, where W is 0, too

@@ -5,9 +5,8 @@ and stored once for i < j, and the sums of eqs. 7 and 8 (Schuett et al. 2021), t
 those run as the loops of ``pairs.cpp``, which keep every partial sum in registers; a graph compiler left to itself
 writes and reads tensors of all (i, j, feature) instead.
 
-The kernels are built by the C++ compiler that the graph compiler uses, once per precision and lmax, and cached with
-its other products. They can be differentiated twice, the second time with respect to features and filters only: what
-the gradient of a loss on forces takes.
+The kernels (:mod:`equimd.model.painn.kernels`) can be differentiated twice, the second time with respect to features
+and filters only: what the gradient of a loss on forces takes.
 
 Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i < j, i outermost:
 
@@ -25,41 +24,13 @@ Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i <
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equimd.model.interface import GraphKernels
-
-_SCALARS = {torch.float32: "float", torch.float64: "double"}
-_FOLDER = Path(__file__).parent
-_LIBRARY = torch.library.Library("equimd", "FRAGMENT")
-
-
-def kernel_source(dtype: torch.dtype, lmax: int) -> str:
-    """C++ of the kernels for one precision and lmax; wants ``<cstdint>`` and ``<type_traits>`` before it."""
-    return f"#define SCALAR {_SCALARS[dtype]}\n#define LMAX {lmax}\n{(_FOLDER / 'pairs.cpp').read_text()}"
-
-
-def graph_kernels(dtype: torch.dtype, lmax: int) -> GraphKernels:
-    """The operators for compiled graphs of forces."""
-    shims = (_FOLDER / "pairs_shims.cpp").read_text()
-    return GraphKernels([gather, sender, filter_, harmonic], kernel_source(dtype, lmax), shims)
-
-
-@functools.cache
-def _kernels(dtype: torch.dtype, lmax: int) -> Any:
-    from torch._inductor.codecache import CppCodeCache
-
-    exported = (_FOLDER / "pairs_library.cpp").read_text()
-    library = CppCodeCache.load(f"#include <cstdint>\n#include <type_traits>\n{kernel_source(dtype, lmax)}\n{exported}")
-    for name, tensors in (("gather", 7), ("sender", 6), ("filter", 6), ("harmonic", 4)):
-        getattr(library, name).argtypes = [ctypes.c_void_p] * tensors + [ctypes.c_int64] * 6
-    return library
+from equimd.model.painn import kernels
 
 
 def _degree(m: int) -> int:
@@ -71,8 +42,9 @@ def _run(name: str, out: Tensor, lmax: int, atoms: Tensor, f: int, t: int, vv: b
     held = [None if x is None else x.contiguous() for x in inputs]
     pointers = [None if x is None else x.data_ptr() for x in held]
     b, n, _ = atoms.shape
-    kernel = getattr(_kernels(out.dtype, lmax), name)
-    kernel(*pointers, out.data_ptr(), b, n, f, t, vv, torch.get_num_threads())
+    kernel = getattr(kernels.library(out.dtype, lmax), name)
+    numbers = [ctypes.c_int64(k) for k in (b, n, f, t, vv, torch.get_num_threads())]
+    kernel(*map(ctypes.c_void_p, [*pointers, out.data_ptr()]), *numbers)
     return out
 
 
@@ -119,16 +91,15 @@ def _harmonic(g: Tensor, x: Tensor, w: Tensor, f: int, t: int) -> Tensor:
 
 
 def _register(name: str, arguments: str, function: Any, shape: Any) -> Any:
-    _LIBRARY.define(f"{name}({arguments}, int f, int t) -> Tensor")
-    _LIBRARY.impl(name, function, "CPU")
-    torch.library.register_fake(f"equimd::{name}", shape, lib=_LIBRARY)
-    return getattr(torch.ops.equimd, name)
+    return kernels.operator(f"{name}({arguments}, int f, int t) -> Tensor", function, shape)
 
 
 gather = _register("gather", "Tensor x, Tensor? xd, Tensor w, Tensor? wd, Tensor y, Tensor? yd", _gather, _gather_out)
 sender = _register("sender", "Tensor g, Tensor w, Tensor? wd, Tensor y, Tensor? yd", _sender, _sender_out)
 filter_ = _register("filter", "Tensor g, Tensor x, Tensor? xd, Tensor y, Tensor? yd", _filter, _filter_out)
 harmonic = _register("harmonic", "Tensor g, Tensor x, Tensor w", _harmonic, _harmonic_out)
+#: that a compiled graph may hold
+OPERATORS = [gather, sender, filter_, harmonic]
 
 
 class _Message(torch.autograd.Function):

@@ -22,7 +22,7 @@ from equimd.errors import ModelError
 from equimd.files import file_digest
 from equimd.model.differentiable import DifferentiableModel, derivable
 from equimd.model.interface import CHUNK, GraphKernels, NetworkOutput, Rows
-from equimd.model.painn import pairs
+from equimd.model.painn import coupling, kernels, pairs
 from equimd.model.painn.graph import Graph, dense_graph, edge_graph, pair_graph
 from equimd.model.painn.network import PaiNN, initialize, scalar_linear, scalars, tensor_linear, tensors
 from equimd.model.painn.tangents import feature_slopes
@@ -150,7 +150,7 @@ class Potential(DifferentiableModel):
     ) -> NetworkOutput:
         """The pure function of positions that everything else differentiates. Arguments as in :class:`Batch`.
 
-        ``pair_kernels``: sum messages of a dense layout by the native kernels of :mod:`equimd.model.painn.pairs`.
+        ``pair_kernels``: messages of a dense layout, and products of tensors, by :mod:`equimd.model.painn.kernels`.
         ``edge_blocks``: sum messages over an edge list in blocks (:mod:`equimd.model.painn.edges`); differentiable
         once.
         """
@@ -216,7 +216,7 @@ class Potential(DifferentiableModel):
     def graph_outputs(
         self, tensors: Mapping[str, Tensor], positions: Tensor, batch: Batch, *, native: bool
     ) -> NetworkOutput:
-        """:meth:`network` as a pure function; ``native``, with the kernels of :mod:`equimd.model.painn.pairs`."""
+        """:meth:`network` as a pure function; ``native``, with the kernels of :mod:`equimd.model.painn.kernels`."""
         arguments = {**batch_arguments(batch), "pair_kernels": native and batch.num_slots > 1}
         if not tensors:
             return self.network(positions, **arguments)
@@ -229,8 +229,9 @@ class Potential(DifferentiableModel):
         return {"config": config, "sources": SOURCES, "radial": _source(type(self.backbone.radial))}
 
     def graph_kernels(self) -> GraphKernels:
-        """Of the messages over pairs."""
-        return pairs.graph_kernels(self.dtype, self.config.lmax)
+        """Of the messages over pairs, and of the products of tensors."""
+        operators = [*pairs.OPERATORS, *coupling.OPERATORS]
+        return GraphKernels(operators, kernels.source(self.dtype, self.config.lmax), kernels.shims())
 
     def check(self, batch: Batch) -> None:
         """Refuse what the model cannot answer for.

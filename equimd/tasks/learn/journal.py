@@ -29,6 +29,9 @@ class Journal:
     Args:
         folder: of the run; what it holds already is gone on with.
 
+    Attributes:
+        noted_seconds: wall time of the sessions before, as noted: what a reader of a run says it took.
+
     Raises:
         RunError: the notes are damaged, or of a newer version.
     """
@@ -37,13 +40,13 @@ class Journal:
         self.folder = folder
         self._plan = _read(folder / PLAN_FILE)
         self._results = _read(folder / JOURNAL_FILE)
-        self._before = float(self._results.get("seconds", 0.0))
+        self.noted_seconds = float(self._results.get("seconds", 0.0))
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Wall time of all sessions, that of a killed one up to its last note."""
-        return self._before + time.monotonic() - self._began
+        return self.noted_seconds + time.monotonic() - self._began
 
     def decide(self, stage: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The decision about a stage: the one on file, else ``make()``, which is on file before it is returned."""

@@ -194,7 +194,7 @@ def _learn(
 def interrupted(folder: Path) -> Learned:
     """Where a run that was interrupted stands."""
     journal = Journal(folder)
-    told = (label_counts(journal), rows(journal), round(journal.seconds, 1))
+    told = (label_counts(journal), rows(journal), round(journal.noted_seconds, 1))
     return Learned(folder, "interrupted", ["it was interrupted"], None, *told)
 
 
@@ -212,7 +212,7 @@ def standing(folder: Path) -> Learned:
     if (run / RUN_FILE).is_file():
         certificate = load_certificate(run, Run.open(run).load_model()[1]["sha256"])
     with understood(folder / JOURNAL_FILE):
-        told = (label_counts(journal), rows(journal), round(journal.seconds, 1), run if run.is_dir() else None)
+        told = (label_counts(journal), rows(journal), round(journal.noted_seconds, 1), run if run.is_dir() else None)
         status, missing = _reached(journal, settings.max_time)
     if certificate is not None:
         return Learned(folder, "certified", [], certificate, *told, words=certificate_words(certificate))
@@ -228,7 +228,7 @@ def _reached(journal: Journal, max_time: float) -> tuple[str, list[str]]:
         return "not_certified", [*(audits[-1]["missing"] if audits else []), str(after["why"])]
     if before.get("do") == "stop":
         return "not_certified", [str(before["why"])]
-    if journal.seconds >= max_time:
+    if journal.noted_seconds >= max_time:
         return "not_certified", [TIME_IS_UP]
     last = list(journal.results)[-1:] or ["none"]
     return "interrupted", [f"it is not at an end: the last stage that was finished is {last[0]}"]

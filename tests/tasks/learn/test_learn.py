@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -386,11 +387,16 @@ def test_python_calls(often: tuple[Path, Learned], tmp_path: Path, capfd: pytest
         equimd.audit(again, overwrite=True)
 
 
-def test_where_a_folder_stands(often: tuple[Path, Learned], tmp_path: Path) -> None:
+def test_where_a_folder_stands(often: tuple[Path, Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, found = often
     read = standing(folder)
     for name in ("folder", "status", "missing", "certificate", "labels", "rounds", "run", "words"):
         assert getattr(read, name) == getattr(found, name), name
+    assert read.seconds == round(json.loads((folder / JOURNAL_FILE).read_text())["seconds"], 1)
+    hours = itertools.count(0.0, 3600.0)
+    with monkeypatch.context() as patch:  # reading takes its time, which is not the run's
+        patch.setattr("equimd.tasks.learn.journal.time", SimpleNamespace(monotonic=lambda: next(hours)))
+        assert standing(folder).seconds == read.seconds
     back_to("coverage-0", folder, tmp_path / "half")
     half = standing(tmp_path / "half")
     assert half.status == "interrupted" and "coverage-0" in half.missing[0] and half.run is None

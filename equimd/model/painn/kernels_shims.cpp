@@ -1,5 +1,5 @@
-// The operators of equimd/model/painn/pairs.py in a compiled graph of forces, as C functions of torch's ahead-of-time
-// interface: tensors come as handles, results are made here, anything but 0 is an error. They follow pairs.cpp in the
+// The operators of pairs.py and coupling.py in a compiled graph of forces, as C functions of torch's ahead-of-time
+// interface: tensors come as handles, results are made here, anything but 0 is an error. They follow the kernels in the
 // library that torch makes of the graph, which takes no derivatives along directions.
 namespace {
 
@@ -78,5 +78,26 @@ AOTITorchError aoti_torch_cpu_harmonic(
     if (!to) return 1;
     (xn[2] > F + L * T ? equimd_pairs::harmonic_all<true> : equimd_pairs::harmonic_all<false>)(
         gs, xs, ws, to, gn[0], gn[1], F, T, 1);
+    return 0;
+}
+
+AOTITorchError aoti_torch_cpu_couple(
+    AtenTensorHandle x, AtenTensorHandle* xd, AtenTensorHandle y, AtenTensorHandle* yd, AtenTensorHandle* out) {
+    S *xs, *ys;
+    int64_t *xn, *yn;
+    if (xd || yd || !dense(x, xs, xn) || !dense(y, ys, yn)) return 1;
+    S* to = made(x, xn[0], M, xn[2], out);
+    if (!to) return 1;
+    equimd_pairs::couple_all<false>(xs, xs, ys, ys, to, xn[0], xn[2], 1);
+    return 0;
+}
+
+AOTITorchError aoti_torch_cpu_uncouple(AtenTensorHandle g, AtenTensorHandle x, AtenTensorHandle y, AtenTensorHandle* out) {
+    S *gs, *xs, *ys;
+    int64_t *gn, *xn, *yn;
+    if (!dense(g, gs, gn) || !dense(x, xs, xn) || !dense(y, ys, yn)) return 1;
+    S* to = made(g, gn[0], 2 * M, gn[2], out);
+    if (!to) return 1;
+    equimd_pairs::uncouple_all(gs, xs, ys, to, gn[0], gn[2], 1);
     return 0;
 }

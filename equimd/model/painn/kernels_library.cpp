@@ -1,4 +1,4 @@
-// The kernels of pairs.cpp as functions of a library, for equimd/model/pairs.py. Directions Xd ... are null or all there.
+// The kernels of pairs.cpp and coupling.cpp as functions of a library. Directions Xd ... are null or all there.
 using namespace equimd_pairs;
 
 extern "C" {
@@ -23,6 +23,15 @@ void filter(const S* G, const S* X, const S* Xd, const S* Y, const S* Yd, S* out
 
 void harmonic(const S* G, const S* X, const S* W, S* out, int64_t B, int64_t n, int64_t F, int64_t T, int64_t vv, int64_t threads) {
     (vv ? harmonic_all<true> : harmonic_all<false>)(G, X, W, out, B, n, F, T, int(threads));
+}
+
+void couple(const S* x, const S* xd, const S* y, const S* yd, S* out, int64_t n, int64_t T, int64_t threads) {
+    if (xd) couple_all<true>(x, xd, y, yd, out, n, T, int(threads));
+    else couple_all<false>(x, x, y, y, out, n, T, int(threads));
+}
+
+void uncouple(const S* g, const S* x, const S* y, S* out, int64_t n, int64_t T, int64_t threads) {
+    uncouple_all(g, x, y, out, n, T, int(threads));
 }
 
 }  // extern "C"
