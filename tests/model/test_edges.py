@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equimd.data.batch import Batch
-from equimd.model.painn import edges
+from equimd.model.painn import edges, network
 from equimd.model.painn.potential import Potential, batch_arguments
 from equimd.model.painn.reference import ReferencePotential
 from tests.model.test_reference import CASES, assert_same, build, molecules
@@ -14,8 +14,9 @@ from tests.model.test_reference import CASES, assert_same, build, molecules
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few edges each, so that there are several and the last is not full."""
+    """A few edges each, so that there are several and the last is not full; products of tensors as of many atoms."""
     monkeypatch.setattr(edges, "CACHE_BYTES", 1 << 14)
+    monkeypatch.setattr(network, "LARGE", 1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
