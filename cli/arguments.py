@@ -9,7 +9,7 @@ import typer
 
 from equimd.cli.completion import OF_SETTINGS, completing
 
-Run = Annotated[Path, typer.Argument(help="run folder of the model")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder of the model")]
 Device = Annotated[
     str,
     typer.Option(

@@ -27,7 +27,7 @@ def template() -> None:
 
 
 @app.command("check")
-def check(path: Annotated[Path, typer.Argument(help="YAML file of settings")]) -> None:
+def check(path: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of settings")]) -> None:
     """Read a YAML file of settings and print it complete, with the defaults it leaves out.
 
     Examples:

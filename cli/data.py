@@ -39,7 +39,8 @@ _Files = Annotated[
 @app.command("list")
 def list_(
     collection: Annotated[
-        str | None, typer.Argument(help="show one collection only", autocompletion=completing(collections))
+        str | None,
+        typer.Argument(metavar="COLLECTION", help="show one collection only", autocompletion=completing(collections)),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -105,9 +106,12 @@ def _collection(c: Collection) -> list[Table | str]:
 @app.command()
 def fetch(
     collection: Annotated[
-        str, typer.Argument(help="a collection of `equimd data list`", autocompletion=completing(collections))
+        str,
+        typer.Argument(
+            metavar="COLLECTION", help="a collection of `equimd data list`", autocompletion=completing(collections)
+        ),
     ],
-    item: Annotated[str | None, typer.Argument(help="an item of it, such as a molecule")] = None,
+    item: Annotated[str | None, typer.Argument(metavar="ITEM", help="an item of it, such as a molecule")] = None,
     split: Annotated[str, typer.Option(help="which of the ready splits of rmd17: 01 to 05")] = "01",
     to: Annotated[Path | None, typer.Option(help="folder to download to (default: a cache folder)")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="omol25: use this local folder")] = None,
@@ -314,7 +318,10 @@ def convert(
 @with_settings(GenerationSettings, skip=("molecule",))
 def generate(
     molecule: Annotated[
-        str, typer.Argument(help=GenerationSettings.model_fields["molecule"].description, autocompletion=structures)
+        str,
+        typer.Argument(
+            metavar="MOLECULE", help=GenerationSettings.model_fields["molecule"].description, autocompletion=structures
+        ),
     ],
     out: _Out,
     jobs: Annotated[int, typer.Option(help="trajectories made at the same time, each in its own process")] = 1,

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def predict(
     run: Run,
     structures: Annotated[
-        Path, typer.Argument(help="xyz, data set, trajectory ...; or some frames: FILE@-1", autocompletion=offered)
+        Path,
+        typer.Argument(
+            metavar="STRUCTURES", help="xyz, data set, trajectory ...; or some frames: FILE@-1", autocompletion=offered
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="write the structures with all that is predicted, extxyz")

@@ -22,7 +22,9 @@ _PRESET = typer.Option(
 
 @with_settings(*SECTIONS.values(), skip=DERIVED_KEYS)
 def train(
-    config: Annotated[Path | None, typer.Argument(help="YAML file of settings (`equimd config template`)")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file of settings (`equimd config template`)")
+    ] = None,
     preset: Annotated[str | None, _PRESET] = None,
     out: Annotated[Path | None, typer.Option("--out", help="run folder to make; by default runs/NAME-001")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="run folder to go on with")] = None,

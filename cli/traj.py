@@ -61,7 +61,7 @@ def analyse(
 @with_settings(AnalysisSettings)
 def plot(
     source: _Source,
-    out: Annotated[Path, typer.Argument(help="PNG to write")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="PNG to write")],
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
@@ -83,7 +83,7 @@ def plot(
 @app.command()
 def convert(
     source: _Source,
-    out: Annotated[Path, typer.Argument(help="file to write; its ending is the format")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="file to write; its ending is the format")],
     replica: Annotated[
         int | None, typer.Option("--replica", min=0, help="one replica alone; by default all, to OUT-000, OUT-001 ...")
     ] = None,
