@@ -10,6 +10,7 @@ where it was stopped. Writes certificates.json and certificates.md.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,9 @@ class Case:
     def name(self) -> str:
         """Of its rows, without the metric."""
         s = self.settings
-        molecule = Path(s.molecule).stem
-        return f"learn/{molecule}/{s.temperature:g}K-{1e3 * s.error:.0f}meV-{s.share:g}/seed{s.seed}"
+        claim = f"{s.temperature:g}K-{1e3 * s.error:.0f}meV-{s.share:g}"
+        parts = ("learn", Path(s.molecule).stem, claim, f"seed{s.seed}")
+        return "/".join(re.sub(r"[^\w-]", "_", part) for part in parts)
 
     @property
     def command(self) -> str:

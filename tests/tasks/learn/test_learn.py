@@ -233,7 +233,7 @@ def test_fresh_runs_stand_beside_the_certificate(often: tuple[Path, Learned], tm
     halts, labelled = 12 * value["seed0/fresh_halts"], value["seed0/fresh_labelled"]
     assert executor.calls >= labelled > 0 and labelled <= 12
     assert value["seed0/fresh_largest"] > 0 and "seed3/fresh_bad" not in value
-    low, high = rows["learn/water/300K-500meV-0.25/seed0/fresh_halts"]["interval"]
+    low, high = rows["learn/water/300K-500meV-0_25/seed0/fresh_halts"]["interval"]
     assert low <= halts / 12 <= high
     text = table.read_text()
     assert "| `equimd learn water" in text and "| no |" in text and f" of {labelled:.0f}: " in text
