@@ -7,7 +7,7 @@ import torch
 
 from equimd.machine import has_compiler
 from equimd.model.painn.coupling import Coupling
-from equimd.model.painn.couplings import coupling_terms
+from equimd.model.painn.coupling_terms import coupling_terms
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 

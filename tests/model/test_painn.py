@@ -13,7 +13,7 @@ from equimd.config import ModelConfig
 from equimd.data.batch import Batch
 from equimd.data.frames import Frames
 from equimd.model.painn.coupling import Coupling
-from equimd.model.painn.couplings import couplings
+from equimd.model.painn.coupling_terms import couplings
 from equimd.model.painn.network import (
     learning_rate_factors,
     scalar_linear,

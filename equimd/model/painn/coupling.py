@@ -9,7 +9,6 @@ derivative along them.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -18,16 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from equimd.model.painn import kernels
-from equimd.model.painn.couplings import coupling_tensor, coupling_terms
+from equimd.model.painn.coupling_terms import coupling_tensor, coupling_terms
 
 
-def _run(name: str, out: Tensor, *inputs: Tensor | None) -> Tensor:
-    held = [None if x is None else x.contiguous() for x in inputs]
-    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in [*held, out]]
-    n, m, t = next(x.shape for x in held if x is not None)
-    kernel = getattr(kernels.library(out.dtype, math.isqrt(m + 1) - 1), name)
-    kernel(*pointers, ctypes.c_int64(n), ctypes.c_int64(t), ctypes.c_int64(torch.get_num_threads()))
-    return out
+def _run(name: str, out: Tensor, first: Tensor, *others: Tensor | None) -> Tensor:
+    n, m, t = first.shape
+    return kernels.run(name, math.isqrt(m + 1) - 1, out, [first, *others], n, t)
 
 
 def _couple_out(x: Tensor, xd: Tensor | None, y: Tensor, yd: Tensor | None) -> Tensor:
@@ -82,7 +77,7 @@ class _Uncouple(torch.autograd.Function):
 
 class Coupling(nn.Module):
     """The tensor product of two sets of tensors, channel by channel: l1 x l2 -> l3 for all
-    :func:`equimd.model.painn.couplings.couplings`, summed.
+    :func:`equimd.model.painn.coupling_terms.couplings`, summed.
 
     e3nn's ``o3.TensorProduct`` ("uuu", component normalization, no path normalization), all components as one matrix.
     """

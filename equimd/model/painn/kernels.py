@@ -6,13 +6,16 @@ forces has their source in its own library and calls them without Python.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from equimd.model.painn.couplings import coupling_terms
+from equimd.model.painn.coupling_terms import coupling_terms
 
 _SCALARS = {torch.float32: "float", torch.float64: "double"}
 _FOLDER = Path(__file__).parent
@@ -44,14 +47,22 @@ def shims() -> str:
 
 
 @functools.cache
-def library(dtype: torch.dtype, lmax: int) -> Any:
-    """The kernels as functions; pointers are ``c_void_p``, numbers ``c_int64``."""
+def _library(dtype: torch.dtype, lmax: int) -> Any:
     from torch._inductor import config
     from torch._inductor.codecache import CppCodeCache
 
     exported = (_FOLDER / "kernels_library.cpp").read_text()
     with config.patch({"cpp.enable_floating_point_contract_flag": "fast"}):  # a product and a sum in one instruction
         return CppCodeCache.load(f"#include <cstdint>\n#include <type_traits>\n{source(dtype, lmax)}\n{exported}")
+
+
+def run(name: str, lmax: int, out: Tensor, inputs: Sequence[Tensor | None], *numbers: int) -> Tensor:
+    """Call a kernel with ``inputs`` made contiguous, ``out``, which it fills, ``numbers`` and torch's threads."""
+    held = [None if x is None else x.contiguous() for x in inputs]
+    pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in [*held, out]]
+    kernel = getattr(_library(out.dtype, lmax), name)
+    kernel(*pointers, *map(ctypes.c_int64, [*numbers, torch.get_num_threads()]))
+    return out
 
 
 def operator(schema: str, function: Any, shape: Any) -> Any:

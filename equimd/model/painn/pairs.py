@@ -23,7 +23,6 @@ Shapes, with M = (lmax+1)^2 - 1 components of tensors and P = n(n-1)/2 pairs i <
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
@@ -39,13 +38,8 @@ def _degree(m: int) -> int:
 
 
 def _run(name: str, out: Tensor, lmax: int, atoms: Tensor, f: int, t: int, vv: bool, *inputs: Tensor | None) -> Tensor:
-    held = [None if x is None else x.contiguous() for x in inputs]
-    pointers = [None if x is None else x.data_ptr() for x in held]
     b, n, _ = atoms.shape
-    kernel = getattr(kernels.library(out.dtype, lmax), name)
-    numbers = [ctypes.c_int64(k) for k in (b, n, f, t, vv, torch.get_num_threads())]
-    kernel(*map(ctypes.c_void_p, [*pointers, out.data_ptr()]), *numbers)
-    return out
+    return kernels.run(name, lmax, out, inputs, b, n, f, t, vv)
 
 
 _Maybe = Tensor | None

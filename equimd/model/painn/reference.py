@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equimd.data.batch import Batch
 from equimd.data.neighbors import neighbor_list
-from equimd.model.painn.couplings import couplings
+from equimd.model.painn.coupling_terms import couplings
 from equimd.model.painn.network import Message, Update, scalars, tensors
 from equimd.model.painn.potential import MAX_CHARGE, DirectForceHead, Potential
 from equimd.model.painn.radial import polynomial_cutoff
